@@ -1,0 +1,50 @@
+# `make` prints this menu. Every target sets up what it needs first; set-up is done once and again only
+# when its inputs change.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+KEEP ?=
+
+help: ## this menu
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): requirements/dev.txt pyproject.toml build_hook/setup.sh build_hook/bpf_objects.py $(wildcard bpf/*.[ch])
+	@bash build_hook/setup.sh
+	@touch $@
+
+setup: $(READY) ## system packages, Python environment, BPF objects
+
+demo: $(READY) ## the main job: lab `pair`, real traffic, a table of what happened (KEEP=1 leaves the lab up)
+	@$(BIN)/softunicast lab demo $(if $(KEEP),--keep)
+
+test: $(READY) lint ## lint, types, import contracts and every test tier
+	@$(BIN)/pytest -q
+
+lint: $(READY) ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
+
+format: $(READY) ## rewrite the sources in the house format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+unit: $(READY) ## only the tests that need no kernel (unit, property, ledger)
+	@$(BIN)/pytest -q tests/unit tests/property tests/ledger
+
+bpf: $(READY) ## only the BPF packet tables
+	@$(BIN)/pytest -q tests/bpf
+
+netns: $(READY) ## only the tests with whole labs in network namespaces
+	@$(BIN)/pytest -q tests/netns
+
+abi: $(READY) ## regenerate src/softunicast/kernel/abi.py from the objects' BTF
+	@$(BIN)/python -m softunicast.kernel.abigen
+
+requirements: $(READY) ## refresh the hash-pinned export (requirements/dev.txt)
+	@$(BIN)/uv pip compile -q --upgrade --group dev pyproject.toml requirements/build.in --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11 -o requirements/dev.txt
+
+clean: ## remove the environment and everything built
+	@rm -rf $(VENV) build dist src/softunicast/kernel/bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help setup demo test lint format unit bpf netns abi requirements clean

@@ -1,0 +1,1 @@
+"""Topologies in network namespaces as programs; for people, tests and benchmarks alike."""

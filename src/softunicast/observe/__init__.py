@@ -1,0 +1,1 @@
+"""Logs, counters and history for people: what the operator sees."""
