@@ -222,6 +222,8 @@ def _parse(text: str) -> Slice:
     if match := _PORTS.fullmatch(text):
         host, port, length, port_last = match.groups()
         address = _address(text, host.strip("[]"), version=6 if host[0] == "[" else 4)
+        if int(port) >= PORTS:
+            raise _wrong(text, f"port {port} is out of range", "use ports 0-65535")
         if length is not None:
             return _of_prefix(text, address, int(port), int(length))
         if port_last is not None:
@@ -261,8 +263,6 @@ def _of_cidr(text: str, address: IPAddress, length: int) -> Slice:
 
 def _of_prefix(text: str, address: IPAddress, port: int, length: int) -> Slice:
     bits = address.max_prefixlen + PORT_BITS
-    if port >= PORTS:
-        raise _wrong(text, f"port {port} is out of range", "use ports 0-65535")
     if not address.max_prefixlen <= length <= bits:
         raise _wrong(
             text,

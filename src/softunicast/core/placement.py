@@ -1,0 +1,71 @@
+"""Placement: which free slices a server asks the ledger for.
+
+It only proposes: another server may ask for the same slice at the same time, and the ledger decides. So it
+may be simple, but it must never propose what cannot be had. The first slice of an address is never proposed
+(its ports are the well-known ones), nor one that overlaps a lease which is live or still quarantined.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from softunicast.core.leases import Lease, LeaseState
+from softunicast.core.pools import Pool, select
+from softunicast.core.records import Address, Snapshot
+from softunicast.core.slices import PORTS, IPAddress, Slice
+
+
+def choose(
+    snapshot: Snapshot, pool: Pool, server: str, site: str, wanted: int, now: float
+) -> tuple[Slice, ...]:
+    """Up to `wanted` further slices for `server` to ask for, in the order to ask; fewer when fewer are free.
+
+    Each is the lowest free slice of an address. Addresses take turns: first those of which this server has
+    the fewest slices, then those with the fewest taken at all, then the lowest. `now` is in seconds on the
+    clock of the leases' times. Raises UnknownNameError when the pool names a tag that no address carries.
+    """
+    addresses = select(pool, snapshot.addresses, site)
+    taken = _taken(snapshot.leases, now)
+    turns = []
+    for order, address in enumerate(addresses):
+        leases = taken.get(address.address, [])
+        own = sum(lease.live and lease.server == server for lease in leases)
+        turns.append((own, len(leases), order, _free(address, leases)))
+    heapq.heapify(turns)
+    chosen: list[Slice] = []
+    while turns and len(chosen) < wanted:
+        own, held, order, free = heapq.heappop(turns)
+        if (proposal := next(free, None)) is not None:
+            chosen.append(proposal)
+            heapq.heappush(turns, (own + 1, held + 1, order, free))
+    return tuple(chosen)
+
+
+def _taken(leases: Iterable[Lease], now: float) -> dict[IPAddress, list[Lease]]:
+    """The leases that keep their slice from being asked for, by address."""
+    taken: dict[IPAddress, list[Lease]] = {}
+    for lease in leases:
+        if not _is_over(lease, now):
+            taken.setdefault(lease.slice.address, []).append(lease)
+    return taken
+
+
+def _is_over(lease: Lease, now: float) -> bool:
+    """Whether the slice is free again. A live lease past its expiry is not: quarantine follows."""
+    if lease.state is LeaseState.QUARANTINED:
+        return lease.quarantined_until is not None and lease.quarantined_until <= now
+    return lease.state is LeaseState.FREE
+
+
+def _free(address: Address, leases: Iterable[Lease]) -> Iterator[Slice]:
+    """Free slices, lowest first, never the first one. A lease of another size covers what it touches."""
+    ports = address.slice_ports
+    busy = {
+        slot
+        for lease in leases
+        for slot in range(lease.slice.port_first // ports, lease.slice.port_last // ports + 1)
+    }
+    for slot in range(1, PORTS // ports):
+        if slot not in busy:
+            yield Slice.of(address.address, slot * ports, ports)

@@ -1,0 +1,91 @@
+"""Tags and pools: traffic chooses its egress by tag, never by address.
+
+An address carries tags (`country=gb`); a pool names a set of tags, and stands for every address of this
+server's site that carries all of them. A tag that no address of the ledger carries is a mistake, not an empty
+choice: it is refused by name, and nothing falls back to another egress.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from softunicast.core.errors import InputError, UnknownNameError
+from softunicast.core.records import Address
+
+TAG_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+_KNOWN_SHOWN_MAX: Final = 10  # names an error lists: enough to spot the typing mistake, few enough for a line
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """How long an idle flow keeps its port, in seconds. Defaults are the least that the RFCs on NAT allow.
+
+    TCP: RFC 5382 REQ-5 (2 h 4 min established, 4 min while opening or closing); UDP: RFC 4787 REQ-5
+    (the recommended 5 min); ICMP queries: RFC 5508 REQ-2 (60 s).
+    """
+
+    tcp_opening_s: int = 240
+    tcp_established_s: int = 7440
+    tcp_closing_s: int = 240
+    udp_s: int = 300
+    icmp_s: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool."""
+
+    name: str
+    tags: Mapping[str, str]
+    slices_max: int = 1
+    timers: Timers = Timers()
+
+    def matches(self, address: Address) -> bool:
+        """Whether the address carries every tag of the pool. Says nothing about its site."""
+        return all(address.tags.get(key) == value for key, value in self.tags.items())
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raises InputError when a key or value is not 1-32 of a-z 0-9 . _ - starting with a letter or digit."""
+    for key, value in tags.items():
+        for what, text in (("key", key), ("value", value)):
+            if not TAG_PATTERN.fullmatch(text):
+                raise InputError(
+                    f"tag {what} {text[:40]!r} is not a name",
+                    "use 1-32 of a-z 0-9 . _ - starting with a letter or digit",
+                )
+
+
+def select(pool: Pool, addresses: Iterable[Address], site: str) -> tuple[Address, ...]:
+    """The addresses of `site` that carry all of the pool's tags, lowest first.
+
+    `addresses` is the whole ledger's: a key or value that none of them carries, at any site, raises
+    UnknownNameError. Known tags that no single address of the site combines give an empty tuple.
+    """
+    every = tuple(addresses)
+    known: dict[str, set[str]] = {}
+    for address in every:
+        for key, value in address.tags.items():
+            known.setdefault(key, set()).add(value)
+    for key, value in pool.tags.items():
+        if key not in known:
+            raise UnknownNameError(
+                f"pool {pool.name}: no address has a tag {key!r}", _known_fix("tags", known)
+            )
+        if value not in known[key]:
+            raise UnknownNameError(
+                f"pool {pool.name}: no address has {key}={value}", _known_fix(f"values of {key}", known[key])
+            )
+    chosen = (address for address in every if address.site == site and pool.matches(address))
+    return tuple(sorted(chosen, key=lambda item: (item.address.version, int(item.address))))
+
+
+def _known_fix(what: str, names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    if not ordered:
+        return "give addresses tags with `softunicast ledger apply FILE`"
+    more = ", ..." if len(ordered) > _KNOWN_SHOWN_MAX else ""
+    return f"known {what}: {', '.join(ordered[:_KNOWN_SHOWN_MAX])}{more}"
