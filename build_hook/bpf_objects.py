@@ -32,7 +32,7 @@ def compile_objects(root: Path) -> list[Path]:
         command = [
             *(sys.executable, "-m", "ziglang", "cc", "-target", "bpfel-freestanding", "-mcpu=v3"),
             *("-std=gnu17", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"),
-            *("-fno-asynchronous-unwind-tables", "-fno-stack-protector"),
+            *("-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fno-stack-protector"),
             f"-ffile-prefix-map={root}=.",
             f"-ffile-prefix-map={zig}=zig",
             "-fdebug-compilation-dir=.",

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Every struct and enum that crosses the border between the kernel data path and user space.
+ *
+ * The Python side (src/softunicast/kernel/abi.py) is generated from the BTF of the compiled objects; a
+ * test fails when the two differ. Rules: explicit padding only (fields called `zero` are always zero,
+ * because hash keys compare bytes), addresses and ports in network byte order where the comment says be,
+ * times in nanoseconds of the coarse monotonic clock unless the name says otherwise.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+#define ABI_VERSION 1
+#define NAME_BYTES 48         /* server and pool names, zero terminated */
+#define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
+#define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
+
+/* Why a packet was dropped. One enum for every hook; the sentences for people are in
+ * docs/reference/drops.md and kernel/reasons.py, and a test compares all three. */
+enum reason {
+	REASON_NONE = 0,
+	/* any hook */
+	REASON_MALFORMED,
+	REASON_FRAGMENT,
+	REASON_ICMP_ERROR,
+	REASON_PROTOCOL,
+	REASON_INTERNAL,
+	/* director */
+	REASON_NO_OWNER,
+	REASON_LEASE_EXPIRED,
+	REASON_STEER_LOOP,
+	REASON_NO_NEIGHBOUR,
+	/* egress */
+	REASON_NO_POOL,
+	REASON_NO_SLICE,
+	REASON_SLICE_FULL,
+	REASON_TABLE_FULL,
+	REASON_NO_FLOW,
+	REASON_NO_ROUTE,
+	REASON_HOP_LIMIT,
+	REASON_HAIRPIN,
+	REASON_FAMILY,
+	/* guard */
+	REASON_GUARD_FOREIGN,
+	REASON_GUARD_NOBODY,
+	REASON_GUARD_EXPIRED,
+	REASON_GUARD_FRAGMENT,
+	REASON_GUARD_PROTOCOL,
+	REASON_MAX,
+};
+
+/* What happened to packets that were not dropped. */
+enum traffic {
+	TRAFFIC_HERE = 0,  /* director: for a slice of this server */
+	TRAFFIC_STEERED,   /* director: sent on to the neighbour that owns the slice */
+	TRAFFIC_OUT,       /* egress: client packet translated and sent */
+	TRAFFIC_IN,        /* egress: reply translated and given to the client */
+	TRAFFIC_TO_HOST,   /* egress: client packet for this server itself */
+	TRAFFIC_NEW_FLOW,  /* egress: claims made */
+	TRAFFIC_REUSED,    /* egress: of these, expired claims taken over */
+	TRAFFIC_ICMP_SENT, /* egress: errors sent to clients */
+	TRAFFIC_MAX,
+};
+
+enum hook {
+	HOOK_NONE = 0,
+	HOOK_DIRECTOR,
+	HOOK_EGRESS_OUT,
+	HOOK_EGRESS_IN,
+	HOOK_GUARD,
+};
+
+enum server_kind {
+	SERVER_UNUSED = 0,
+	SERVER_SELF,
+	SERVER_NEIGHBOUR, /* same layer 2 segment: reached by rewriting the MAC address */
+};
+
+/* claim.state: what was seen of a TCP conversation. */
+enum tcp_seen {
+	SEEN_OUT = 1,       /* client sent something after its SYN */
+	SEEN_IN = 2,        /* peer answered with other than RST */
+	SEEN_FIN_OUT = 4,
+	SEEN_FIN_IN = 8,
+	SEEN_RST = 16,
+};
+
+struct settings { /* array, one entry */
+	__u32 abi_version;
+	__u32 uplink;  /* ifindex */
+	__u32 self;    /* index into servers */
+	__u32 zero;
+};
+
+struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
+	__u32 prefix_length;
+	__u32 address; /* be */
+};
+
+struct address_key {
+	__u32 address; /* be */
+};
+
+struct address { /* where the slots of an address are: slots[base + (port >> shift)] */
+	__u32 base;
+	__u32 shift;
+};
+
+struct slot { /* who may use one slice */
+	__u64 deadline_ns; /* CLOCK_MONOTONIC; only meaningful when the owner is this server */
+	__u32 owner;       /* index into servers, 0: nobody */
+	__u32 epoch;
+};
+
+struct server {
+	__u8 mac[6];
+	__u8 kind; /* enum server_kind */
+	__u8 zero;
+	char name[NAME_BYTES];
+};
+
+struct pool_slice {
+	__u32 address; /* be */
+	__u32 slot;    /* index into slots: the deadline is there */
+	__u16 first;   /* first port, host order */
+	__u16 mask;    /* ports - 1; ports is a power of two */
+};
+
+struct pool {
+	__u64 tcp_opening_ns;
+	__u64 tcp_established_ns;
+	__u64 tcp_closing_ns;
+	__u64 udp_ns;
+	__u64 icmp_ns;
+	__u32 slice_count;
+	__u32 zero;
+	char name[NAME_BYTES];
+	struct pool_slice slices[POOL_SLICES_MAX];
+};
+
+struct onramp { /* key: ifindex */
+	__u32 pool;
+	__u32 address; /* be; the source of ICMP errors to clients */
+	char name[16];
+};
+
+struct flow_key { /* one conversation as the client sees it */
+	__u32 client;      /* be */
+	__u32 remote;      /* be */
+	__u16 client_port; /* be; the identifier for ICMP echo */
+	__u16 remote_port; /* be; 0 for ICMP echo */
+	__u32 onramp;      /* ifindex: overlapping client addresses are isolated */
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct flow {
+	__u64 refresh_ns; /* from then on the claim must be asked (and refreshed) before sending */
+	__u64 hop_ns;     /* the cached next hop is good until then */
+	__u32 local;      /* be */
+	__u16 local_port; /* be */
+	__u8 hop_destination[6];
+	__u8 hop_source[6];
+	__u8 zero[6];
+};
+
+struct claim_key { /* one five-tuple taken, as the remote end sees it */
+	__u32 local;       /* be */
+	__u32 remote;      /* be */
+	__u16 local_port;  /* be */
+	__u16 remote_port; /* be */
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct claim {
+	__u64 expires_ns; /* the only truth about who has the claim: changed by compare-and-swap */
+	__u64 since_ns;
+	struct flow_key flow;
+	__u32 state; /* enum tcp_seen */
+	__u32 pool;
+	__u8 client_mac[6];
+	__u8 onramp_mac[6];
+};
+
+struct sample { /* the last packet dropped for a reason, on one CPU */
+	__u64 at_ns; /* CLOCK_MONOTONIC, coarse */
+	__u32 source;      /* be */
+	__u32 destination; /* be */
+	__u16 source_port; /* be */
+	__u16 destination_port; /* be */
+	__u32 interface;
+	__u8 protocol;
+	__u8 hook; /* enum hook */
+	__u8 zero[6];
+};
+
+struct drop { /* per CPU */
+	__u64 packets;
+	struct sample last;
+};
+
+struct sweep { /* in and out of the sweep program */
+	__u64 now_ns;
+	__u64 freed;
+	__u64 live;
+};

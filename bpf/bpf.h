@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The few things a BPF program needs beyond the kernel's UAPI headers: section and map macros, and the
+ * helpers we call (their numbers come from <linux/bpf.h>). */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/types.h>
+#include <linux/udp.h>
+
+#define SEC(name) __attribute__((section(name), used))
+#define __uint(name, value) int(*name)[value]
+#define __type(name, value) typeof(value) *name
+#define LICENSE char bpf_license[] SEC("license") = "Dual BSD/GPL"
+#define INLINE static inline __attribute__((always_inline))
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define be16(x) __builtin_bswap16(x)
+#define be32(x) __builtin_bswap32(x)
+#define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
+#define zero_fill(to, bytes) __builtin_memset(to, 0, bytes)
+
+#define HELPER(type, name, ...) \
+	static type (*const bpf_##name)(__VA_ARGS__) __attribute__((unused)) = (void *)BPF_FUNC_##name
+HELPER(void *, map_lookup_elem, void *map, const void *key);
+HELPER(long, map_update_elem, void *map, const void *key, const void *value, __u64 flags);
+HELPER(long, map_delete_elem, void *map, const void *key);
+HELPER(__u32, get_prandom_u32, void);
+HELPER(long, skb_store_bytes, void *skb, __u32 offset, const void *from, __u32 bytes, __u64 flags);
+HELPER(long, l4_csum_replace, void *skb, __u32 offset, __u64 from, __u64 to, __u64 flags);
+HELPER(long, redirect, __u32 ifindex, __u64 flags);
+HELPER(long, skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 bytes);
+HELPER(__s64, csum_diff, __be32 *from, __u32 from_bytes, __be32 *to, __u32 to_bytes, __u32 seed);
+HELPER(long, skb_change_tail, void *skb, __u32 bytes, __u64 flags);
+HELPER(long, skb_pull_data, void *skb, __u32 bytes);
+HELPER(long, skb_adjust_room, void *skb, __s32 bytes, __u32 mode, __u64 flags);
+HELPER(long, fib_lookup, void *ctx, struct bpf_fib_lookup *params, int bytes, __u32 flags);
+HELPER(struct bpf_sock *, sk_lookup_udp, void *ctx, struct bpf_sock_tuple *tuple, __u32 bytes, __u64 netns,
+       __u64 flags);
+HELPER(long, sk_release, void *sock);
+HELPER(struct bpf_sock *, skc_lookup_tcp, void *ctx, struct bpf_sock_tuple *tuple, __u32 bytes, __u64 netns,
+       __u64 flags);
+HELPER(long, redirect_neigh, __u32 ifindex, struct bpf_redir_neigh *params, int bytes, __u64 flags);
+HELPER(__u64, ktime_get_coarse_ns, void);
+HELPER(__u64, ktime_get_ns, void);
+HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
+HELPER(long, loop, __u32 count, void *callback, void *context, __u64 flags);
+HELPER(__u64, xdp_get_buff_len, void *xdp);

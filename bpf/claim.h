@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Claims: who has which five-tuple. The rules that keep one tuple from having two owners:
+ *
+ *  - A claim comes into being by insert-if-absent (BPF_NOEXIST) or by taking over an expired one.
+ *  - claim.expires_ns alone says whether it is alive. Whoever changes hands or lifetime does it by
+ *    compare-and-swap on that word; CLAIM_BUSY marks the moment in which its other fields are rewritten,
+ *    and nobody touches a busy claim.
+ *  - The flow table is a cache of the client's side. A flow may send without asking its claim only until
+ *    flow.refresh_ns, which is always well before the claim could expire; after that it must refresh the
+ *    claim first, and find that the claim still names this flow.
+ */
+#pragma once
+
+#include "maps.h"
+#include "parse.h"
+
+#define REFRESH_PARTS 8 /* a claim is refreshed when an eighth of its lifetime is gone */
+
+INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
+{
+	return a->client == b->client && a->remote == b->remote && a->client_port == b->client_port &&
+	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
+}
+
+/* How long a claim lives without traffic, by what was seen (RFC 7857 section 2, RFC 4787 REQ-5, RFC 5508 REQ-2). */
+INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
+{
+	if (protocol == IPPROTO_UDP)
+		return pool->udp_ns;
+	if (protocol == IPPROTO_ICMP)
+		return pool->icmp_ns;
+	if ((state & SEEN_RST) || (state & (SEEN_FIN_OUT | SEEN_FIN_IN)) == (SEEN_FIN_OUT | SEEN_FIN_IN))
+		return pool->tcp_closing_ns;
+	if ((state & (SEEN_OUT | SEEN_IN)) == (SEEN_OUT | SEEN_IN))
+		return pool->tcp_established_ns;
+	return pool->tcp_opening_ns;
+}
+
+/* A flow asks its claim this often. Bounded by the closing time, because the peer's RST may shorten the
+ * claim's life to that without the flow noticing. */
+INLINE __u64 refresh_ns(const struct pool *pool, __u64 lifetime)
+{
+	return (lifetime < pool->tcp_closing_ns ? lifetime : pool->tcp_closing_ns) / REFRESH_PARTS;
+}
+
+/* Sets a claim's life to `until`. False: it expired or changed hands, or `flow` is not its owner. */
+INLINE int extend(struct claim *claim, const struct flow_key *flow, __u64 now, __u64 until)
+{
+	for (int tries = 0; tries < 4; tries++) {
+		__u64 old = *(volatile __u64 *)&claim->expires_ns;
+
+		if (old <= now || old == CLAIM_BUSY || !same_flow(&claim->flow, flow))
+			return 0;
+		if (__sync_val_compare_and_swap(&claim->expires_ns, old, until) == old)
+			return 1;
+	}
+	return 1; /* four others refreshed it meanwhile: it is alive */
+}
+
+INLINE void drop_flow_of(const struct claim_key *key, const struct flow_key *flow_key)
+{
+	struct flow_key old = *flow_key; /* the claim is in a map that may change; the helper wants the stack */
+	struct flow *flow = bpf_map_lookup_elem(&flows, &old);
+
+	if (flow && flow->local == key->local && flow->local_port == key->local_port)
+		bpf_map_delete_elem(&flows, &old);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Counters. Per CPU, so that counting never contends; the last packet of each reason is kept beside its
+ * count, so that an operator can name what was dropped even while no agent runs. */
+#pragma once
+
+#include "maps.h"
+#include "parse.h"
+
+INLINE void count(enum traffic what)
+{
+	__u32 key = what;
+	__u64 *packets = bpf_map_lookup_elem(&traffic, &key);
+
+	if (packets)
+		*packets += 1;
+}
+
+INLINE void count_drop(enum reason reason, enum hook hook, __u32 interface, const struct packet *packet)
+{
+	__u32 key = reason;
+	struct drop *drop = bpf_map_lookup_elem(&drops, &key);
+
+	if (!drop)
+		return;
+	drop->packets += 1;
+	drop->last.at_ns = bpf_ktime_get_coarse_ns();
+	drop->last.source = packet->source;
+	drop->last.destination = packet->destination;
+	drop->last.source_port = packet->source_port;
+	drop->last.destination_port = packet->destination_port;
+	drop->last.interface = interface;
+	drop->last.protocol = packet->protocol;
+	drop->last.hook = hook;
+}

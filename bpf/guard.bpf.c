@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* The last check before the wire, tc egress on the uplink.
+ *
+ * Invariant 3: no packet with a soft-unicast source leaves unless this server holds its slice right now.
+ * It does not matter who made the packet: egress, a socket, or root with a raw socket. Packets with any
+ * other source are not looked at further and left to whatever program is attached after this one.
+ */
+#include "count.h"
+#include "rewrite.h"
+#include "slots.h"
+
+INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *packet)
+{
+	count_drop(reason, HOOK_GUARD, skb->ifindex, packet);
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int guard(struct __sk_buff *skb)
+{
+	struct packet packet;
+	struct slot *slot;
+	int parsed;
+
+	pull_headers(skb);
+	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
+	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
+		return TC_ACT_UNSPEC;
+	if (parsed == PARSED_DROP) {
+		struct address_key key = {.address = packet.source};
+
+		if (!bpf_map_lookup_elem(&addresses, &key) && !in_block(packet.source))
+			return TC_ACT_UNSPEC;
+		return drop(skb, packet.reason == REASON_MALFORMED ? REASON_MALFORMED :
+				 packet.reason == REASON_FRAGMENT ? REASON_GUARD_FRAGMENT : REASON_GUARD_PROTOCOL, &packet);
+	}
+	switch (place_of(packet.source, packet.source_port, &slot)) {
+	case PLACE_NOT_OURS:
+	case PLACE_HERE:
+		return TC_ACT_UNSPEC;
+	case PLACE_ELSEWHERE:
+		return drop(skb, REASON_GUARD_FOREIGN, &packet);
+	case PLACE_EXPIRED:
+		return drop(skb, REASON_GUARD_EXPIRED, &packet);
+	default:
+		return drop(skb, REASON_GUARD_NOBODY, &packet);
+	}
+}
+
+LICENSE;

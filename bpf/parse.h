@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From frame to the few numbers every hook needs. Reads headers only, trusts no length field: what the
+ * headers claim must fit in the frame. Hooks decide what a packet means; this file only says what it is. */
+#pragma once
+
+#include "abi.h"
+#include "bpf.h"
+
+#define ICMP_ECHO_REPLY 0
+#define ICMP_UNREACHABLE 3
+#define ICMP_REDIRECT 5
+#define ICMP_ECHO 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
+
+#define IP_MORE_FRAGMENTS 0x2000
+#define IP_OFFSET 0x1fff
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__u16 id;       /* echo; unused word for errors */
+	__u16 sequence; /* echo; next-hop MTU for "fragmentation needed" */
+};
+
+enum parsed {
+	PARSED_OK = 0,    /* TCP, UDP or ICMP echo with all of its header */
+	PARSED_OTHER,     /* not IPv4: nothing of ours */
+	PARSED_IPV6,
+	PARSED_DROP,      /* IPv4, but see packet.reason; addresses are valid unless MALFORMED */
+};
+
+struct packet {
+	__u32 source;           /* be */
+	__u32 destination;      /* be */
+	__u16 source_port;      /* be; ICMP echo: the identifier in both */
+	__u16 destination_port; /* be */
+	__u16 l4_offset;        /* bytes from the start of the frame */
+	__u8 protocol;
+	__u8 ttl;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 reason; /* enum reason, with PARSED_DROP */
+};
+
+INLINE int refuse(struct packet *packet, enum reason reason)
+{
+	packet->reason = reason;
+	return PARSED_DROP;
+}
+
+INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
+{
+	if (packet->protocol == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+
+		if ((void *)(tcp + 1) > end || l4_bytes < sizeof(*tcp) || tcp->doff < 5 || tcp->doff * 4u > l4_bytes)
+			return refuse(packet, REASON_MALFORMED);
+		packet->source_port = tcp->source;
+		packet->destination_port = tcp->dest;
+		packet->tcp_flags = ((__u8 *)tcp)[13];
+		return PARSED_OK;
+	}
+	if (packet->protocol == IPPROTO_UDP) {
+		struct udphdr *udp = l4;
+
+		if ((void *)(udp + 1) > end || l4_bytes < sizeof(*udp) || be16(udp->len) < sizeof(*udp) ||
+		    be16(udp->len) > l4_bytes)
+			return refuse(packet, REASON_MALFORMED);
+		packet->source_port = udp->source;
+		packet->destination_port = udp->dest;
+		return PARSED_OK;
+	}
+	if (packet->protocol == IPPROTO_ICMP) {
+		struct icmp_header *icmp = l4;
+
+		if ((void *)(icmp + 1) > end || l4_bytes < sizeof(*icmp))
+			return refuse(packet, REASON_MALFORMED);
+		packet->icmp_type = icmp->type;
+		packet->source_port = packet->destination_port = icmp->id;
+		if (icmp->type == ICMP_ECHO || icmp->type == ICMP_ECHO_REPLY)
+			return PARSED_OK;
+		if ((icmp->type >= ICMP_UNREACHABLE && icmp->type <= ICMP_REDIRECT) ||
+		    icmp->type == ICMP_TIME_EXCEEDED || icmp->type == ICMP_PARAMETER_PROBLEM)
+			return refuse(packet, REASON_ICMP_ERROR);
+	}
+	return refuse(packet, REASON_PROTOCOL);
+}
+
+/* Parses an Ethernet frame of `frame_bytes`, of which [data, end) can be read. */
+INLINE int parse(void *data, void *end, __u32 frame_bytes, struct packet *packet)
+{
+	struct ethhdr *eth = data;
+	struct iphdr *ip = (void *)(eth + 1);
+	__u32 header_bytes, total_bytes;
+
+	zero_fill(packet, sizeof(*packet));
+	if ((void *)(eth + 1) > end)
+		return PARSED_OTHER;
+	if (eth->h_proto == be16(ETH_P_IPV6))
+		return PARSED_IPV6;
+	if (eth->h_proto != be16(ETH_P_IP))
+		return PARSED_OTHER;
+	if ((void *)(ip + 1) > end)
+		return refuse(packet, REASON_MALFORMED);
+	header_bytes = ip->ihl * 4;
+	total_bytes = be16(ip->tot_len);
+	packet->source = ip->saddr;
+	packet->destination = ip->daddr;
+	packet->protocol = ip->protocol;
+	packet->ttl = ip->ttl;
+	packet->l4_offset = sizeof(*eth) + header_bytes;
+	if (ip->version != 4 || header_bytes < sizeof(*ip) || total_bytes < header_bytes ||
+	    total_bytes > frame_bytes - sizeof(*eth))
+		return refuse(packet, REASON_MALFORMED);
+	if (ip->frag_off & be16(IP_MORE_FRAGMENTS | IP_OFFSET))
+		return refuse(packet, REASON_FRAGMENT);
+	return parse_l4((void *)ip + header_bytes, end, total_bytes - header_bytes, packet);
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Changing one end of a packet in a socket buffer: address, port (or ICMP echo identifier), hop limit and
+ * all checksums. The layer 4 checksum goes through the kernel's helper, because the buffer may come from a
+ * container with the checksum still to be computed (CHECKSUM_PARTIAL), where the field holds something else. */
+#pragma once
+
+#include "parse.h"
+
+enum end { END_SOURCE, END_DESTINATION };
+
+struct rewrite {
+	enum end end;
+	__u32 address; /* be, new */
+	__u16 port;    /* be, new */
+};
+
+#define HEADERS_MAX (ETH_HLEN + 60 + sizeof(struct tcphdr))
+
+/* Makes all headers readable in the linear part. Packet pointers taken before are void afterwards. */
+INLINE void pull_headers(struct __sk_buff *skb)
+{
+	if (skb->data_end - skb->data < (long)HEADERS_MAX && skb->data_end - skb->data < (long)skb->len)
+		bpf_skb_pull_data(skb, skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX);
+}
+
+/* One's complement sum of checksum `check` after a 16 bit word changed from `from` to `to` (RFC 1624). */
+INLINE __u16 checksum_replace(__u16 check, __u16 from, __u16 to)
+{
+	__u32 sum = (__u16)~check + (__u16)~from + to;
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(__u16)(sum + (sum >> 16));
+}
+
+INLINE void checksum_replace_address(struct iphdr *ip, __u32 from, __u32 to)
+{
+	ip->check = checksum_replace(ip->check, from, to);
+	ip->check = checksum_replace(ip->check, from >> 16, to >> 16);
+}
+
+/* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */
+INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const struct rewrite *rewrite)
+{
+	__u32 old_address = rewrite->end == END_SOURCE ? packet->source : packet->destination;
+	__u16 old_port = rewrite->end == END_SOURCE ? packet->source_port : packet->destination_port;
+	__u32 l4 = packet->l4_offset, check, port;
+	struct ethhdr *eth;
+	struct iphdr *ip;
+	void *end;
+	__u16 *word;
+
+	if (packet->protocol == IPPROTO_TCP)
+		check = l4 + __builtin_offsetof(struct tcphdr, check);
+	else if (packet->protocol == IPPROTO_UDP)
+		check = l4 + __builtin_offsetof(struct udphdr, check);
+	else
+		check = l4 + __builtin_offsetof(struct icmp_header, checksum);
+	if (packet->protocol == IPPROTO_ICMP) {
+		port = l4 + __builtin_offsetof(struct icmp_header, id);
+		if (bpf_l4_csum_replace(skb, check, old_port, rewrite->port, 2))
+			return -1;
+	} else {
+		__u64 zero_stays = packet->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+
+		port = rewrite->end == END_SOURCE ? l4 : l4 + 2;
+		if (bpf_l4_csum_replace(skb, check, old_address, rewrite->address, BPF_F_PSEUDO_HDR | zero_stays | 4) ||
+		    bpf_l4_csum_replace(skb, check, old_port, rewrite->port, zero_stays | 2))
+			return -1;
+	}
+	eth = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	ip = (void *)(eth + 1);
+	if ((void *)(ip + 1) > end)
+		return -1;
+	if (rewrite->end == END_SOURCE)
+		ip->saddr = rewrite->address;
+	else
+		ip->daddr = rewrite->address;
+	checksum_replace_address(ip, old_address, rewrite->address);
+	ip->check = checksum_replace(ip->check, *(__u16 *)&ip->ttl, *(__u16 *)&ip->ttl - 1);
+	ip->ttl--;
+	word = (void *)eth + (port & 0x7f); /* 14 + 60 + 4 at most */
+	if ((void *)(word + 1) > end)
+		return -1;
+	*word = rewrite->port;
+	return 0;
+}
+
+/* Gives the frame new Ethernet addresses. Returns 0, or nonzero when it cannot. */
+INLINE int set_mac(struct __sk_buff *skb, const __u8 *destination, const __u8 *source)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return -1;
+	copy(eth->h_dest, destination, ETH_ALEN);
+	copy(eth->h_source, source, ETH_ALEN);
+	return 0;
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Finding and claiming a free port for a new flow: every slice of the pool that has a live lease, every port
+ * of each slice exactly once, from a random start with a random odd step (RFC 6056), until one is free. When
+ * this says that nothing is free, nothing is: each port was taken towards this destination when it was tried.
+ * A tuple that a kernel socket holds (also one that never heard of softunicast) counts as taken. */
+#pragma once
+
+#include "claim.h"
+
+/* Does a kernel socket hold the tuple? TCP: any state, TIME_WAIT and listeners included. */
+INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sock;
+
+	tuple.ipv4.saddr = key->remote;
+	tuple.ipv4.sport = key->remote_port;
+	tuple.ipv4.daddr = key->local;
+	tuple.ipv4.dport = key->local_port;
+	if (key->protocol == IPPROTO_TCP)
+		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	else if (key->protocol == IPPROTO_UDP)
+		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	else
+		return 0;
+	if (!sock)
+		return 0;
+	bpf_sk_release(sock);
+	return 1;
+}
+
+struct search { /* the state of one search for a free port, over all slices of a pool */
+	struct __sk_buff *skb;
+	struct claim_key key;
+	struct claim claim;
+	__u64 until_ns;
+	__u64 now_ns;
+	__u32 pool;
+	__u32 first_slice;
+	__u16 port;   /* next to try is first + ((port) & mask) */
+	__u16 stride; /* odd: visits every port of the slice once */
+	__u16 first;
+	__u16 mask;
+	__u8 held;    /* a slice with a live lease was there */
+	__u8 full;    /* the claims table has no room */
+	__u8 found;
+	__u8 reused;
+};
+
+INLINE int insert_claim(struct search *search)
+{
+	long error = bpf_map_update_elem(&claims, &search->key, &search->claim, BPF_NOEXIST);
+	struct claim *old;
+	__u64 expires;
+
+	if (!error)
+		return 1;
+	if (error != -17 /* EEXIST */) {
+		search->full = 1;
+		return 0;
+	}
+	old = bpf_map_lookup_elem(&claims, &search->key);
+	if (!old)
+		return 0; /* swept away this moment: the next port will do */
+	expires = *(volatile __u64 *)&old->expires_ns;
+	if (expires > search->now_ns ||
+	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
+		return 0;
+	drop_flow_of(&search->key, &old->flow);
+	old->flow = search->claim.flow;
+	old->state = 0;
+	old->pool = search->pool;
+	old->since_ns = search->now_ns;
+	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));
+	copy(old->onramp_mac, search->claim.onramp_mac, sizeof(old->onramp_mac));
+	*(volatile __u64 *)&old->expires_ns = search->until_ns;
+	search->reused = 1;
+	return 1;
+}
+
+static long try_port(__u32 index, struct search *search)
+{
+	__u16 port = search->first + (search->port & search->mask);
+
+	search->port += search->stride;
+	search->key.local_port = be16(port);
+	if (!insert_claim(search))
+		return search->full ? 1 : 0;
+	if (socket_holds(search->skb, &search->key)) {
+		bpf_map_delete_elem(&claims, &search->key);
+		return 0;
+	}
+	search->found = 1;
+	return 1;
+}
+
+static long try_slice(__u32 index, struct search *search)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &search->pool);
+	struct pool_slice *slice;
+	struct slot *slot;
+	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
+	__u32 random;
+
+	if (!pool || !pool->slice_count)
+		return 1;
+	at = ((__u64)search->first_slice + index) % pool->slice_count;
+	if (at >= POOL_SLICES_MAX)
+		return 1;
+	slice = &pool->slices[at];
+	slot = bpf_map_lookup_elem(&slots, &slice->slot);
+	if (!slot || slot->deadline_ns <= search->now_ns)
+		return 0; /* its lease ran out: the next slice */
+	search->held = 1;
+	random = bpf_get_prandom_u32();
+	search->key.local = slice->address;
+	search->first = slice->first;
+	search->mask = slice->mask;
+	search->port = random;
+	search->stride = random >> 16 | 1;
+	bpf_loop((__u32)search->mask + 1, try_port, search, 0);
+	return search->found || search->full ? 1 : 0;
+}

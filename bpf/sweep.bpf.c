@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Frees expired claims and their flows, so that memory follows use. Run by the agent from time to time.
+ * Correctness does not depend on it: an expired claim is also taken over by the next flow that wants it. */
+#include "claim.h"
+
+static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, struct sweep *sweep)
+{
+	struct claim_key dead = *key;
+	__u64 expires = *(volatile __u64 *)&claim->expires_ns;
+
+	if (expires > sweep->now_ns) { /* also CLAIM_BUSY */
+		sweep->live++;
+		return 0;
+	}
+	if (__sync_val_compare_and_swap(&claim->expires_ns, expires, CLAIM_BUSY) != expires)
+		return 0;
+	drop_flow_of(&dead, &claim->flow);
+	bpf_map_delete_elem(&claims, &dead);
+	sweep->freed++;
+	return 0;
+}
+
+SEC("syscall")
+int sweep(struct sweep *context)
+{
+	struct sweep sweep = {.now_ns = bpf_ktime_get_ns()};
+
+	bpf_for_each_map_elem(&claims, sweep_claim, &sweep, 0);
+	*context = sweep;
+	return 0;
+}
+LICENSE;
