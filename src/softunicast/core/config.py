@@ -1,0 +1,292 @@
+"""The agent's configuration file and the inventory file: TOML text in, frozen records out.
+
+Every problem is reported at once, with its line and its fix; an unknown key is a problem, because a setting
+that does nothing is worse than one that is refused. Texts only: whether an interface exists, a path can be
+written or a tag is carried by some address is for whoever uses the values. Defaults live here and only here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from ipaddress import AddressValueError, IPv4Address
+from typing import Final
+
+from softunicast.core.errors import InputError
+from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
+from softunicast.core.pools import TAG_PATTERN, Pool, Timers, check_tags
+from softunicast.core.records import (
+    SLICE_PORTS_DEFAULT,
+    SLICE_PORTS_MAX,
+    SLICE_PORTS_MIN,
+    Address,
+    Block,
+    Inventory,
+)
+from softunicast.core.slices import Slice
+from softunicast.core.toml_reader import Problems, Section, reason, suggestion
+
+POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
+POOLS_MAX: Final = 256  # entries of the kernel's table of pools
+ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
+TIMER_MAX_S: Final = 7 * 86400
+SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
+_INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
+_NOT_INTERFACES: Final = (".", "..", "all", "default")  # the last two mean every interface to sysctl
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Who this server is: its name among all servers, and the site whose addresses it can use."""
+
+    name: str
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkConfig:
+    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4."""
+
+    interface: str
+    address: IPv4Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """Where the book is. `kind` is "sqlite", `path` its file."""
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """How the agent runs. `settle_s`: how long a new slice waits for the neighbours to learn of it.
+
+    `on_stop`: "restore" gives leases back and leaves the host as it was found; "keep" leaves the data path
+    running for an agent that is started again before the leases end, as after a crash.
+    """
+
+    socket: str = "/run/softunicast/agent.sock"
+    state_dir: str = "/run/softunicast"
+    bpffs: str = "/sys/fs/bpf/softunicast"
+    ttl_s: float = TTL_DEFAULT_S
+    quarantine_s: float = QUARANTINE_DEFAULT_S
+    poll_s: float = 0.2
+    settle_s: float = 0.5
+    on_stop: str = "restore"
+    log_level: str = "info"
+    log_format: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes of the kernel's tables: flows of this server, shared addresses and slices of its site."""
+
+    flows_max: int = 1_048_576
+    addresses_max: int = 1024
+    slots_max: int = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A configuration without problems. `onramps`: interface name -> pool name."""
+
+    path: str
+    server: ServerConfig
+    uplink: UplinkConfig
+    ledger: LedgerConfig
+    agent: AgentConfig
+    limits: Limits
+    pools: tuple[Pool, ...]
+    onramps: Mapping[str, str]
+
+
+def parse_config(text: str, path: str) -> Config:
+    """The agent's configuration; raises ConfigError with every problem of the file."""
+    problems = Problems(path)
+    document = Section.parse(text, problems)
+    server = document.section("server", needed_for="with name and site")
+    uplink = document.section("uplink", needed_for="with the interface that packets leave by")
+    ledger = document.section("ledger", needed_for="with kind and path")
+    limits = _limits(document.section("limits"))
+    pools = _pools(document, limits)
+    interface = _interface(uplink)
+    config = Config(
+        path=path,
+        server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
+        uplink=UplinkConfig(interface, _ipv4(uplink, "address") if uplink.have("address") else None),
+        ledger=LedgerConfig(ledger.choice("kind", ("sqlite",)), ledger.path("path")),
+        agent=_agent(document.section("agent")),
+        limits=limits,
+        pools=pools,
+        onramps=_onramps(document, interface, [pool.name for pool in pools]),
+    )
+    for section in (server, uplink, ledger, document):
+        section.done()
+    problems.refuse()
+    return config
+
+
+def parse_inventory(text: str, path: str) -> Inventory:
+    """Blocks and addresses for the ledger; raises ConfigError with every problem of the file."""
+    problems = Problems(path)
+    document = Section.parse(text, problems)
+    blocks: list[Block] = []
+    for section in document.sections("blocks"):
+        prefix = _block(section)
+        for other in blocks:
+            if prefix is not None and prefix.overlaps(other.prefix):
+                section.wrong("prefix", f"{prefix} overlaps {other.prefix}", "give each address one block")
+        if prefix is not None:
+            blocks.append(Block(prefix))
+        section.done()
+    prefixes = {block.prefix for block in blocks}
+    lengths = {prefix.length for prefix in prefixes}
+    addresses: dict[IPv4Address, Address] = {}
+    for section in document.sections("addresses"):
+        entry = _address(section)
+        if entry is not None:
+            address = entry.address
+            assert isinstance(address, IPv4Address)
+            if address in addresses:
+                section.wrong("address", f"{address} is here twice", "leave one of them out")
+            elif not any(Slice.of(address).parent(length) in prefixes for length in lengths):
+                section.wrong("address", f"{address} is in no block", "add a [[blocks]] with its prefix")
+            addresses[address] = entry
+        section.done()
+    document.done()
+    problems.refuse()
+    return Inventory(tuple(blocks), tuple(addresses.values()))
+
+
+def _agent(section: Section) -> AgentConfig:
+    base = AgentConfig()
+    # A lease must outlast its margin of a second, the poll and a few failed tries to renew.
+    agent = AgentConfig(
+        socket=section.path("socket", base.socket),
+        state_dir=section.path("state_dir", base.state_dir),
+        bpffs=section.path("bpffs", base.bpffs),
+        ttl_s=section.number("ttl_s", base.ttl_s, 3.0, 86400.0),
+        quarantine_s=section.number("quarantine_s", base.quarantine_s, 0.0, 86400.0),
+        poll_s=section.number("poll_s", base.poll_s, 0.02, 60.0),
+        settle_s=section.number("settle_s", base.settle_s, 0.0, 60.0),
+        on_stop=section.choice("on_stop", ("restore", "keep"), base.on_stop),
+        log_level=section.choice("log_level", ("debug", "info", "warning", "error"), base.log_level),
+        log_format=section.choice("log_format", ("auto", "json", "console"), base.log_format),
+    )
+    if len(agent.socket.encode()) > SOCKET_BYTES_MAX:
+        section.wrong("socket", "too long for a socket", f"use at most {SOCKET_BYTES_MAX} bytes")
+    if agent.settle_s < agent.poll_s:
+        section.wrong(
+            "settle_s",
+            f"{agent.settle_s:g} s is shorter than poll_s, so neighbours would not know a slice in time",
+            f"give at least {agent.poll_s:g}",
+        )
+    if agent.poll_s > agent.ttl_s / 10:
+        section.wrong("poll_s", "too slow for ttl_s", f"give at most {agent.ttl_s / 10:g}")
+    section.done()
+    return agent
+
+
+def _limits(section: Section) -> Limits:
+    base = Limits()
+    limits = Limits(
+        flows_max=section.number("flows_max", base.flows_max, 1024, 1 << 26),
+        addresses_max=section.number("addresses_max", base.addresses_max, 1, 1 << 20),
+        slots_max=section.number("slots_max", base.slots_max, 16, 1 << 24),
+    )
+    section.done()
+    return limits
+
+
+def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
+    pools: dict[str, Pool] = {}
+    sections = document.sections("pools")
+    for section in sections:
+        name = section.name("name", TAG_PATTERN)
+        if name in pools:
+            section.wrong("name", f"pool {name} is here twice", "give each pool its own name")
+        timers = section.section("timers")
+        values = {
+            field.name: timers.number(field.name, int(getattr(Timers(), field.name)), 1, TIMER_MAX_S)
+            for field in fields(Timers)
+        }
+        timers.done()
+        slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
+        pool = Pool(name, _tags(section), slices_max, Timers(**values))
+        section.done()
+        if name:
+            pools.setdefault(name, pool)
+    if len(sections) > POOLS_MAX:
+        document.wrong("pools", f"{len(sections)} pools", f"use at most {POOLS_MAX}")
+    return tuple(pools.values())
+
+
+def _onramps(document: Section, uplink: str, pools: list[str]) -> dict[str, str]:
+    onramps: dict[str, str] = {}
+    sections = document.sections("onramps")
+    for section in sections:
+        interface = _interface(section)
+        pool = section.text("pool")
+        if interface and interface in onramps:
+            section.wrong("interface", f"{interface} is an on-ramp already", "give each interface one pool")
+        if interface and interface == uplink:
+            section.wrong("interface", f"{interface} is the uplink", "name the interface clients come in by")
+        if pool and pool not in pools:
+            section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
+        section.done()
+        onramps.setdefault(interface, pool)
+    if len(sections) > ONRAMPS_MAX:
+        document.wrong("onramps", f"{len(sections)} on-ramps", f"use at most {ONRAMPS_MAX}")
+    return onramps
+
+
+def _tags(section: Section) -> dict[str, str]:
+    tags = section.texts("tags")
+    try:
+        check_tags(tags)
+    except InputError as error:
+        section.wrong("tags", *reason(error))
+    return tags
+
+
+def _interface(section: Section) -> str:
+    name = section.text("interface")
+    if name and (not _INTERFACE.fullmatch(name) or name in _NOT_INTERFACES or not name.isascii()):
+        section.wrong("interface", f"{name!r} is no interface name", "give one as `ip link` prints it")
+        return ""
+    return name
+
+
+def _ipv4(section: Section, key: str) -> IPv4Address | None:
+    text = section.text(key)
+    try:
+        return IPv4Address(text) if text else None
+    except AddressValueError:
+        section.wrong(key, f"{text!r} is not an IPv4 address", "write it like 192.0.2.1")
+        return None
+
+
+def _block(section: Section) -> Slice | None:
+    text = section.text("prefix")
+    try:
+        prefix = Slice.parse(text) if text else None
+    except InputError as error:
+        section.wrong("prefix", *reason(error))
+        return None
+    if prefix is not None and (prefix.is_port_slice or prefix.version != 4):
+        section.wrong("prefix", f"{text} is no IPv4 block", "give whole addresses, like 198.51.100.0/24")
+        return None
+    return prefix
+
+
+def _address(section: Section) -> Address | None:
+    address = _ipv4(section, "address")
+    site = section.name("site", TAG_PATTERN)
+    tags = _tags(section)
+    ports = section.number("slice_ports", SLICE_PORTS_DEFAULT, SLICE_PORTS_MIN, SLICE_PORTS_MAX)
+    if ports & (ports - 1):
+        section.wrong("slice_ports", f"{ports} is not a power of two", f"use {1 << ports.bit_length() - 1}")
+    return None if address is None else Address(address, site, tags, ports)
