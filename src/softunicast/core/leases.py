@@ -66,6 +66,10 @@ NEXT: Mapping[tuple[LeaseState, LeaseEvent], LeaseState] = MappingProxyType(
     }
 )
 
+LIVE = frozenset({LeaseState.HELD, LeaseState.DRAINING})
+ENDS = frozenset(event for (state, event), after in NEXT.items() if state in LIVE and after not in LIVE)
+"""The events after which the server may no longer send."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -85,7 +89,7 @@ class Lease:
     @property
     def live(self) -> bool:
         """Held or draining. Says nothing about time: see `is_live_at`."""
-        return self.state in (LeaseState.HELD, LeaseState.DRAINING)
+        return self.state in LIVE
 
     def is_live_at(self, now: float) -> bool:
         """Whether the server may send from the slice at `now`; at `expires_at` itself it no longer may."""
