@@ -201,7 +201,7 @@ def slice_of_port(address: IPAddress, port: int, ports: int) -> Slice:
     """The slice of `ports` ports (a power of two) that `port` of `address` falls into; raises InputError."""
     if not 0 <= port < PORTS:
         raise InputError(f"port {port} is out of range", "stay within 0-65535")
-    return Slice.of(address, port & -ports if ports > 0 else port, ports)
+    return Slice.of(address, port & -ports, ports)
 
 
 def slices_of(address: IPAddress, ports: int) -> tuple[Slice, ...]:

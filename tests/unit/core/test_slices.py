@@ -70,6 +70,8 @@ def test_both_forms_parse_and_print(text: str, prefix_text: str, range_text: str
         ("198.51.100.10 ", "neither a prefix nor a port range"),
         ("198.51.100.10\n", "neither a prefix nor a port range"),
         ("198.51.100.1\u0660", "neither a prefix nor a port range"),
+        ("198.51.100.0/2\u0664", "neither a prefix nor a port range"),
+        ("198.51.100.10:204\u0668-4095", "neither a prefix nor a port range"),
         ("", "neither a prefix nor a port range"),
     ],
 )
