@@ -1,0 +1,172 @@
+"""What the agent changes on the host beside the data path: network settings, and addresses on `lo`.
+
+Every change is written to a journal, with what was there before, and only then made; the journal outlives a
+crash, so that the clean stop of a later agent still restores what was there before the first one. A setting is
+only ever raised to what is needed, and only put back while it is as we left it; an address that was there before
+us is not ours to remove. Settings and addresses do not survive a boot, and neither does the journal's word.
+
+All of it blocks for milliseconds: call it from the kernel thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
+from typing import Final, Protocol
+
+from softunicast.core.errors import HostError, SoftunicastError
+from softunicast.kernel import links, sysctl
+
+JOURNAL_FILE: Final = "host.json"
+JOURNAL_FORMAT: Final = 1
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Effects(Protocol):
+    """The four things done to the host, and how to look first."""
+
+    def read(self, name: str) -> int | None: ...
+    def write(self, name: str, value: int) -> None: ...
+    def addresses(self) -> frozenset[IPv4Address]: ...
+    def add(self, address: IPv4Address) -> bool: ...
+    def remove(self, address: IPv4Address) -> bool: ...
+
+
+class KernelEffects:
+    """The real ones."""
+
+    read = staticmethod(sysctl.read)
+    write = staticmethod(sysctl.write)
+    addresses = staticmethod(links.loopback_addresses)
+    add = staticmethod(links.add_loopback_address)
+    remove = staticmethod(links.remove_loopback_address)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a setting was, and what we made it."""
+
+    original: int
+    ours: int
+
+
+class HostChanges:
+    """The journal and the changes it records."""
+
+    def __init__(self, path: Path, boot_id: str, effects: Effects) -> None:
+        self._path = path
+        self._boot_id = boot_id
+        self._effects = effects
+        self.settings: dict[str, Setting] = {}
+        self.addresses: set[IPv4Address] = set()
+
+    @classmethod
+    def open(cls, state_dir: Path, effects: Effects | None = None) -> HostChanges:
+        """Takes up the journal of an earlier agent. Raises HostError when it cannot be read."""
+        host = cls(state_dir / JOURNAL_FILE, _BOOT_ID.read_text().strip(), effects or KernelEffects())
+        host._load()
+        return host
+
+    def raise_setting(self, name: str, at_least: int) -> bool:
+        """Makes the setting at least this; True when it had to be changed. One that is not there is left."""
+        value = self._effects.read(name)
+        if value is None or value >= at_least:
+            return False
+        known = self.settings.get(name)
+        if known is None or known.ours != at_least:
+            self.settings[name] = Setting(value if known is None else known.original, at_least)
+            self._save()
+        self._effects.write(name, at_least)
+        return True
+
+    def restore_setting(self, name: str) -> None:
+        """Puts the original back, unless somebody else changed the setting after us or it is gone."""
+        setting = self.settings.get(name)
+        if setting is None:
+            return
+        if self._effects.read(name) == setting.ours:
+            self._effects.write(name, setting.original)
+        del self.settings[name]
+        self._save()
+
+    def have_addresses(self, wanted: frozenset[IPv4Address]) -> bool:
+        """Puts the wanted addresses on `lo` and takes those of ours away that are not; True when any moved."""
+        there = self._effects.addresses()
+        missing = wanted - there
+        if missing - self.addresses:
+            self.addresses |= missing
+            self._save()
+        for address in sorted(missing):
+            self._effects.add(address)
+        surplus = self.addresses - wanted
+        for address in sorted(surplus):
+            self._effects.remove(address)
+        if surplus:
+            self.addresses -= surplus
+            self._save()
+        return bool(missing or surplus)
+
+    def restore(self) -> list[SoftunicastError]:
+        """Undoes everything, as far as it goes; returns what went wrong. The journal goes with the last."""
+        errors: list[SoftunicastError] = []
+        try:
+            self.have_addresses(frozenset())
+        except SoftunicastError as error:
+            errors.append(error)
+        for name in tuple(self.settings):
+            try:
+                self.restore_setting(name)
+            except SoftunicastError as error:
+                errors.append(error)
+        if not self.settings and not self.addresses:
+            self._path.unlink(missing_ok=True)
+        return errors
+
+    def _load(self) -> None:
+        try:
+            journal = json.loads(self._path.read_text())
+            if journal["format"] != JOURNAL_FORMAT:
+                raise ValueError(f"format {journal['format']}")
+            if journal["boot_id"] != self._boot_id:
+                return
+            self.settings = {
+                str(name): Setting(int(value["original"]), int(value["ours"]))
+                for name, value in journal["settings"].items()
+            }
+            self.addresses = {IPv4Address(text) for text in journal["addresses"]}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, AddressValueError) as error:
+            raise HostError(
+                f"cannot read what an earlier agent changed on this host, {self._path}: {error}",
+                "look at it, undo by hand what it lists, then remove the file",
+            ) from error
+
+    def _save(self) -> None:
+        """Whole or not at all, and on disk before the change it announces is made."""
+        journal = {
+            "format": JOURNAL_FORMAT,
+            "boot_id": self._boot_id,
+            "settings": {
+                name: {"original": setting.original, "ours": setting.ours}
+                for name, setting in self.settings.items()
+            },
+            "addresses": [str(address) for address in sorted(self.addresses)],
+        }
+        fresh = self._path.with_suffix(".new")
+        try:
+            with os.fdopen(
+                os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w"
+            ) as file:
+                json.dump(journal, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+        except OSError as error:
+            raise HostError(
+                f"cannot note in {self._path} what is about to change: {error.strerror}",
+                "give [agent] state_dir a directory with space that root can write",
+            ) from error
