@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Never loaded: carries the BTF of everything in abi.h, from which kernel/abi.py is generated. */
+#include "abi.h"
+#include "bpf.h"
+
+const struct {
+	enum reason reason;
+	enum traffic traffic;
+	enum hook hook;
+	enum server_kind server_kind;
+	enum tcp_seen tcp_seen;
+	struct settings settings;
+	struct block_key block_key;
+	struct address_key address_key;
+	struct address address;
+	struct slot slot;
+	struct server server;
+	struct pool_slice pool_slice;
+	struct pool pool;
+	struct onramp onramp;
+	struct flow_key flow_key;
+	struct flow flow;
+	struct claim_key claim_key;
+	struct claim claim;
+	struct sample sample;
+	struct drop drop;
+	struct sweep sweep;
+} abi SEC(".rodata.abi") = {};
+
+/* Constants that user space needs travel as enumerators. */
+const enum abi_limit {
+	LIMIT_ABI_VERSION = ABI_VERSION,
+	LIMIT_NAME_BYTES = NAME_BYTES,
+	LIMIT_POOL_SLICES_MAX = POOL_SLICES_MAX,
+} abi_limit SEC(".rodata.abi") = LIMIT_ABI_VERSION;
+LICENSE;

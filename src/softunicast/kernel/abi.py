@@ -1,0 +1,369 @@
+"""Generated from bpf/abi.h by `make abi`: structs and enums shared with the data path. Do not edit.
+
+Addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and be32.
+Byte order is little endian: the objects are built for bpfel.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from struct import Struct
+from typing import Final, NamedTuple
+
+
+class Reason(IntEnum):
+    NONE = 0
+    MALFORMED = 1
+    FRAGMENT = 2
+    ICMP_ERROR = 3
+    PROTOCOL = 4
+    INTERNAL = 5
+    NO_OWNER = 6
+    LEASE_EXPIRED = 7
+    STEER_LOOP = 8
+    NO_NEIGHBOUR = 9
+    NO_POOL = 10
+    NO_SLICE = 11
+    SLICE_FULL = 12
+    TABLE_FULL = 13
+    NO_FLOW = 14
+    NO_ROUTE = 15
+    HOP_LIMIT = 16
+    HAIRPIN = 17
+    FAMILY = 18
+    GUARD_FOREIGN = 19
+    GUARD_NOBODY = 20
+    GUARD_EXPIRED = 21
+    GUARD_FRAGMENT = 22
+    GUARD_PROTOCOL = 23
+    MAX = 24
+
+
+class Traffic(IntEnum):
+    HERE = 0
+    STEERED = 1
+    OUT = 2
+    IN = 3
+    TO_HOST = 4
+    NEW_FLOW = 5
+    REUSED = 6
+    ICMP_SENT = 7
+    MAX = 8
+
+
+class Hook(IntEnum):
+    NONE = 0
+    DIRECTOR = 1
+    EGRESS_OUT = 2
+    EGRESS_IN = 3
+    GUARD = 4
+
+
+class ServerKind(IntEnum):
+    UNUSED = 0
+    SELF = 1
+    NEIGHBOUR = 2
+
+
+class TcpSeen(IntEnum):
+    OUT = 1
+    IN = 2
+    FIN_OUT = 4
+    FIN_IN = 8
+    RST = 16
+
+
+class AbiLimit(IntEnum):
+    ABI_VERSION = 1
+    NAME_BYTES = 48
+    POOL_SLICES_MAX = 256
+
+
+class Settings(NamedTuple):
+    abi_version: int
+    uplink: int
+    self: int
+
+    def pack(self) -> bytes:
+        return _settings.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Settings:
+        return cls._make(_settings.unpack(data))
+
+
+_settings = Struct("<III4x")
+SETTINGS_BYTES: Final = 16
+
+
+class BlockKey(NamedTuple):
+    prefix_length: int
+    address: int
+
+    def pack(self) -> bytes:
+        return _block_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> BlockKey:
+        return cls._make(_block_key.unpack(data))
+
+
+_block_key = Struct("<II")
+BLOCK_KEY_BYTES: Final = 8
+
+
+class AddressKey(NamedTuple):
+    address: int
+
+    def pack(self) -> bytes:
+        return _address_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> AddressKey:
+        return cls._make(_address_key.unpack(data))
+
+
+_address_key = Struct("<I")
+ADDRESS_KEY_BYTES: Final = 4
+
+
+class Address(NamedTuple):
+    base: int
+    shift: int
+
+    def pack(self) -> bytes:
+        return _address.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Address:
+        return cls._make(_address.unpack(data))
+
+
+_address = Struct("<II")
+ADDRESS_BYTES: Final = 8
+
+
+class Slot(NamedTuple):
+    deadline_ns: int
+    owner: int
+    epoch: int
+
+    def pack(self) -> bytes:
+        return _slot.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Slot:
+        return cls._make(_slot.unpack(data))
+
+
+_slot = Struct("<QII")
+SLOT_BYTES: Final = 16
+
+
+class Server(NamedTuple):
+    mac: bytes
+    kind: int
+    name: bytes
+
+    def pack(self) -> bytes:
+        return _server.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Server:
+        return cls._make(_server.unpack(data))
+
+
+_server = Struct("<6sB1x48s")
+SERVER_BYTES: Final = 56
+
+
+class PoolSlice(NamedTuple):
+    address: int
+    slot: int
+    first: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _pool_slice.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolSlice:
+        return cls._make(_pool_slice.unpack(data))
+
+
+_pool_slice = Struct("<IIHH")
+POOL_SLICE_BYTES: Final = 12
+
+
+class Pool(NamedTuple):
+    tcp_opening_ns: int
+    tcp_established_ns: int
+    tcp_closing_ns: int
+    udp_ns: int
+    icmp_ns: int
+    slice_count: int
+    name: bytes
+    slices: bytes
+
+    def pack(self) -> bytes:
+        return _pool.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Pool:
+        return cls._make(_pool.unpack(data))
+
+
+_pool = Struct("<QQQQQI4x48s3072s")
+POOL_BYTES: Final = 3168
+
+
+class Onramp(NamedTuple):
+    pool: int
+    address: int
+    name: bytes
+
+    def pack(self) -> bytes:
+        return _onramp.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Onramp:
+        return cls._make(_onramp.unpack(data))
+
+
+_onramp = Struct("<II16s")
+ONRAMP_BYTES: Final = 24
+
+
+class FlowKey(NamedTuple):
+    client: int
+    remote: int
+    client_port: int
+    remote_port: int
+    onramp: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _flow_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FlowKey:
+        return cls._make(_flow_key.unpack(data))
+
+
+_flow_key = Struct("<IIHHIB3x")
+FLOW_KEY_BYTES: Final = 20
+
+
+class Flow(NamedTuple):
+    refresh_ns: int
+    hop_ns: int
+    local: int
+    local_port: int
+    hop_destination: bytes
+    hop_source: bytes
+
+    def pack(self) -> bytes:
+        return _flow.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Flow:
+        return cls._make(_flow.unpack(data))
+
+
+_flow = Struct("<QQIH6s6s6x")
+FLOW_BYTES: Final = 40
+
+
+class ClaimKey(NamedTuple):
+    local: int
+    remote: int
+    local_port: int
+    remote_port: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _claim_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClaimKey:
+        return cls._make(_claim_key.unpack(data))
+
+
+_claim_key = Struct("<IIHHB3x")
+CLAIM_KEY_BYTES: Final = 16
+
+
+class Claim(NamedTuple):
+    expires_ns: int
+    since_ns: int
+    flow: bytes
+    state: int
+    pool: int
+    client_mac: bytes
+    onramp_mac: bytes
+
+    def pack(self) -> bytes:
+        return _claim.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Claim:
+        return cls._make(_claim.unpack(data))
+
+
+_claim = Struct("<QQ20sII6s6s")
+CLAIM_BYTES: Final = 56
+
+
+class Sample(NamedTuple):
+    at_ns: int
+    source: int
+    destination: int
+    source_port: int
+    destination_port: int
+    interface: int
+    protocol: int
+    hook: int
+
+    def pack(self) -> bytes:
+        return _sample.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Sample:
+        return cls._make(_sample.unpack(data))
+
+
+_sample = Struct("<QIIHHIBB6x")
+SAMPLE_BYTES: Final = 32
+
+
+class Drop(NamedTuple):
+    packets: int
+    last: bytes
+
+    def pack(self) -> bytes:
+        return _drop.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Drop:
+        return cls._make(_drop.unpack(data))
+
+
+_drop = Struct("<Q32s")
+DROP_BYTES: Final = 40
+
+
+class Sweep(NamedTuple):
+    now_ns: int
+    freed: int
+    live: int
+
+    def pack(self) -> bytes:
+        return _sweep.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Sweep:
+        return cls._make(_sweep.unpack(data))
+
+
+_sweep = Struct("<QQQ")
+SWEEP_BYTES: Final = 24

@@ -1,0 +1,280 @@
+"""The kernel's tables as one value: reads them into a KernelState, and makes them equal to another one.
+
+The tables are the truth about what the data path does, and they describe themselves: server and pool names
+are in them. A mirror in memory, read once, saves reading a million slots at every change; only this process
+writes them. Changes go in an order in which no packet is without an owner: servers before the slots that
+point to them, slots before the pools that open flows in them, additions before removals.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address
+from typing import Final
+
+from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.errors import InputError, KernelError
+from softunicast.core.plan import diff
+from softunicast.core.pools import Timers
+from softunicast.core.slices import Slice, slice_of_port
+from softunicast.kernel import abi
+from softunicast.kernel.maps import Map
+from softunicast.kernel.words import address_word, bytes_name, index_key, mac_bytes, name_bytes, word_address
+
+PORTS: Final = 65536
+NS: Final = 1_000_000_000
+EMPTY: Final = KernelState(frozenset(), {}, {}, {}, {})
+NOBODY: Final = SlotOwner("", 0, 0)
+
+
+def _pool_slices(pool: abi.Pool) -> Iterator[Slice]:
+    for at in range(pool.slice_count):
+        entry = abi.PoolSlice.unpack(pool.slices[at * abi.POOL_SLICE_BYTES :][: abi.POOL_SLICE_BYTES])
+        yield Slice.of(word_address(entry.address), entry.first, entry.mask + 1)
+
+
+@dataclass
+class Tables:
+    """The tables of one data path, with their mirror."""
+
+    maps: Mapping[str, Map]
+    me: str
+    state: KernelState = EMPTY
+    _servers: dict[str, int] = field(default_factory=dict)
+    _regions: dict[IPv4Address, tuple[int, int]] = field(default_factory=dict)  # first slot, slots
+    _pools: dict[str, int] = field(default_factory=dict)
+    _onramps: dict[str, int] = field(default_factory=dict)
+
+    # reading
+
+    def read(self) -> KernelState:
+        """Reads everything anew; also the answer to "what does the kernel really hold?"."""
+        servers = dict(self._read_servers())
+        names = {index: name for name, index in self._servers.items()}
+        self.state = KernelState(
+            blocks=frozenset(self._read_blocks()),
+            addresses={},
+            servers=servers,
+            pools={},
+            onramps={},
+        )
+        addresses = dict(self._read_addresses(names))
+        pools = dict(self._read_pools())
+        self.state = replace(self.state, addresses=addresses, pools=pools, onramps=dict(self._read_onramps()))
+        return self.state
+
+    def _read_blocks(self) -> Iterator[Slice]:
+        for key, _ in self.maps["blocks"].items():
+            block = abi.BlockKey.unpack(key)
+            yield Slice.parse(f"{word_address(block.address)}/{block.prefix_length}")
+
+    def _read_servers(self) -> Iterator[tuple[str, str]]:
+        self._servers = {}
+        for key, value in self.maps["servers"].items():
+            server = abi.Server.unpack(value)
+            if server.kind != abi.ServerKind.UNUSED:
+                name = bytes_name(server.name)
+                self._servers[name] = int.from_bytes(key, "little")
+                yield name, server.mac.hex(":")
+
+    def _read_addresses(self, names: Mapping[int, str]) -> Iterator[tuple[IPv4Address, AddressTable]]:
+        self._regions = {}
+        slots: dict[int, SlotOwner] = {}
+        for key, value in self.maps["slots"].items():
+            slot = abi.Slot.unpack(value)
+            if slot.owner:
+                owner = SlotOwner(names.get(slot.owner, "?"), slot.epoch, slot.deadline_ns)
+                slots[int.from_bytes(key, "little")] = owner
+        for key, value in self.maps["addresses"].items():
+            address, table = word_address(abi.AddressKey.unpack(key).address), abi.Address.unpack(value)
+            self._regions[address] = (table.base, PORTS >> table.shift)
+            indices = range(PORTS >> table.shift)
+            owners = {index: slots[table.base + index] for index in indices if table.base + index in slots}
+            yield address, AddressTable(1 << table.shift, owners)
+
+    def _read_pools(self) -> Iterator[tuple[str, PoolSlices]]:
+        self._pools = {}
+        for key in self.maps["pools"].every_key():
+            value = self.maps["pools"].get(key)
+            if value is None:
+                continue
+            pool = abi.Pool.unpack(value)
+            name = bytes_name(pool.name)
+            self._pools[name] = int.from_bytes(key, "little")
+            timers = Timers(*(ns // NS for ns in pool[:5]))
+            yield name, PoolSlices(timers, tuple(_pool_slices(pool)))
+
+    def _read_onramps(self) -> Iterator[tuple[str, str]]:
+        self._onramps = {}
+        pools = {index: name for name, index in self._pools.items()}
+        for key in self.maps["onramps"].every_key():
+            value = self.maps["onramps"].get(key)
+            if value is not None:
+                onramp = abi.Onramp.unpack(value)
+                self._onramps[bytes_name(onramp.name)] = int.from_bytes(key, "little")
+                yield bytes_name(onramp.name), pools.get(onramp.pool, "?")
+
+    # writing: additions and changes, then removals
+
+    def add(self, wanted: KernelState) -> int:
+        """Everything that is new or different. Returns the number of entries written."""
+        written = self._set_servers(wanted.servers)
+        for block in wanted.blocks - self.state.blocks:
+            key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
+            self.maps["blocks"].set(key.pack(), bytes(4))
+            written += 1
+        for address, table in wanted.addresses.items():
+            written += self._set_address(address, table)
+        for name, pool in wanted.pools.items():
+            written += self._set_pool(name, pool)
+        return written
+
+    def remove(self, wanted: KernelState) -> int:
+        """Everything that is not wanted any more; `state` is `wanted` afterwards, but for the on-ramps."""
+        removed = 0
+        for name in diff(wanted.pools, self.state.pools).remove:
+            self.maps["pools"].delete(index_key(self._pools.pop(name)))
+            removed += 1
+        for address, table in self.state.addresses.items():
+            removed += self._clear_slots(address, table, wanted.addresses.get(address))
+        for block in self.state.blocks - wanted.blocks:
+            key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
+            self.maps["blocks"].delete(key.pack())
+            removed += 1
+        for name in diff(wanted.servers, self.state.servers).remove:
+            self.maps["servers"].set(index_key(self._servers.pop(name)), bytes(abi.SERVER_BYTES))
+            removed += 1
+        self.state = replace(wanted, onramps=self.state.onramps)
+        return removed
+
+    def _set_servers(self, wanted: Mapping[str, str]) -> int:
+        plan = diff(wanted, self.state.servers)
+        for name, mac in [*plan.add.items(), *plan.change.items()]:
+            used = set(self._servers.values())
+            limit = self.maps["servers"].max_entries
+            free = next((index for index in range(1, limit) if index not in used), None)
+            index = self._servers.get(name, free)
+            if index is None:
+                raise KernelError(f"no room for server {name}: a site has at most {limit - 1} servers")
+            kind = abi.ServerKind.SELF if name == self.me else abi.ServerKind.NEIGHBOUR
+            self.maps["servers"].set(
+                index_key(index), abi.Server(mac_bytes(mac), kind, name_bytes(name)).pack()
+            )
+            self._servers[name] = index
+        return len(plan.add) + len(plan.change)
+
+    def _set_address(self, address: IPv4Address, table: AddressTable) -> int:
+        """Writes the slots that differ. A table of another slice size is built aside, then switched to."""
+        actual, slots = self.state.addresses.get(address), PORTS // table.slice_ports
+        if actual is not None and actual.slice_ports == table.slice_ports:
+            plan = diff(table.owners, actual.owners)
+            changed = {**plan.add, **plan.change}
+            items = list(self._slot_items(self._regions[address][0], changed, actual.owners))
+            self.maps["slots"].set_many(items)
+            return len(items)
+        base = self._free_region(slots)
+        everything = {index: table.owners.get(index, NOBODY) for index in range(slots)}
+        self.maps["slots"].set_many(self._slot_items(base, everything, {}))
+        entry = abi.Address(base, table.slice_ports.bit_length() - 1)
+        self.maps["addresses"].set(abi.AddressKey(address_word(address)).pack(), entry.pack())
+        self._regions[address] = (base, slots)
+        return slots
+
+    def _slot_items(
+        self, base: int, owners: Mapping[int, SlotOwner], actual: Mapping[int, SlotOwner]
+    ) -> Iterable[tuple[bytes, bytes]]:
+        for index, owner in owners.items():
+            before = actual.get(index)
+            if before is not None and owner.epoch < before.epoch:
+                continue  # an older lease than the one in force: refused
+            number = self._servers[owner.server] if owner.server else 0
+            yield index_key(base + index), abi.Slot(owner.deadline_ns, number, owner.epoch).pack()
+
+    def _clear_slots(self, address: IPv4Address, table: AddressTable, wanted: AddressTable | None) -> int:
+        if wanted is None:
+            self.maps["addresses"].delete(abi.AddressKey(address_word(address)).pack())
+            base = self._regions.pop(address)[0]
+            gone: Iterable[int] = range(PORTS // table.slice_ports)
+        elif wanted.slice_ports == table.slice_ports:
+            base = self._regions[address][0]
+            gone = diff(wanted.owners, table.owners).remove
+        else:
+            return 0  # its old region is simply free again
+        items = [(index_key(base + index), abi.Slot(0, 0, 0).pack()) for index in gone]
+        self.maps["slots"].set_many(items)
+        return len(items)
+
+    def _free_region(self, slots: int) -> int:
+        """First fit between the regions in use; regions are aligned to their size."""
+        at = 0
+        for first, length in sorted(self._regions.values()):
+            if at + slots <= first:
+                break
+            at = max(at, -(-(first + length) // slots) * slots)
+        limit = self.maps["slots"].max_entries
+        if at + slots > limit:
+            raise KernelError(
+                f"no room for {slots} more slices in the table of {limit}", fix="raise limits.slots_max"
+            )
+        return at
+
+    def _set_pool(self, name: str, pool: PoolSlices) -> int:
+        if self.state.pools.get(name) == pool:
+            return 0
+        index = self._pools.get(name)
+        if index is None:
+            index = max(self._pools.values(), default=0) + 1
+        limit = int(abi.AbiLimit.POOL_SLICES_MAX)
+        if len(pool.slices) > limit:
+            raise InputError(
+                f"pool {name} has {len(pool.slices)} slices, a server can use {limit}", "lower slices_max"
+            )
+        entries = b"".join(self._pool_slice(part).pack() for part in pool.slices)
+        timers = pool.timers
+        value = abi.Pool(
+            timers.tcp_opening_s * NS,
+            timers.tcp_established_s * NS,
+            timers.tcp_closing_s * NS,
+            timers.udp_s * NS,
+            timers.icmp_s * NS,
+            len(pool.slices),
+            name_bytes(name),
+            entries.ljust(limit * abi.POOL_SLICE_BYTES, b"\0"),
+        )
+        self.maps["pools"].set(index_key(index), value.pack())
+        self._pools[name] = index
+        return 1
+
+    def _pool_slice(self, part: Slice) -> abi.PoolSlice:
+        address = IPv4Address(str(part.address))
+        slot = self._regions[address][0] + part.port_first // part.ports
+        return abi.PoolSlice(address_word(address), slot, part.port_first, part.ports - 1)
+
+    # on-ramps: the interface's number is the key
+
+    def set_onramp(self, name: str, pool: str, address: IPv4Address | None) -> None:
+        """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them."""
+        index = socket.if_nametoindex(name)
+        before = self._onramps.get(name)
+        word = address_word(address) if address else 0
+        self.maps["onramps"].set(
+            index_key(index), abi.Onramp(self._pools[pool], word, name_bytes(name, 16)).pack()
+        )
+        if before is not None and before != index:
+            self.maps["onramps"].delete(index_key(before))
+        self._onramps[name] = index
+        self.state = replace(self.state, onramps={**self.state.onramps, name: pool})
+
+    def remove_onramp(self, name: str) -> None:
+        """The program must be detached already."""
+        self.maps["onramps"].delete(index_key(self._onramps.pop(name)))
+        self.state = replace(
+            self.state, onramps={key: pool for key, pool in self.state.onramps.items() if key != name}
+        )
+
+    def slice_at(self, address: IPv4Address, port: int) -> Slice | None:
+        """The slice of the table that the port belongs to, owned or not."""
+        table = self.state.addresses.get(address)
+        return slice_of_port(address, port, table.slice_ports) if table else None
