@@ -1,1 +1,1 @@
-"""Everything Linux: BPF objects and maps, netlink, sysctls, namespaces, probes. The only importer of cffi and pyroute2."""
+"""Everything Linux: BPF, netlink, sysctls, namespaces, probes. The only importer of cffi and pyroute2."""

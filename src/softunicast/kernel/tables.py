@@ -120,7 +120,7 @@ class Tables:
 
     def add(self, wanted: KernelState) -> int:
         """Everything that is new or different. Returns the number of entries written."""
-        written = self._set_servers(wanted.servers)
+        written = 0
         for block in wanted.blocks - self.state.blocks:
             key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
             self.maps["blocks"].set(key.pack(), bytes(4))
@@ -149,7 +149,8 @@ class Tables:
         self.state = replace(wanted, onramps=self.state.onramps)
         return removed
 
-    def _set_servers(self, wanted: Mapping[str, str]) -> int:
+    def set_servers(self, wanted: Mapping[str, str]) -> int:
+        """New servers and changed MAC addresses. First of all: slots point to servers."""
         plan = diff(wanted, self.state.servers)
         for name, mac in [*plan.add.items(), *plan.change.items()]:
             used = set(self._servers.values())
@@ -273,6 +274,10 @@ class Tables:
         self.state = replace(
             self.state, onramps={key: pool for key, pool in self.state.onramps.items() if key != name}
         )
+
+    def server_index(self, name: str) -> int:
+        """The number that stands for a server in the slots, 0 while it has none."""
+        return self._servers.get(name, 0)
 
     def slice_at(self, address: IPv4Address, port: int) -> Slice | None:
         """The slice of the table that the port belongs to, owned or not."""

@@ -1,0 +1,264 @@
+"""The data path of one server: loaded or adopted, changed by plan, read, explained, removed.
+
+Everything that matters is pinned under one folder of a bpffs (maps/ and links/), so that packets do not
+notice when this process ends. `open` finds what is there and takes it over: tables and flows as they are,
+programs replaced by those of this version, each atomically. Not safe for several threads at once.
+Acts in the network namespace of the calling thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final, Self
+
+from softunicast.core.config import Limits
+from softunicast.core.desired import KernelState
+from softunicast.core.errors import HostError, KernelError
+from softunicast.core.slices import Slice
+from softunicast.kernel import abi, links
+from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
+from softunicast.kernel.libbpf import check, ffi, load_library
+from softunicast.kernel.maps import Map
+from softunicast.kernel.objects import (
+    ATTACH_TCX_EGRESS,
+    ATTACH_TCX_INGRESS,
+    BpfObject,
+    Link,
+    attach_xdp,
+    map_of_fd,
+    mount_bpffs,
+)
+from softunicast.kernel.tables import Tables
+from softunicast.kernel.words import index_key
+
+OBJECTS: Final = ("director", "guard", "egress", "sweep")
+TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
+SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
+
+
+class Datapath:
+    """See the module. `adopted` says whether `open` found a running one."""
+
+    def __init__(self, folder: Path, uplink: str, server: str) -> None:
+        self.folder = folder
+        self.uplink = uplink
+        self.adopted = False
+        self._objects: dict[str, BpfObject] = {}
+        self._links: dict[str, Link] = {}
+        self._maps: dict[str, Map] = {}
+        self._tables = Tables({}, server)
+
+    @classmethod
+    def open(cls, bpffs: Path, uplink: str, server: str, limits: Limits) -> Self:
+        """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
+
+        With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
+        or KernelError, and then leaves nothing of its own behind.
+        """
+        mount_bpffs(bpffs)
+        made = cls(bpffs, uplink, server)
+        made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
+        try:
+            made._open(limits)
+        except BaseException:
+            if not made.adopted:
+                made.remove()
+            made.close()
+            raise
+        return made
+
+    def _open(self, limits: Limits) -> None:
+        for name in ("maps", "links"):
+            (self.folder / name).mkdir(mode=0o700, exist_ok=True)
+        _refuse_other_abi(self.folder / "maps" / "settings")
+        sizes = {
+            "addresses": limits.addresses_max,
+            "slots": limits.slots_max,
+            "flows": limits.flows_max,
+            "claims": limits.flows_max,
+        }
+        for name in OBJECTS:
+            self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
+            self._maps |= self._objects[name].maps
+        self._tables.maps = self._maps
+        state = self._tables.read()
+        index = links.interface(self.uplink).index
+        self._drop_links_of_others()
+        self._write_settings(index)
+        director = self._objects["director"].programs["director"]
+        self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
+        self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
+        for interface in state.onramps:
+            with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
+                self._attach_onramp(interface)
+
+    def _write_settings(self, uplink: int) -> None:
+        self_index = self._tables.server_index(self._tables.me)
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index)
+        self._maps["settings"].set(index_key(0), settings.pack())
+
+    def _pin(self, program: str, interface: str) -> Path:
+        return self.folder / "links" / f"{program}@{interface}"
+
+    def _attach(self, obj: str, program: str, interface: str, index: int, kind: int) -> None:
+        pin = self._pin(program, interface)
+        name = program if interface == self.uplink else pin.name
+        self._links[name] = Link.attach(self._objects[obj].programs[program], index, kind, pin)
+
+    def _attach_onramp(self, interface: str) -> None:
+        index = links.interface(interface).index
+        self._attach("egress", "egress_out", interface, index, ATTACH_TCX_INGRESS)
+
+    def _drop_links_of_others(self) -> None:
+        """Attachments to an uplink that is not configured any more."""
+        for pin in (self.folder / "links").iterdir():
+            program, _, interface = pin.name.partition("@")
+            if program != "egress_out" and interface != self.uplink:
+                fd = load_library().bpf_obj_get(str(pin).encode())
+                Link(check(fd, f"opening {pin}"), pin).remove()
+
+    # tables
+
+    def read(self) -> KernelState:
+        """What the kernel holds, read anew."""
+        return self._tables.read()
+
+    @property
+    def state(self) -> KernelState:
+        """What the kernel holds, as of the last `apply` or `read`."""
+        return self._tables.state
+
+    def apply(self, wanted: KernelState) -> int:
+        """Makes the tables equal to `wanted`, adding before removing. Returns the number of changes.
+
+        New on-ramps are attached after their pool is there and detached before it goes. Safe to repeat
+        after an error: it continues where it stopped.
+        """
+        tables = self._tables
+        changes = tables.set_servers(wanted.servers)
+        if tables.server_index(tables.me) != self._self_index():
+            self._write_settings(links.interface(self.uplink).index)
+        changes += tables.add(wanted)
+        for interface, pool in wanted.onramps.items():
+            if tables.state.onramps.get(interface) != pool or f"egress_out@{interface}" not in self._links:
+                tables.set_onramp(interface, pool, _address_of(interface))
+                self._attach_onramp(interface)
+                changes += 1
+        for interface in set(tables.state.onramps) - set(wanted.onramps):
+            link = self._links.pop(f"egress_out@{interface}", None)
+            if link is not None:
+                link.remove()
+            tables.remove_onramp(interface)
+            changes += 1
+        return changes + tables.remove(wanted)
+
+    def _self_index(self) -> int:
+        value = self._maps["settings"].get(index_key(0))
+        return abi.Settings.unpack(value).self if value else 0
+
+    # reading
+
+    def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
+        """How many live flows there are (of those `wanted`), and the first `limit` of them."""
+        return list_flows(self._maps["claims"], limit, wanted)
+
+    def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
+        """Live flows of each slice."""
+        return count_by_slice(self._maps["claims"], slices)
+
+    def drops(self) -> list[Drop]:
+        """Every reason with its count and its last packet."""
+        return read_drops(self._maps["drops"])
+
+    def traffic(self) -> dict[str, int]:
+        """Packets that were not dropped, by what was done with them."""
+        return read_traffic(self._maps["traffic"])
+
+    def sweep(self) -> tuple[int, int]:
+        """Frees expired claims; returns (freed, live)."""
+        context = ffi.new("char[]", abi.SWEEP_BYTES)
+        options = ffi.new("struct bpf_test_run_opts *")
+        options.sz = ffi.sizeof("struct bpf_test_run_opts")
+        options.ctx_in = context  # written back to
+        options.ctx_size_in = abi.SWEEP_BYTES
+        program = self._objects["sweep"].programs["sweep"]
+        check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
+        done = abi.Sweep.unpack(bytes(ffi.buffer(context)))
+        return done.freed, done.live
+
+    def table_descriptors(self) -> dict[str, int]:
+        """Descriptors of the tables, for programs that shall see the same world (explain)."""
+        return {name: self._maps[name].fd for name in TABLES}
+
+    def map(self, name: str) -> Map:
+        """One of the maps of bpf/maps.h."""
+        return self._maps[name]
+
+    # letting go
+
+    def close(self) -> None:
+        """This process lets go; the kernel carries on."""
+        for link in self._links.values():
+            with suppress(OSError):
+                link.close()
+        self._links = {}
+        for obj in self._objects.values():
+            obj.close()
+        self._objects = {}
+
+    def remove(self) -> None:
+        """Detaches everything and removes the pins: first the on-ramps, last the guard."""
+        for name in sorted(self._links, key=_removal_rank):
+            self._links.pop(name).remove()
+        _remove_pins(self.folder)
+        self.close()
+
+
+def _removal_rank(name: str) -> int:
+    order = ("egress_out", "egress_in", "director", "guard")
+    return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
+
+
+def _remove_pins(folder: Path) -> None:
+    for name in ("links", "maps"):
+        for pin in (folder / name).glob("*"):
+            pin.unlink()
+        with suppress(FileNotFoundError):
+            (folder / name).rmdir()
+
+
+def _refuse_other_abi(pin: Path) -> None:
+    """Maps of another layout must not be read as if they were ours."""
+    if not pin.exists():
+        return
+    fd = check(load_library().bpf_obj_get(str(pin).encode()), f"opening {pin}")
+    try:
+        value = map_of_fd(fd, "settings").get(index_key(0))
+    finally:
+        os.close(fd)
+    found = int.from_bytes((value or b"")[:4], "little")
+    if found not in (0, abi.AbiLimit.ABI_VERSION):
+        raise KernelError(
+            f"the running data path has layout {found}, this version of softunicast layout "
+            f"{abi.AbiLimit.ABI_VERSION}",
+            fix="stop the agent cleanly with the version that started it, then start this one",
+        )
+
+
+def _address_of(interface: str) -> IPv4Address | None:
+    addresses = links.interface(interface).addresses
+    return addresses[0].ip if addresses else None
+
+
+def attach_pass(interface: str, pin: Path) -> None:
+    """Attaches the XDP program that lets everything pass, and pins it: see bpf/pass.bpf.c."""
+    obj = BpfObject.load("pass")
+    try:
+        attach_xdp(obj.programs["pass"], links.interface(interface).index, pin).close()
+    finally:
+        obj.close()

@@ -1,0 +1,33 @@
+"""What a drop reason means and what to do about it, for people. docs/reference/drops.md has the same sentences."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from softunicast.kernel.abi import Reason
+
+MEANING: Final[dict[Reason, str]] = {
+    Reason.MALFORMED: "The headers contradict each other or the length of the frame.",
+    Reason.FRAGMENT: "A fragment of an IPv4 packet; only the first one carries ports. Not forwarded yet.",
+    Reason.ICMP_ERROR: "An ICMP error about one of our packets; not forwarded yet.",
+    Reason.PROTOCOL: "Neither TCP, UDP nor ICMP echo: there is no port to tell servers apart by.",
+    Reason.INTERNAL: "A step that cannot fail did (no memory for the packet, or a bug). Report it.",
+    Reason.NO_OWNER: "Arrived for a port of a shared address that no server holds a lease for.",
+    Reason.LEASE_EXPIRED: "Arrived for a slice of this server whose lease has run out: is the agent running?",
+    Reason.STEER_LOOP: "The hop limit ran out between servers: their slice tables disagree about the owner.",
+    Reason.NO_NEIGHBOUR: "The owner of the slice is not in the table of servers: has it registered?",
+    Reason.NO_POOL: "A client packet from an interface that is not, or no longer, an on-ramp of a pool.",
+    Reason.NO_SLICE: "The pool has no slice with a live lease on this server.",
+    Reason.SLICE_FULL: "Every port of the pool's slices is taken towards this destination. Client got ICMP.",
+    Reason.TABLE_FULL: "The table of claims or flows has no room: raise limits.flows_max. Client got ICMP.",
+    Reason.NO_FLOW: "A client packet in the middle of a conversation that is not (or no longer) known.",
+    Reason.NO_ROUTE: "The kernel's route to the destination does not leave by the uplink. Client got ICMP.",
+    Reason.HOP_LIMIT: "The packet's hop limit (TTL) ran out here. Clients get ICMP, as from any router.",
+    Reason.HAIRPIN: "A client packet to a soft-unicast address; not turned round yet.",
+    Reason.FAMILY: "A client's IPv6 packet: the pool has only IPv4, and no other egress may serve it.",
+    Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
+    Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",
+    Reason.GUARD_EXPIRED: "Tried to leave from a slice of this server whose lease has run out.",
+    Reason.GUARD_FRAGMENT: "Tried to leave as a fragment with a soft-unicast source: its port cannot be checked.",
+    Reason.GUARD_PROTOCOL: "Tried to leave with a soft-unicast source and no port (neither TCP, UDP nor ICMP echo).",
+}
