@@ -1,9 +1,10 @@
 """Network namespaces by name: make, enter, remove. Names are files in /run/netns, as `ip netns` keeps them.
 
-The namespace of a Linux task belongs to one thread. `run_in` therefore does its work in a thread of its own that
-ends with it, and no caller ever finds itself in another namespace than before; `enter` is the one exception, for
-a process that is about to exec. Sockets, /proc/sys/net, interface indices and children started from that thread
-are the namespace's. Mounts stay the host's: unlike `ip netns exec`, nothing here replaces /sys.
+The namespace of a Linux task belongs to one thread. `run_in` therefore does its work in a thread of its own
+that ends with it, and no caller ever finds itself in another namespace than before; `enter` is the one
+exception, for a process that is about to exec. Sockets, /proc/sys/net, interface indices and children
+started from that thread are the namespace's. Mounts stay the host's: unlike `ip netns exec`, nothing here
+replaces /sys.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +39,7 @@ def path(name: str) -> Path:
 
 
 def inode(name: str) -> int | None:
-    """What identifies the namespace while it lives (`/proc/PID/ns/net` shows the same), or None when there is none.
+    """What identifies the namespace while it lives, as /proc/PID/ns/net shows it. None when there is none.
 
     None also for a file that is no namespace: what a creation that was killed half way leaves.
     """
@@ -49,7 +51,7 @@ def inode(name: str) -> int | None:
 
 
 def create(name: str) -> None:
-    """Make an empty namespace, loopback down. KernelError when the name is taken; HostError without privilege."""
+    """Make an empty namespace, loopback down. KernelError: the name is taken; HostError: no privilege."""
     NETNS_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         os.close(os.open(path(name), os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o444))
@@ -105,6 +107,17 @@ def unmount(target: Path) -> None:
             if error.errno in (errno.EINVAL, errno.ENOENT):  # not a mount point, not there
                 return
             raise _failed(f"unmount {target}", error) from error
+
+
+def mounts_under(directory: Path) -> tuple[Path, ...]:
+    """The mount points at and below a directory, in the order to unmount them."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        # The fifth field; the kernel writes spaces, tabs, newlines and backslashes in it as \ooo.
+        target = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split()[4]))
+        if target == directory or directory in target.parents:
+            found.append(target)
+    return tuple(reversed(found))
 
 
 def mount(kind: str, source: str, target: Path, flags: int = 0) -> None:

@@ -1,0 +1,174 @@
+"""`softunicast lab`: whole networks in namespaces, to try things in.
+
+`list` and `status` look; `up`, `down`, `exec` and `demo` change things. Everything is done by softunicast.lab,
+which each command imports when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from softunicast.cli import show
+from softunicast.core.errors import InputError, UnknownNameError
+
+
+@click.group(no_args_is_help=True)
+def command() -> None:
+    """Whole networks in namespaces to try things in. Needs root.
+
+    \b
+    Examples:
+      softunicast lab up pair                       build the lab `pair`
+      softunicast lab exec client1 -- curl -s http://203.0.113.1/
+      softunicast lab exec server1 -- softunicast flows
+      softunicast lab status pair                   its nodes and what runs in them
+      softunicast lab down pair
+      softunicast lab demo                          up, real traffic, what happened, down
+    """
+
+
+@command.command("list")
+@show.json_option
+def list_(as_json: bool) -> None:
+    """The topologies that `up` can build."""
+    from softunicast.lab.catalogue import TOPOLOGIES
+
+    found = []
+    for name, build in TOPOLOGIES.items():
+        topology = build()
+        found.append({"name": name, "about": topology.about, "nodes": [node.name for node in topology.nodes]})
+    columns: list[show.Column] = [
+        ("NAME", lambda row: row["name"]),
+        ("NODES", lambda row: row["nodes"]),
+        ("ABOUT", lambda row: row["about"]),
+    ]
+    show.rows(found, columns, as_json=as_json, empty="no topologies")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--id", "lab_id", metavar="ID", help="What to call this lab; NAME if not given.")
+@click.option("--no-agents", is_flag=True, help="A lab without softunicast, for experiments.")
+def up(name: str, lab_id: str | None, no_agents: bool) -> None:
+    """Build the topology NAME and wait until it works.
+
+    When it fails, or is interrupted, everything is removed again.
+    """
+    from softunicast.lab import build, catalogue
+
+    lab = build.up(catalogue.topology(name), lab_id, agents=not no_agents, say=show.remark)
+    chosen = "" if lab.id == "pair" else f"--lab {lab.id} "
+    click.echo(f"lab {lab.id} is up: {', '.join(lab.nodes)}")
+    show.remark(f"look around: softunicast lab exec {chosen}{next(iter(lab.nodes))} -- ip address")
+    show.remark(f"take it down: softunicast lab down {lab.id}")
+
+
+@command.command()
+@click.argument("lab_id", metavar="[ID]", required=False)
+@show.json_option
+def status(lab_id: str | None, as_json: bool) -> None:
+    """Labs of this host; with ID, the nodes of one: namespace, processes, agent."""
+    from softunicast.lab import state
+    from softunicast.lab import status as look
+
+    if lab_id is None:
+        labs = [look.summary(state.load(known)) for known in state.known()]
+        show.rows(
+            labs, _LAB_COLUMNS, as_json=as_json, empty="no lab is up; softunicast lab up pair builds one"
+        )
+        return
+    lab = state.load(lab_id)
+    found = look.nodes(lab)
+    if as_json:
+        show.document({**look.summary(lab), "nodes": found})
+        return
+    show.remark(f"lab {lab.id} is {look.condition(lab)}; its files: {lab.directory}")
+    show.rows(found, _NODE_COLUMNS, as_json=False, empty="no nodes")
+
+
+@command.command("exec", context_settings={"allow_interspersed_args": False})
+@click.option("--lab", "lab_id", metavar="ID", help="In which lab; not needed while only one is up.")
+@click.argument("node")
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, required=True, metavar="-- CMD...")
+def exec_(lab_id: str | None, node: str, program: tuple[str, ...]) -> None:
+    """Run a program inside a node; its input, output and exit code are the program's.
+
+    Only the network is the node's. The softunicast command talks to the node's own agent there.
+    """
+    from softunicast.lab import build, processes, state
+
+    argv = program[1:] if program[0] == "--" else program
+    if not argv:
+        raise InputError("which program?", f"softunicast lab exec {node} -- CMD...")
+    build.check_root()
+    processes.become(state.load(lab_id or _only_lab()), node, argv)
+
+
+@command.command()
+@click.argument("lab_id", metavar="[ID]", required=False)
+@click.option("--all", "every", is_flag=True, help="Every lab of this host, also half-built ones.")
+def down(lab_id: str | None, every: bool) -> None:
+    """Remove the lab ID with everything in it: processes, namespaces, mounts, files."""
+    from softunicast.lab import build
+
+    if every == (lab_id is not None):
+        raise InputError("which lab?", "give its ID or --all")
+    removed: tuple[str, ...]
+    if lab_id is None:
+        removed = build.down_all()
+    else:
+        build.down(lab_id)
+        removed = (lab_id,)
+    click.echo(f"removed: {', '.join(removed) or 'nothing, no lab was up'}")
+
+
+@command.command()
+@click.option("--keep", is_flag=True, help="Leave the lab up and say how to look around.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: for programs.")
+@click.pass_context
+def demo(context: click.Context, keep: bool, as_json: bool) -> None:
+    """Build `pair`, send real traffic through it, show what happened, remove it.
+
+    Exit code 0 only if everything was as it should be.
+    """
+    from softunicast.lab import demo as show_piece
+
+    context.exit(0 if show_piece.run(keep=keep, as_json=as_json, say=show.remark) else 1)
+
+
+def _only_lab() -> str:
+    from softunicast.lab import state
+
+    labs = state.known()
+    if not labs:
+        raise UnknownNameError("no lab is up", "softunicast lab up pair")
+    if len(labs) > 1:
+        raise InputError(f"{len(labs)} labs are up", f"choose with --lab: {', '.join(labs)}")
+    return labs[0]
+
+
+def _agent_cell(row: Any) -> str | None:
+    agent = row["agent"]
+    if agent is None:
+        return None
+    if not agent["answers"]:
+        return "does not answer"
+    return f"pid {agent['pid']}, slices: {agent['leases_held']}"
+
+
+_LAB_COLUMNS: list[show.Column] = [
+    ("LAB", lambda row: row["lab"]),
+    ("TOPOLOGY", lambda row: row["topology"]),
+    ("CONDITION", lambda row: row["condition"]),
+    ("SINCE", lambda row: show.instant(row["created_at"])),
+    ("NODES", lambda row: row["nodes"]),
+    ("AGENTS", lambda row: row["agents"]),
+]
+_NODE_COLUMNS: list[show.Column] = [
+    ("NODE", lambda row: row["node"]),
+    ("NAMESPACE", lambda row: row["namespace"] if row["exists"] else f"{row['namespace']} (gone)"),
+    ("PROCESSES", lambda row: [f"{process['name']}[{process['pid']}]" for process in row["processes"]]),
+    ("AGENT", _agent_cell),
+]
