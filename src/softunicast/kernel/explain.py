@@ -1,0 +1,169 @@
+"""What would happen to this packet? Answered by the real programs, run on it, with nothing changed.
+
+A second copy of the programs is loaded. It shares the tables (slices, pools, servers) with the running one
+and has its own copy of claims and flows, so a new flow claims a port there and not here, and its own
+counters, so that what was counted is exactly this packet's story.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from softunicast.core.errors import InputError
+from softunicast.kernel.abi import Reason
+from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.flows import differences, read_drops, read_traffic
+from softunicast.kernel.frames import describe, mac_text
+from softunicast.kernel.objects import BpfObject
+from softunicast.kernel.reasons import MEANING
+from softunicast.kernel.testrun import Result, run_tc, run_xdp
+
+_COPIED: Final = ("claims", "flows")
+
+
+@dataclass
+class Explanation:
+    """`verdict` in a few words, the drop reason if there is one, what each program did, and the last frame."""
+
+    verdict: str = ""
+    reason: Reason | None = None
+    steps: list[str] = field(default_factory=list)
+    packet_in: str = ""
+    packet_out: str | None = None
+
+    @property
+    def meaning(self) -> str:
+        """A sentence for people."""
+        return MEANING[self.reason] if self.reason else ""
+
+
+class _Copy:
+    """The programs on copied claims and flows."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        self.objects: dict[str, BpfObject] = {}
+        self.datapath = datapath
+        shared = datapath.table_descriptors()
+        sizes = {name: datapath.map(name).max_entries for name in _COPIED}
+        try:
+            egress = self.objects["egress"] = BpfObject.load("egress", None, sizes, shared)
+            private = {name: egress.maps[name].fd for name in (*_COPIED, "drops", "traffic")}
+            for name in ("director", "guard"):
+                self.objects[name] = BpfObject.load(name, None, None, shared | private)
+            for name in _COPIED:
+                egress.maps[name].set_many(datapath.map(name).items())
+        except BaseException:
+            self.close()
+            raise
+
+    def program(self, name: str) -> int:
+        return next(obj.programs[name] for obj in self.objects.values() if name in obj.programs)
+
+    def dropped(self) -> Reason | None:
+        maps = self.objects["egress"].maps
+        return next((drop.reason for drop in read_drops(maps["drops"]) if drop.packets), None)
+
+    def counted(self) -> dict[str, int]:
+        return read_traffic(self.objects["egress"].maps["traffic"])
+
+    def close(self) -> None:
+        for obj in self.objects.values():
+            obj.close()
+
+
+@contextmanager
+def _copy(datapath: Datapath) -> Iterator[_Copy]:
+    copy = _Copy(datapath)
+    try:
+        yield copy
+    finally:
+        copy.close()
+
+
+def explain(datapath: Datapath, frame: bytes, interface: str, leaving: bool = False) -> Explanation:
+    """`frame` arrives on the on-ramp or the uplink named `interface`; or, `leaving`, a local program sends it."""
+    found = Explanation(packet_in=describe(frame))
+    if interface != datapath.uplink and interface not in datapath.state.onramps:
+        known = ", ".join([datapath.uplink, *sorted(datapath.state.onramps)])
+        raise InputError(f"{interface} is neither the uplink nor an on-ramp", f"use one of: {known}")
+    with _copy(datapath) as copy:
+        if leaving:
+            _guard(copy, frame, found)
+        elif interface == datapath.uplink:
+            _from_uplink(copy, frame, found)
+        else:
+            _from_onramp(copy, frame, interface, found)
+        found.reason = copy.dropped()
+    return found
+
+
+def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) -> None:
+    before = copy.counted()
+    result = run_tc(copy.program("egress_out"), frame, socket.if_nametoindex(interface))
+    counted = differences(before, copy.counted())
+    if result.verdict == "next":
+        found.steps.append("egress: for this server itself (or nothing of ours): the kernel stack gets it")
+        found.verdict = "passed to this server"
+    elif counted.get("icmp_sent"):
+        found.steps.append(f"egress: refused; the client gets an ICMP error: {describe(result.frame)}")
+        found.verdict, found.packet_out = "refused with ICMP", describe(result.frame)
+    elif result.verdict == "drop":
+        found.steps.append("egress: dropped")
+        found.verdict = "dropped"
+    else:
+        if "reused" in counted:
+            how = "new flow, port taken over from an expired claim"
+        elif "new_flow" in counted:
+            how = "new flow, a free port claimed (another one when it is sent for real)"
+        else:
+            how = "flow known"
+        found.steps.append(f"egress: {how}: {describe(result.frame)}")
+        _guard(copy, result.frame, found)
+
+
+def _guard(copy: _Copy, frame: bytes, found: Explanation) -> None:
+    uplink = copy.datapath.uplink
+    result = run_tc(copy.program("guard"), frame, socket.if_nametoindex(uplink))
+    if result.verdict == "drop":
+        found.steps.append("guard: dropped")
+        found.verdict = "dropped by the guard"
+        return
+    found.steps.append("guard: this server may send it (slice held now, or not a soft-unicast source)")
+    found.verdict, found.packet_out = f"sent out of {uplink}", describe(result.frame)
+
+
+def _from_uplink(copy: _Copy, frame: bytes, found: Explanation) -> None:
+    before = copy.counted()
+    index = socket.if_nametoindex(copy.datapath.uplink)
+    result = run_xdp(copy.program("director"), frame, index)
+    counted = differences(before, copy.counted())
+    if result.verdict == "tx":
+        mac = mac_text(result.frame)
+        names = [name for name, known in copy.datapath.state.servers.items() if known == mac]
+        found.steps.append(f"director: another server's slice: sent on to {', '.join(names)} ({mac})")
+        found.verdict, found.packet_out = f"steered to {', '.join(names)}", describe(result.frame)
+    elif result.verdict == "pass" and "here" in counted:
+        found.steps.append("director: a slice of this server")
+        _to_client(run_tc(copy.program("egress_in"), frame, index), found)
+    elif result.verdict == "pass":
+        found.steps.append("director: not a soft-unicast destination, untouched")
+        found.verdict = "passed to this server"
+    else:
+        found.steps.append("director: dropped")
+        found.verdict = "dropped"
+
+
+def _to_client(result: Result, found: Explanation) -> None:
+    if result.verdict == "redirect":
+        found.steps.append(f"egress: reply of a flow, given to its client: {describe(result.frame)}")
+        found.verdict, found.packet_out = "given to the client", describe(result.frame)
+    elif result.verdict == "drop":
+        found.steps.append("egress: dropped")
+        found.verdict = "dropped"
+    else:
+        found.steps.append("egress: no flow has this tuple: the kernel stack gets it (a socket, or a reset)")
+        found.verdict = "passed to this server"
