@@ -22,17 +22,17 @@ SOCKET_DEFAULT = "/run/softunicast/agent.sock"
 
 # Noun -> its line in `softunicast --help`. softunicast.cli.<noun> holds the click command `command`.
 NOUNS = {
-    "agent": "Run this server's agent: hold leases, program the kernel, answer the other nouns.",
-    "slices": "Which server owns which ports now, as the data path of this server sees it.",
-    "leases": "The ledger's leases, their history, and who held a port at some time.",
-    "pools": "Pools of this server: tags, addresses, slices, ports in use.",
-    "servers": "Servers that share addresses, and how packets for them are sent.",
-    "flows": "Translated conversations of this server.",
+    "agent": "Run this server's agent; the other nouns ask it.",
+    "slices": "Which server may use which ports, as this server's kernel has it.",
+    "leases": "The ledger's leases; their history; who had a port, and when.",
+    "pools": "This server's pools: tags, addresses, slices, ports in use.",
+    "servers": "The servers that share addresses, and how to reach them.",
+    "flows": "The translated conversations of this server.",
     "drops": "Why packets were dropped: reason, count, the last one.",
-    "explain": "What would happen to this packet? Runs the real program on it.",
-    "doctor": "Can this host run softunicast, is anything set wrong, is anything left over?",
+    "explain": "What would happen to this packet? Asks the real program.",
+    "doctor": "Can this host do it, is anything set wrong or left over?",
     "ledger": "The book of blocks, addresses, servers and leases.",
-    "lab": "Whole networks in namespaces to try things in.",
+    "lab": "Whole networks in namespaces, to try things in.",
 }
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -95,6 +95,9 @@ def main(args: Sequence[str] | None = None) -> int:
         result = cli.main(args=args, prog_name="softunicast", standalone_mode=False)
     except SoftunicastError as error:
         return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     except click.UsageError as error:
         return _fail(_usage(error), error.exit_code)
     except click.ClickException as error:

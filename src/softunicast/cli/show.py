@@ -31,7 +31,7 @@ def rows(found: Sequence[Row], columns: Sequence[Column], *, as_json: bool, empt
         return
     headings = [heading for heading, _ in columns]
     values = [[cell(row) for _, cell in columns] for row in found]
-    numeric = [all(_is_number(value) for value in column) for column in zip(*values, strict=True)]
+    numeric = [_are_numbers(column) for column in zip(*values, strict=True)]
     cells = [[text(value) for value in line] for line in values]
     if sys.stdout.isatty():
         _folded(headings, cells, numeric)
@@ -76,8 +76,11 @@ def _folded(headings: Sequence[str], cells: Sequence[Sequence[str]], numeric: Se
     Console(highlight=False).print(table)
 
 
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+def _are_numbers(column: Sequence[object]) -> bool:
+    known = [value for value in column if value is not None]
+    return bool(known) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in known
+    )
 
 
 def text(value: object) -> str:
