@@ -197,6 +197,8 @@ _EXPLAINED = {
         "find it with `fuser FILE`",
     ),
     sqlite3.SQLITE_FULL: ("no space left for it", "free space on its file system"),
+    # A quota or size limit shows up as an I/O error, too; only ENOSPC is SQLITE_FULL.
+    sqlite3.SQLITE_IOERR: ("its disk refused", "check its space, quota and `dmesg`"),
     sqlite3.SQLITE_NOTADB: ("it is not an SQLite file", "name another path"),
     sqlite3.SQLITE_CORRUPT: ("the file is damaged", "restore it from a copy"),
     sqlite3.SQLITE_READONLY: ("it is read-only here", "run as its owner, or make it writable"),
