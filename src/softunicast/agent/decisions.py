@@ -17,6 +17,8 @@ from softunicast.core.leases import RENEWALS_PER_TTL, Lease, LeaseState
 from softunicast.core.pools import Pool, select
 from softunicast.core.records import Server, Snapshot
 from softunicast.core.slices import Slice
+from softunicast.kernel.abi import Reason
+from softunicast.kernel.flows import Drop
 
 RENEWAL_SPREAD: Final = 0.2  # renewals of a fleet that started together spread over this share of a period
 BACKOFF_FIRST_S: Final = 0.25
@@ -128,6 +130,18 @@ def backoff_s(failures: int, ceiling_s: float, jitter: float) -> float:
     """How long to wait after so many failures in a row: doubling, never above the ceiling, half of it random."""
     wait_s = min(ceiling_s, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16))
     return wait_s * (0.5 + jitter / 2)
+
+
+def grown(before: Mapping[Reason, int], now: Iterable[Drop]) -> list[tuple[Drop, int]]:
+    """The drop counters that grew since `before` (packets by reason), and by how much. At most one event for
+    each reason comes of it, however many packets there were. One that shrank was made anew: all is growth."""
+    found = []
+    for drop in now:
+        known = before.get(drop.reason, 0)
+        more = drop.packets - known if drop.packets >= known else drop.packets
+        if more:
+            found.append((drop, more))
+    return found
 
 
 def without_new_flows(state: KernelState) -> KernelState:

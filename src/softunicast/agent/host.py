@@ -25,7 +25,7 @@ JOURNAL_FORMAT: Final = 1
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Effects(Protocol):
+class HostCalls(Protocol):
     """The four things done to the host, and how to look first."""
 
     def read(self, name: str) -> int | None: ...
@@ -35,7 +35,7 @@ class Effects(Protocol):
     def remove(self, address: IPv4Address) -> bool: ...
 
 
-class KernelEffects:
+class KernelCalls:
     """The real ones."""
 
     read = staticmethod(sysctl.read)
@@ -56,30 +56,30 @@ class Setting:
 class HostChanges:
     """The journal and the changes it records."""
 
-    def __init__(self, path: Path, boot_id: str, effects: Effects) -> None:
+    def __init__(self, path: Path, boot_id: str, calls: HostCalls) -> None:
         self._path = path
         self._boot_id = boot_id
-        self._effects = effects
+        self._calls = calls
         self.settings: dict[str, Setting] = {}
         self.addresses: set[IPv4Address] = set()
 
     @classmethod
-    def open(cls, state_dir: Path, effects: Effects | None = None) -> HostChanges:
+    def open(cls, state_dir: Path, calls: HostCalls | None = None) -> HostChanges:
         """Takes up the journal of an earlier agent. Raises HostError when it cannot be read."""
-        host = cls(state_dir / JOURNAL_FILE, _BOOT_ID.read_text().strip(), effects or KernelEffects())
+        host = cls(state_dir / JOURNAL_FILE, _BOOT_ID.read_text().strip(), calls or KernelCalls())
         host._load()
         return host
 
     def raise_setting(self, name: str, at_least: int) -> bool:
         """Makes the setting at least this; True when it had to be changed. One that is not there is left."""
-        value = self._effects.read(name)
+        value = self._calls.read(name)
         if value is None or value >= at_least:
             return False
         known = self.settings.get(name)
         if known is None or known.ours != at_least:
             self.settings[name] = Setting(value if known is None else known.original, at_least)
             self._save()
-        self._effects.write(name, at_least)
+        self._calls.write(name, at_least)
         return True
 
     def restore_setting(self, name: str) -> None:
@@ -87,23 +87,23 @@ class HostChanges:
         setting = self.settings.get(name)
         if setting is None:
             return
-        if self._effects.read(name) == setting.ours:
-            self._effects.write(name, setting.original)
+        if self._calls.read(name) == setting.ours:
+            self._calls.write(name, setting.original)
         del self.settings[name]
         self._save()
 
     def have_addresses(self, wanted: frozenset[IPv4Address]) -> bool:
         """Puts the wanted addresses on `lo` and takes those of ours away that are not; True when any moved."""
-        there = self._effects.addresses()
+        there = self._calls.addresses()
         missing = wanted - there
         if missing - self.addresses:
             self.addresses |= missing
             self._save()
         for address in sorted(missing):
-            self._effects.add(address)
+            self._calls.add(address)
         surplus = self.addresses - wanted
         for address in sorted(surplus):
-            self._effects.remove(address)
+            self._calls.remove(address)
         if surplus:
             self.addresses -= surplus
             self._save()

@@ -1,7 +1,7 @@
 """One agent per state directory: an exclusive flock(2) on a file in it, which also holds the agent's pid.
 
-The kernel drops the lock with the process, so a crashed agent never keeps the next one out. The file is removed
-on a clean stop; a newcomer that locked the file just before then notices that it is no longer there, and starts
+The kernel drops the lock with the process, so a crashed agent never keeps the next one out. Whoever ends in
+order removes the file; a newcomer that locked the file just before then notices that it is no longer there, and starts
 over with the new one.
 """
 
@@ -47,10 +47,6 @@ class StateLock:
     def release(self) -> None:
         """Removes the file and lets go of it, in this order."""
         self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
-
-    def keep_file(self) -> None:
-        """Lets go without removing the file, as a crash would."""
         os.close(self._descriptor)
 
 

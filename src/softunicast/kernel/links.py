@@ -8,6 +8,7 @@ or KernelError.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,14 @@ def interface(name: str) -> Interface:
         up=bool(link["flags"] & _IFF_UP),
         addresses=addresses,
     )
+
+
+def index_of(name: str) -> int | None:
+    """The interface's number, or None when there is none of that name. Cheap; numbers are not used again soon."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
 
 
 def loopback_addresses() -> frozenset[IPv4Address]:

@@ -1,0 +1,142 @@
+"""The one place where the agent changes anything outside the ledger: data path and host, in a safe order.
+
+Taking part:     ARP is told to be quiet about addresses on `lo` before there are any; an on-ramp forwards only
+                 while the egress program is attached to it, so that no packet leaves untranslated; addresses
+                 come last, when director and guard already watch them.
+Letting go:      no new flows; on-ramps stop forwarding; addresses go while director and guard still watch, or
+                 the kernel would answer for them from ports that are not ours; then programs, then the rest.
+
+All of it blocks: call it from the kernel thread. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from softunicast.agent.decisions import addresses_here, without_new_flows
+from softunicast.agent.host import HostChanges
+from softunicast.core.desired import KernelState
+from softunicast.core.errors import SoftunicastError
+from softunicast.core.slices import Slice
+from softunicast.kernel import links
+from softunicast.kernel.flows import Drop, Flow
+from softunicast.kernel.sysctl import ipv4_conf
+
+# The kernel takes the larger of an interface's value and that of "all", so the interface's is raised, never set.
+ARP_ANSWER_FOR_ITSELF: Final = 1  # arp_ignore: only for addresses of the interface that was asked
+ARP_SPEAK_FOR_ITSELF: Final = 2  # arp_announce: only with the best address of the interface that asks
+
+
+class DataPath(Protocol):
+    """What the agent needs of softunicast.kernel.datapath.Datapath."""
+
+    adopted: bool
+
+    def read(self) -> KernelState: ...
+    @property
+    def state(self) -> KernelState: ...
+    def apply(self, wanted: KernelState) -> int: ...
+    def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]: ...
+    def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]: ...
+    def drops(self) -> list[Drop]: ...
+    def traffic(self) -> dict[str, int]: ...
+    def sweep(self) -> tuple[int, int]: ...
+    def close(self) -> None: ...
+    def remove(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What is left after `NodeEffects.stop`. `let_go`: the kernel uses no slice any more, so leases may be given
+    back; `live`: live flows that were cut off, by slice; `errors`: what could not be undone."""
+
+    let_go: bool
+    live: Mapping[Slice, int]
+    errors: tuple[SoftunicastError, ...]
+
+
+class NodeEffects:
+    """The data path and the host of one server."""
+
+    def __init__(
+        self,
+        datapath: DataPath,
+        host: HostChanges,
+        uplink: str,
+        me: str,
+        index_of: Callable[[str], int | None] = links.index_of,
+    ) -> None:
+        self.datapath = datapath
+        self.host = host
+        self.missing_onramps: tuple[str, ...] = ()
+        self.uplink = uplink
+        self._me = me
+        self._index_of = index_of
+        self._uplink_index = index_of(uplink)
+        self._onramps: dict[str, int] = {}  # those in use: name -> number
+
+    def uplink_is_gone(self) -> bool:
+        """Whether the uplink is not the interface any more that the programs are attached to."""
+        return self._index_of(self.uplink) != self._uplink_index
+
+    def apply(self, wanted: KernelState) -> int:
+        """Makes kernel and host what `wanted` says; returns the number of changes. Safe to repeat after an error.
+
+        On-ramps whose interface is not there wait in `missing_onramps`. One that was made anew under its old
+        name is detached first, because the attachment went with the old interface.
+        """
+        present = {name: index for name in wanted.onramps if (index := self._index_of(name)) is not None}
+        self.missing_onramps = tuple(sorted(set(wanted.onramps) - set(present)))
+        kept = {name: wanted.onramps[name] for name in present}
+        renewed = {name for name in present if self._onramps.get(name, present[name]) != present[name]}
+        changes = self._quieten([self.uplink, *present])
+        for name in set(self._forwarding()) - {ipv4_conf(name, "forwarding") for name in present}:
+            self.host.restore_setting(name)
+            changes += 1
+        if renewed:
+            without = {name: pool for name, pool in kept.items() if name not in renewed}
+            changes += self.datapath.apply(replace(wanted, onramps=without))
+        changes += self.datapath.apply(replace(wanted, onramps=kept))
+        self._onramps = present
+        changes += sum(self.host.raise_setting(ipv4_conf(name, "forwarding"), 1) for name in present)
+        changes += self.host.have_addresses(addresses_here(wanted, self._me))
+        return changes
+
+    def stop(self, wanted: KernelState, slices: Collection[Slice]) -> Stopped:
+        """Takes everything back, as far as it goes. `slices`: those whose live flows are to be counted."""
+        errors: list[SoftunicastError] = []
+        live = dict.fromkeys(slices, 1)  # what cannot be counted is not clean
+
+        def quiet() -> None:
+            self.datapath.apply(without_new_flows(wanted))
+            live.update(self.datapath.count_flows(slices))
+
+        def onramps() -> None:
+            for name in self._forwarding():
+                self.host.restore_setting(name)
+
+        def addresses() -> None:
+            self.host.have_addresses(frozenset())
+
+        let_go = True
+        for step in (quiet, onramps, addresses, self.datapath.remove):
+            try:
+                step()
+            except SoftunicastError as error:
+                errors.append(error)
+                let_go = step != self.datapath.remove
+        errors += self.host.restore()
+        return Stopped(let_go, live, tuple(errors))
+
+    def _quieten(self, interfaces: Iterable[str]) -> int:
+        changes = 0
+        for name in interfaces:
+            changes += self.host.raise_setting(ipv4_conf(name, "arp_ignore"), ARP_ANSWER_FOR_ITSELF)
+            changes += self.host.raise_setting(ipv4_conf(name, "arp_announce"), ARP_SPEAK_FOR_ITSELF)
+        return changes
+
+    def _forwarding(self) -> list[str]:
+        """The settings that make interfaces forward because of us."""
+        return [name for name in self.host.settings if name.endswith("/forwarding")]

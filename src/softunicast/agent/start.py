@@ -1,0 +1,113 @@
+"""From a configuration to a running agent and back: what is opened in which order, and closed again.
+
+Everything that can be refused is refused before anything is changed. When the start fails later, a data path
+that was there before is left running, and a new one is taken back. A clean stop restores the host unless the
+configuration says "keep"; any other end (a crash, SIGKILL, a lost uplink) leaves the data path to carry on until
+its deadlines, for the next agent to adopt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from softunicast import __version__
+from softunicast.agent.api import Api
+from softunicast.agent.daemon import Daemon
+from softunicast.agent.effects import NodeEffects
+from softunicast.agent.host import HostChanges
+from softunicast.agent.keeper import Timing
+from softunicast.agent.lock import StateLock
+from softunicast.agent.notify import notify
+from softunicast.agent.privileges import require_privileges
+from softunicast.core.config import Config
+from softunicast.core.errors import HostError, InputError
+from softunicast.core.records import Server
+from softunicast.kernel import links
+from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.explain import explain
+from softunicast.ledger.sqlite import SqliteLedger
+from softunicast.observe import logs
+
+
+def run(config: Config) -> None:
+    """Runs the agent in the calling process until SIGTERM or SIGINT. Raises SoftunicastError."""
+    logs.configure(config.agent.log_format, config.agent.log_level)
+    require_privileges()
+    me, onramps = identify(config)
+    if onramps:
+        raise HostError(
+            f"there is no interface {onramps[0]}, an on-ramp", "see [[onramps]] in the configuration"
+        )
+    if not Path(config.ledger.path).exists():
+        raise InputError(
+            f"there is no ledger {config.ledger.path}",
+            f"make it with `softunicast ledger apply --ledger {config.ledger.path} INVENTORY`",
+        )
+    lock = StateLock.take(Path(config.agent.state_dir))
+    try:
+        asyncio.run(_run(config, me))
+    finally:
+        lock.release()
+
+
+def identify(config: Config) -> tuple[Server, tuple[str, ...]]:
+    """This server as its neighbours see it, and the on-ramps that are not there. Raises HostError.
+
+    Needs no privilege and changes nothing.
+    """
+    uplink = links.interface(config.uplink.interface)
+    if uplink.mac is None:
+        raise HostError(
+            f"the uplink {uplink.name} is no Ethernet interface", "neighbours are reached by MAC address"
+        )
+    addresses = [address.ip for address in uplink.addresses]
+    if config.uplink.address is None and not addresses:
+        raise HostError(
+            f"the uplink {uplink.name} has no IPv4 address", "give it one before the agent starts"
+        )
+    if config.uplink.address is not None and config.uplink.address not in addresses:
+        raise HostError(
+            f"the uplink {uplink.name} does not have the address {config.uplink.address}",
+            f"use one it has: {', '.join(map(str, addresses)) or 'none'}",
+        )
+    me = Server(config.server.name, config.server.site, config.uplink.address or addresses[0], uplink.mac)
+    return me, tuple(name for name in config.onramps if links.index_of(name) is None)
+
+
+async def _run(config: Config, me: Server) -> None:
+    log = structlog.get_logger().bind(server=me.name)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    ledger = await SqliteLedger.open(Path(config.ledger.path), quarantine_s=config.agent.quarantine_s)
+    try:
+        host = HostChanges.open(Path(config.agent.state_dir))
+        datapath = Datapath.open(Path(config.agent.bpffs), config.uplink.interface, me.name, config.limits)
+    except BaseException:
+        await ledger.close()
+        raise
+    timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
+    effects = NodeEffects(datapath, host, config.uplink.interface, me.name)
+    daemon = Daemon(config, me, ledger, effects, timing, log)
+    api = Api(daemon, partial(explain, datapath), Path(config.agent.socket))
+    restore = not datapath.adopted
+    try:
+        await daemon.begin()
+        await api.start()
+        restore = False  # from here on only a clean stop takes anything back
+        log.info("agent ready", version=__version__, adopted=datapath.adopted, address=me.address)
+        notify("READY=1")
+        await daemon.run(stop)
+        restore = config.agent.on_stop == "restore"
+    finally:
+        notify("STOPPING=1")
+        await api.stop()
+        clean = await daemon.end(restore)
+        log.info("agent stopped", restored=restore and clean)
