@@ -6,12 +6,18 @@ which each command imports when it runs.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from softunicast.cli import show
 from softunicast.core.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from softunicast.lab.demo import Report
+
+REPORT_WIDTH = 150  # of the demo's table when it goes into a file
 
 
 @click.group(no_args_is_help=True)
@@ -126,7 +132,7 @@ def down(lab_id: str | None, every: bool) -> None:
 
 @command.command()
 @click.option("--keep", is_flag=True, help="Leave the lab up and say how to look around.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: for programs.")
+@show.json_option
 @click.pass_context
 def demo(context: click.Context, keep: bool, as_json: bool) -> None:
     """Build `pair`, send real traffic through it, show what happened, remove it.
@@ -135,7 +141,36 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
     """
     from softunicast.lab import demo as show_piece
 
-    context.exit(0 if show_piece.run(keep=keep, as_json=as_json, say=show.remark) else 1)
+    report = show_piece.run(keep, say=show.remark)
+    if as_json:
+        show.document({**asdict(report), "passed": report.passed})
+    else:
+        _print_report(report)
+    if keep:
+        show.remark(f"the lab {report.lab} is still up; look around:")
+        for line in _LOOK_AROUND:
+            show.remark("  softunicast lab " + line.format(lab=report.lab))
+    context.exit(0 if report.passed else 1)
+
+
+def _print_report(report: Report) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("", "WHAT", "EXPECTED", "SEEN"):
+        table.add_column(heading, overflow="fold")
+    for check in report.checks:
+        mark = "[green]yes[/]" if check.passed else "[bold red]NO[/]"
+        table.add_row(mark, Text(check.what), Text(check.expected), Text(check.seen))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = REPORT_WIDTH
+    console.print(table)
+    held = sum(check.passed for check in report.checks)
+    console.print(f"{held} of {len(report.checks)} held, in {report.seconds:.0f} s")
 
 
 def _only_lab() -> str:
@@ -172,3 +207,12 @@ _NODE_COLUMNS: list[show.Column] = [
     ("PROCESSES", lambda row: [f"{process['name']}[{process['pid']}]" for process in row["processes"]]),
     ("AGENT", _agent_cell),
 ]
+_LOOK_AROUND = (
+    "status {lab}",
+    "exec --lab {lab} client1 -- curl http://203.0.113.1/",
+    "exec --lab {lab} server1 -- softunicast slices",
+    "exec --lab {lab} server1 -- softunicast flows",
+    "exec --lab {lab} server1 -- softunicast drops",
+    "exec --lab {lab} internet -- curl http://127.0.0.1/peers",
+    "down {lab}",
+)

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,6 +71,7 @@ flows_max = {FLOWS_MAX}
 """
     pools = [
         f"[[pools]]\nname = {_toml(pool.name)}\ntags = {_table(pool.tags)}\nslices_max = {pool.slices_max}\n"
+        f"timers = {_table(asdict(pool.timers))}\n"
         for pool in role.pools
     ]
     onramps = [
@@ -159,10 +161,10 @@ def ask(lab: Lab, node: str, path: str) -> Any:
         connection.close()
 
 
-def _toml(text: str) -> str:
+def _toml(value: str | int) -> str:
     # A JSON string is a TOML basic string for every text without lone surrogates.
-    return json.dumps(text)
+    return json.dumps(value)
 
 
-def _table(entries: Mapping[str, str]) -> str:
+def _table(entries: Mapping[str, str | int]) -> str:
     return "{ " + ", ".join(f"{_toml(key)} = {_toml(value)}" for key, value in entries.items()) + " }"

@@ -84,13 +84,19 @@ def down_all() -> tuple[str, ...]:
 
 
 @contextmanager
-def running(topology: Topology, lab_id: str, *, agents: bool = True, say: Say = silent) -> Iterator[Lab]:
-    """A lab for the length of a with block."""
-    lab = up(topology, lab_id, agents=agents, say=say)
-    try:
-        yield lab
-    finally:
-        down(lab_id)
+def running(
+    topology: Topology, lab_id: str, *, agents: bool = True, keep: bool = False, say: Say = silent
+) -> Iterator[Lab]:
+    """A lab for the length of a with block. `keep`: only an error or interruption in the block removes it."""
+    with _interruptible():
+        lab = up(topology, lab_id, agents=agents, say=say)
+        try:
+            yield lab
+        except BaseException:
+            down(lab_id)
+            raise
+        if not keep:
+            down(lab_id)
 
 
 def check_root() -> None:

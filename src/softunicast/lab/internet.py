@@ -26,6 +26,7 @@ from typing import Final, NamedTuple, cast
 from aiohttp import web
 
 from softunicast.lab import pattern
+from softunicast.lab.peers import Peer
 
 SECONDS_MAX: Final = 3600.0
 TICK_S: Final = 0.1  # how often a slow answer goes on
@@ -33,15 +34,6 @@ PEERS_MAX: Final = 200_000  # a whole address three times over, in some tens of 
 LABEL_CHARACTERS: Final = 64
 BACKLOG: Final = 4096  # connections that arrive at once
 UDP_BUFFER_BYTES: Final = 4 << 20
-
-
-class Peer(NamedTuple):
-    """Somebody who came. `label`: the User-Agent for HTTP, else empty."""
-
-    protocol: str
-    address: str
-    port: int
-    label: str = ""
 
 
 class Visitors:

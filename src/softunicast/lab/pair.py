@@ -25,6 +25,7 @@ SHARED: Final = IPv4Address("198.51.100.10")
 POOL: Final = Pool("demo", {"country": "gb", "product": "demo"})
 
 CLIENT: Final = "10.0.0.2"  # both clients
+SERVER_OF: Final = {"client1": "server1", "client2": "server2"}
 INTERNET: Final = "203.0.113.1"
 HTTP_PORT: Final = 80
 ECHO_PORT: Final = 7

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
 from softunicast.core.errors import HostError, InputError, LabError
 from softunicast.kernel import namespaces
@@ -58,14 +58,7 @@ def start(lab: Lab, node: str, name: str, argv: Sequence[str]) -> Process:
     return Process(node, name, pid, start_ticks(pid) or 0)
 
 
-def popen(
-    lab: Lab,
-    node: str,
-    argv: Sequence[str],
-    *,
-    stdin: int | IO[Any] | None = None,
-    log: IO[Any] | int | None = None,
-) -> subprocess.Popen[str]:
+def popen(lab: Lab, node: str, argv: Sequence[str], *, stdin: int | None = None) -> subprocess.Popen[str]:
     """A child of this process inside the node, its output in a pipe as text: for what is waited for."""
     return namespaces.run_in(
         lab.namespace(node),
@@ -74,9 +67,15 @@ def popen(
         env=environment(lab, node),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.PIPE,
-        stderr=log,
         text=True,
     )
+
+
+def probe(
+    lab: Lab, node: str, arguments: Sequence[str], *, stdin: int | None = None
+) -> subprocess.Popen[str]:
+    """A probe of softunicast.lab.traffic inside the node; it prints JSON."""
+    return popen(lab, node, [sys.executable, "-m", "softunicast.lab.traffic", *arguments], stdin=stdin)
 
 
 def become(lab: Lab, node: str, argv: Sequence[str]) -> None:
