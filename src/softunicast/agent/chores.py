@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from softunicast.agent.decisions import grown
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.kernel_thread import KernelThread
 from softunicast.core.errors import HostError, SoftunicastError
+from softunicast.observe.logs import Log
 
 SWEEP_S: Final = 10.0
 DROPS_S: Final = 1.0
@@ -26,7 +25,7 @@ UPLINK_S: Final = 5.0
 class Trouble:
     """Something that can fail for a while. `text` says how it fails now, None when it works."""
 
-    def __init__(self, what: str, log: FilteringBoundLogger) -> None:
+    def __init__(self, what: str, log: Log) -> None:
         self.text: str | None = None
         self._what = what
         self._log = log
@@ -45,7 +44,7 @@ class Trouble:
         self.text = None
 
 
-async def sweep(kernel: KernelThread, effects: NodeEffects, log: FilteringBoundLogger) -> None:
+async def sweep(kernel: KernelThread, effects: NodeEffects, log: Log) -> None:
     """Frees what expired claims keep of the kernel's memory. Ports are free without it."""
 
     async def once() -> None:
@@ -55,7 +54,7 @@ async def sweep(kernel: KernelThread, effects: NodeEffects, log: FilteringBoundL
     await _every(SWEEP_S, once, Trouble("sweep", log))
 
 
-async def report_drops(kernel: KernelThread, effects: NodeEffects, log: FilteringBoundLogger) -> None:
+async def report_drops(kernel: KernelThread, effects: NodeEffects, log: Log) -> None:
     """One event a second at most for each reason whose counter grew, with the last such packet."""
     counts = {drop.reason: drop.packets for drop in await kernel(effects.datapath.drops)}
 

@@ -14,8 +14,6 @@ import os
 import time
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from softunicast import __version__
 from softunicast.agent import chores
 from softunicast.agent.chores import Trouble
@@ -31,6 +29,7 @@ from softunicast.core.ledger import Ledger
 from softunicast.core.pools import select
 from softunicast.core.records import Server, Snapshot
 from softunicast.core.slices import Slice
+from softunicast.observe.logs import Log
 
 REAPPLY_S: Final = 5.0  # settings, addresses and on-ramps that others broke are whole again after this
 AUDIT_S: Final = 60.0  # the same for the kernel's tables, which take longer to read
@@ -46,15 +45,16 @@ class Daemon:
         config: Config,
         me: Server,
         ledger: Ledger,
+        kernel: KernelThread,
         effects: NodeEffects,
         timing: Timing,
-        log: FilteringBoundLogger,
+        log: Log,
     ) -> None:
         self.config = config
         self.me = me
         self.ledger = ledger
         self.effects = effects
-        self.kernel = KernelThread()
+        self.kernel = kernel
         self.keeper = LeaseKeeper(ledger, me.name, me.site, config.pools, timing, log)
         self.snapshot: Snapshot | None = None
         self._started_ns = timing.now_ns()

@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from structlog.typing import FilteringBoundLogger
-
 from softunicast.agent.decisions import Wants, adoption, renewal_due_ns, wants
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import InputError, LeaseError, LedgerError, SliceTakenError
@@ -27,6 +25,7 @@ from softunicast.core.placement import choose
 from softunicast.core.pools import Pool
 from softunicast.core.records import Snapshot
 from softunicast.core.slices import Slice
+from softunicast.observe.logs import Log
 
 T = TypeVar("T")
 
@@ -64,7 +63,7 @@ class LeaseKeeper:
         site: str,
         pools: tuple[Pool, ...],
         timing: Timing,
-        log: FilteringBoundLogger,
+        log: Log,
     ) -> None:
         self.holdings: dict[Slice, Holding] = {}
         self.missing: Mapping[str, int] = {pool.name: pool.slices_max for pool in pools}

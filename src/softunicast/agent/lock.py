@@ -1,7 +1,7 @@
 """One agent per state directory: an exclusive flock(2) on a file in it, which also holds the agent's pid.
 
 The kernel drops the lock with the process, so a crashed agent never keeps the next one out. Whoever ends in
-order removes the file; a newcomer that locked the file just before then notices that it is no longer there, and starts
+order removes the file; a newcomer that locked it just before then notices that it is no longer there, and starts
 over with the new one.
 """
 

@@ -15,14 +15,13 @@ import time
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from softunicast import __version__
 from softunicast.agent.api import Api
 from softunicast.agent.daemon import Daemon
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.host import HostChanges
 from softunicast.agent.keeper import Timing
+from softunicast.agent.kernel_thread import KernelThread
 from softunicast.agent.lock import StateLock
 from softunicast.agent.notify import notify
 from softunicast.agent.privileges import require_privileges
@@ -82,20 +81,24 @@ def identify(config: Config) -> tuple[Server, tuple[str, ...]]:
 
 
 async def _run(config: Config, me: Server) -> None:
-    log = structlog.get_logger().bind(server=me.name)
+    log = logs.logger(server=me.name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ledger = await SqliteLedger.open(Path(config.ledger.path), quarantine_s=config.agent.quarantine_s)
+    kernel = KernelThread()
     try:
         host = HostChanges.open(Path(config.agent.state_dir))
-        datapath = Datapath.open(Path(config.agent.bpffs), config.uplink.interface, me.name, config.limits)
+        datapath = await kernel(
+            Datapath.open, Path(config.agent.bpffs), config.uplink.interface, me.name, config.limits
+        )
     except BaseException:
+        kernel.close()
         await ledger.close()
         raise
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
     effects = NodeEffects(datapath, host, config.uplink.interface, me.name)
-    daemon = Daemon(config, me, ledger, effects, timing, log)
+    daemon = Daemon(config, me, ledger, kernel, effects, timing, log)
     api = Api(daemon, partial(explain, datapath), Path(config.agent.socket))
     restore = not datapath.adopted
     try:
