@@ -22,6 +22,7 @@ from softunicast.core.errors import InputError
 @click.argument("protocol", type=click.Choice(["tcp", "udp", "icmp"]), metavar="tcp|udp|icmp")
 @click.argument("source", type=end_or_address, metavar="SOURCE:PORT")
 @click.argument("destination", type=end_or_address, metavar="DESTINATION:PORT")
+@click.option("--leaving", is_flag=True, help="A program on this server sends it, out of the uplink.")
 @click.option("--syn", is_flag=True, help="TCP: opens a connection.")
 @click.option("--ack", is_flag=True, help="TCP: in the middle of one; assumed when no flag is given.")
 @click.option("--fin", is_flag=True, help="TCP: ends it.")
@@ -34,6 +35,7 @@ def command(
     protocol: str,
     source: End,
     destination: End,
+    leaving: bool,
     syn: bool,
     ack: bool,
     fin: bool,
@@ -51,6 +53,8 @@ def command(
         softunicast explain --from clients tcp 10.0.0.2:40000 203.0.113.1:443 --syn
       a reply arrives:
         softunicast explain --from uplink tcp 203.0.113.1:80 198.51.100.10:2049
+      a program on this server tries to send from a port of the slice of another:
+        softunicast explain --from uplink --leaving udp 198.51.100.10:9017 203.0.113.1:53
     """
     given = {"syn": syn, "ack": ack, "fin": fin, "rst": rst}
     answer = client.post(
@@ -62,6 +66,7 @@ def command(
             "source": str(source),
             "destination": str(destination),
             "flags": _flags(protocol, source, destination, [flag for flag in given if given[flag]]),
+            "leaving": leaving,
         },
     )
     if as_json:
