@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from softunicast.core.errors import HostError, KernelError
+from softunicast.kernel import interruptions
 
 NETNS_DIR = Path("/run/netns")
 
@@ -139,26 +140,18 @@ def _make_and_name(name: str) -> None:
 def _in_thread(function: Callable[[], _T]) -> _T:
     results: list[_T] = []
     failures: list[BaseException] = []
-    # Not Thread.join: interrupted, it takes the thread for ended while it still runs (Python 3.11).
-    done = threading.Event()
 
     def call() -> None:
         try:
             results.append(function())
         except BaseException as error:
             failures.append(error)
-        finally:
-            done.set()
 
-    threading.Thread(target=call, name="netns", daemon=True).start()
-    interruption: BaseException | None = None
-    while not done.is_set():
-        try:
-            done.wait()
-        except BaseException as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
+    # Interrupted, start() and join() both take a running thread for one that is not.
+    with interruptions.deferred():
+        thread = threading.Thread(target=call, name="netns", daemon=True)
+        thread.start()
+        thread.join()
     if failures:
         raise failures[0]
     return results[0]

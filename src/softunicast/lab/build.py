@@ -8,11 +8,9 @@ does the same work after a clean `up`, after one that was killed at any point, a
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +19,7 @@ from functools import partial
 from typing import Final
 
 from softunicast.core.errors import HostError, InputError, LabError, SoftunicastError
-from softunicast.kernel import namespaces, offload, sysctl
+from softunicast.kernel import interruptions, namespaces, offload, sysctl
 from softunicast.lab import agents as lab_agents
 from softunicast.lab import processes, state
 from softunicast.lab.state import Lab, Process
@@ -52,8 +50,8 @@ def up(topology: Topology, lab_id: str | None = None, *, agents: bool = True, sa
     taken = [name for name in lab.nodes.values() if namespaces.path(name).exists()]
     if taken and not lab.directory.exists():
         raise InputError(f"there is a network namespace {taken[0]} already", "give the lab another --id")
-    with _interruptible(), ExitStack() as claim:
-        with _uninterruptible():
+    with interruptions.all_alike(), ExitStack() as claim:
+        with interruptions.deferred():
             claim.enter_context(state.claimed(lab))
             claim.push(partial(_undo, lab))
         return _build(lab, topology, say)
@@ -62,7 +60,7 @@ def up(topology: Topology, lab_id: str | None = None, *, agents: bool = True, sa
 def down(lab_id: str) -> None:
     """Remove a lab: processes, mounts, namespaces, directory. UnknownNameError when there is none."""
     check_root()
-    with state.locked(lab_id) as lab, _uninterruptible():
+    with state.locked(lab_id) as lab, interruptions.deferred():
         if lab is not None:
             _remove(lab_id)
 
@@ -88,15 +86,17 @@ def running(
     topology: Topology, lab_id: str, *, agents: bool = True, keep: bool = False, say: Say = silent
 ) -> Iterator[Lab]:
     """A lab for the length of a with block. `keep`: only an error or interruption in the block removes it."""
-    with _interruptible():
+    with interruptions.all_alike():
         lab = up(topology, lab_id, agents=agents, say=say)
         try:
             yield lab
         except BaseException:
-            down(lab_id)
+            keep = False
             raise
-        if not keep:
-            down(lab_id)
+        finally:
+            if not keep:
+                with interruptions.deferred():
+                    down(lab_id)
 
 
 def check_root() -> None:
@@ -144,7 +144,7 @@ def _build(lab: Lab, topology: Topology, say: Say) -> Lab:
 
 def _undo(lab: Lab, kind: type[BaseException] | None, *_: object) -> None:
     if kind is not None:
-        with _uninterruptible():
+        with interruptions.deferred():
             _remove(lab.id)
 
 
@@ -234,31 +234,3 @@ def _remove(lab_id: str) -> None:
     for name in lab.nodes.values():
         namespaces.delete(name)
     state.forget(lab)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP interrupt like Ctrl-C, so that whoever stops a builder also undoes the lab."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    saved = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in saved.items():
-        if handler == signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in saved.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _uninterruptible() -> Iterator[None]:
-    """Removal takes about a second and must not stop half way: interruptions wait until it is over."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -17,6 +17,7 @@ from softunicast.core.pools import Pool
 from softunicast.core.records import Inventory
 
 INTERFACE_NAME_MAX: Final = 15  # IFNAMSIZ - 1
+BRIDGE_FORWARDING: Final = 3  # BR_STATE_FORWARDING
 
 # A new namespace copies these from the host; a lab behaves the same on every host.
 BASE_SYSCTLS: Final[Mapping[str, int]] = {
@@ -129,6 +130,10 @@ def commands(topology: Topology, namespace: Callable[[str], str]) -> Iterator[tu
         )
     for node in topology.nodes:
         yield node.name, tuple(_node_lines(node, topology.ports(node.name)))
+    # A bridge learns that a cable is in from an event that the kernel may hold back for a second. Both ends
+    # are up by now: say so, or the first packets of a new lab are lost.
+    for port in (port for link in topology.links for port in link.ends if port.bridge is not None):
+        yield port.node, (f"link set dev {port.interface} type bridge_slave state {BRIDGE_FORWARDING}",)
 
 
 def _node_lines(node: Node, ports: tuple[Port, ...]) -> Iterator[str]:

@@ -47,6 +47,7 @@ def test_commands_wire_first_and_then_configure_each_node() -> None:
                 "link set dev p1 up",
             ),
         ),
+        ("b", ("link set dev p1 type bridge_slave state 3",)),
     ]
 
 
