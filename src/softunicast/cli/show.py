@@ -102,9 +102,9 @@ def span(seconds: float | None) -> str | None:
         return None
     if seconds < 0:
         return "over"
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = int(seconds)
+    whole = int(max(seconds, 10))
     for size, unit, smaller, smaller_unit in (
         (86400, "d", 3600, "h"),
         (3600, "h", 60, "m"),
