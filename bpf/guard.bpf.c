@@ -23,7 +23,8 @@ int guard(struct __sk_buff *skb)
 	int parsed;
 
 	pull_headers(skb);
-	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
+	/* A raw socket can write tags in front of anything, and routers take priority tags (VLAN 0) for none. */
+	parsed = parse_behind((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, 2, &packet);
 	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_DROP) {

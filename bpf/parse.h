@@ -93,19 +93,40 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 	return refuse(packet, REASON_PROTOCOL);
 }
 
-/* Parses an Ethernet frame of `frame_bytes`, of which [data, end) can be read. */
-INLINE int parse(void *data, void *end, __u32 frame_bytes, struct packet *packet)
+struct vlan_tag { /* what follows an EtherType that announces it */
+	__u16 control;
+	__u16 protocol;
+};
+
+INLINE int is_tag(__u16 protocol)
+{
+	return protocol == be16(ETH_P_8021Q) || protocol == be16(ETH_P_8021AD);
+}
+
+/* Parses an Ethernet frame of `frame_bytes`, of which [data, end) can be read, behind at most `tags` VLAN tags. */
+INLINE int parse_behind(void *data, void *end, __u32 frame_bytes, const int tags, struct packet *packet)
 {
 	struct ethhdr *eth = data;
-	struct iphdr *ip = (void *)(eth + 1);
-	__u32 header_bytes, total_bytes;
+	__u32 header_bytes, total_bytes, l2_bytes = sizeof(*eth);
+	struct iphdr *ip;
+	__u16 protocol;
 
 	zero_fill(packet, sizeof(*packet));
 	if ((void *)(eth + 1) > end)
 		return PARSED_OTHER;
-	if (eth->h_proto == be16(ETH_P_IPV6))
+	protocol = eth->h_proto;
+	for (int i = 0; i < tags && is_tag(protocol); i++) {
+		struct vlan_tag *tag = data + l2_bytes;
+
+		if ((void *)(tag + 1) > end)
+			return PARSED_OTHER;
+		protocol = tag->protocol;
+		l2_bytes += sizeof(*tag);
+	}
+	ip = data + l2_bytes;
+	if (protocol == be16(ETH_P_IPV6))
 		return PARSED_IPV6;
-	if (eth->h_proto != be16(ETH_P_IP))
+	if (protocol != be16(ETH_P_IP))
 		return PARSED_OTHER;
 	if ((void *)(ip + 1) > end)
 		return refuse(packet, REASON_MALFORMED);
@@ -115,11 +136,16 @@ INLINE int parse(void *data, void *end, __u32 frame_bytes, struct packet *packet
 	packet->destination = ip->daddr;
 	packet->protocol = ip->protocol;
 	packet->ttl = ip->ttl;
-	packet->l4_offset = sizeof(*eth) + header_bytes;
+	packet->l4_offset = l2_bytes + header_bytes;
 	if (ip->version != 4 || header_bytes < sizeof(*ip) || total_bytes < header_bytes ||
-	    total_bytes > frame_bytes - sizeof(*eth))
+	    total_bytes > frame_bytes - l2_bytes)
 		return refuse(packet, REASON_MALFORMED);
 	if (ip->frag_off & be16(IP_MORE_FRAGMENTS | IP_OFFSET))
 		return refuse(packet, REASON_FRAGMENT);
 	return parse_l4((void *)ip + header_bytes, end, total_bytes - header_bytes, packet);
+}
+
+INLINE int parse(void *data, void *end, __u32 frame_bytes, struct packet *packet)
+{
+	return parse_behind(data, end, frame_bytes, 0, packet);
 }

@@ -14,7 +14,7 @@ struct rewrite {
 	__u16 port;    /* be, new */
 };
 
-#define HEADERS_MAX (ETH_HLEN + 60 + sizeof(struct tcphdr))
+#define HEADERS_MAX (ETH_HLEN + 2 * sizeof(struct vlan_tag) + 60 + sizeof(struct tcphdr))
 
 /* Makes all headers readable in the linear part. Packet pointers taken before are void afterwards. */
 INLINE void pull_headers(struct __sk_buff *skb)

@@ -1,0 +1,29 @@
+"""A server with the real programs for every module; each test finds it with fresh tables and no flows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.bpf.world import World
+
+# Their assertions should explain themselves like those of test modules; before anything imports them.
+for part in ("frames", "world"):
+    pytest.register_assert_rewrite(f"tests.bpf.{part}")
+
+
+@pytest.fixture(scope="module")
+def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    from tests.bpf.world import make_world
+
+    with make_world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture
+def world(module_world: World) -> World:
+    module_world.reset()
+    return module_world

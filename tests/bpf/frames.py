@@ -1,0 +1,156 @@
+"""Frames for the packet tables, built by scapy: it computes every checksum and length, so a frame that the data
+path made is right when it equals, byte by byte, the one built here from what it should say.
+
+Ends are "address:port"; for ICMP echo the port is the identifier. Defaults: a client's packet on its way out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
+from scapy.packet import Packet, Raw
+
+CLIENT_MAC = "02:00:00:00:0c:02"
+ONRAMP_MAC = "02:00:00:00:0c:01"
+ONRAMP2_MAC = "02:00:00:00:0d:01"
+UPLINK_MAC = "02:00:00:00:00:01"
+NEIGHBOUR_MAC = "02:00:00:00:00:02"
+GATEWAY_MAC = "02:00:00:00:00:fe"
+
+Macs = tuple[str, str]  # source, destination
+FROM_CLIENT: Macs = (CLIENT_MAC, ONRAMP_MAC)
+TO_CLIENT: Macs = (ONRAMP_MAC, CLIENT_MAC)
+FROM_WIRE: Macs = (GATEWAY_MAC, UPLINK_MAC)
+TO_WIRE: Macs = (UPLINK_MAC, GATEWAY_MAC)
+
+CLIENT = "10.0.0.2:40000"
+REMOTE = "203.0.113.1:443"
+
+
+def end(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    return address, int(port)
+
+
+def ethernet(macs: Macs) -> Packet:
+    return Ether(src=macs[0], dst=macs[1])
+
+
+def ip(source: str, destination: str, ttl: int = 64, **fields: Any) -> Packet:
+    return IP(src=end(source)[0], dst=end(destination)[0], ttl=ttl, id=7, **fields)
+
+
+def tcp(
+    source: str = CLIENT,
+    destination: str = REMOTE,
+    flags: str = "S",
+    payload: bytes = b"",
+    ttl: int = 64,
+    macs: Macs = FROM_CLIENT,
+    options: list[Any] | None = None,
+    **fields: Any,
+) -> bytes:
+    segment = TCP(sport=end(source)[1], dport=end(destination)[1], flags=flags, seq=5, options=options or [])
+    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / segment / Raw(payload))
+
+
+def udp(
+    source: str = CLIENT,
+    destination: str = REMOTE,
+    payload: bytes = b"question",
+    ttl: int = 64,
+    macs: Macs = FROM_CLIENT,
+    checksum: int | None = None,
+    **fields: Any,
+) -> bytes:
+    datagram = UDP(sport=end(source)[1], dport=end(destination)[1], chksum=checksum)
+    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / datagram / Raw(payload))
+
+
+def echo(
+    source: str = CLIENT,
+    destination: str = REMOTE,
+    identifier: int = 40000,
+    reply: bool = False,
+    payload: bytes = b"ping",
+    ttl: int = 64,
+    macs: Macs = FROM_CLIENT,
+    **fields: Any,
+) -> bytes:
+    message = ICMP(type=0 if reply else 8, id=identifier, seq=3)
+    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / message / Raw(payload))
+
+
+def packet(
+    source: str = CLIENT,
+    destination: str = REMOTE,
+    content: Packet | None = None,
+    macs: Macs = FROM_CLIENT,
+    **fields: Any,
+) -> bytes:
+    """Any other IPv4 packet."""
+    return bytes(ethernet(macs) / ip(source, destination, **fields) / (content or Raw(b"x" * 24)))
+
+
+def gre(source: str = CLIENT, destination: str = REMOTE, macs: Macs = FROM_CLIENT) -> bytes:
+    return packet(source, destination, GRE() / IP() / UDP(), macs)
+
+
+def tagged(frame: bytes, vlan: int = 5) -> bytes:
+    """The same frame with an 802.1Q tag."""
+    whole = Ether(frame)
+    inner = whole.payload
+    return bytes(Ether(src=whole.src, dst=whole.dst) / Dot1Q(vlan=vlan) / inner)
+
+
+def arp(macs: Macs = FROM_CLIENT) -> bytes:
+    return bytes(ethernet(macs) / ARP(psrc="10.0.0.2", pdst="198.51.100.10"))
+
+
+def refusal(
+    quoted: bytes, kind: int, code: int, source: str = "10.0.0.1", macs: Macs = TO_CLIENT, transport: int = 8
+) -> bytes:
+    """The ICMP error that answers the frame `quoted`: its IP header and the first bytes of its transport."""
+    inner = quoted[14:][: (quoted[14] & 15) * 4 + transport]
+    header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0)
+    return bytes(ethernet(macs) / header / ICMP(type=kind, code=code) / Raw(inner))
+
+
+def changed(frame: bytes, at: int, value: bytes) -> bytes:
+    """The frame with the bytes at an offset replaced; checksums are left as they are."""
+    return frame[:at] + value + frame[at + len(value) :]
+
+
+def local_end(frame: bytes) -> str:
+    """The source of a translated packet: "address:port"; ICMP echo: the identifier."""
+    found = IP(frame[14:])
+    if ICMP in found:
+        return f"{found.src}:{found[ICMP].id}"
+    return f"{found.src}:{found.payload.sport}"
+
+
+def sum_words(data: bytes) -> int:
+    """The one's complement sum of RFC 1071."""
+    total = sum(int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big") for at in range(0, len(data), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def checksums_right(frame: bytes) -> tuple[bool, bool]:
+    """Of the IPv4 header and of what it carries (TCP, UDP, ICMP; UDP without one counts as right)."""
+    header_bytes = (frame[14] & 15) * 4
+    total = int.from_bytes(frame[16:18], "big")
+    header, segment = frame[14 : 14 + header_bytes], frame[14 + header_bytes : 14 + total]
+    header_right = sum_words(header) == 0xFFFF
+    protocol = header[9]
+    if protocol == 1:
+        return header_right, sum_words(segment) == 0xFFFF
+    if protocol == 17 and segment[6:8] == b"\0\0":
+        return header_right, True
+    # The pseudo header of UDP carries the length that the UDP header claims.
+    length = segment[4:6] if protocol == 17 else len(segment).to_bytes(2, "big")
+    covered = segment[: int.from_bytes(length, "big")]
+    return header_right, sum_words(header[12:20] + bytes([0, protocol]) + length + covered) == 0xFFFF

@@ -1,0 +1,265 @@
+"""A server to test the data path on: a network namespace of its own, entered by the test's thread, with an
+uplink, two on-ramps (both with the same addresses), one known gateway, and the real programs on a bpffs of
+its own. Packets are run with BPF_PROG_TEST_RUN; nothing is ever sent.
+
+Every run is checked against the rule of counting (see `Ran`): a test that only looks at the verdict still
+fails when a packet is dropped without a reason or counted twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute, netns
+from tests.bpf import frames
+
+from softunicast.core.config import Limits
+from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.pools import Timers
+from softunicast.core.slices import Slice
+from softunicast.kernel import abi, namespaces
+from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.testrun import Result, run_tc, run_xdp
+from softunicast.kernel.words import be16
+
+ME, NEIGHBOUR = "server1", "server2"
+UPLINK, ONRAMP, ONRAMP2 = "upl", "cl", "cm"
+BLOCK = Slice.parse("198.51.100.0/24")
+ADDRESS = IPv4Address("198.51.100.10")
+ADDRESS2 = IPv4Address("198.51.100.11")
+SERVERS = {ME: frames.UPLINK_MAC, NEIGHBOUR: frames.NEIGHBOUR_MAC}
+FAR_NS = time.monotonic_ns() + 10**13  # a deadline that no test lives to see
+LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=16384)
+
+# One of these, or a drop reason, for every packet that a program does anything with.
+OUTCOMES = {"here", "steered", "out", "in", "to_host"}
+REASONS = {reason.name.lower() for reason in abi.Reason}
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a program did with a packet: the verdict, the frame afterwards, and what was counted.
+
+    Dropped: one reason and nothing else. Refused: one reason and one ICMP error sent. Sent: one outcome.
+    Passed: at most one outcome.
+    """
+
+    verdict: str
+    frame: bytes
+    counted: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        reasons = [name for name in self.counted if name in REASONS]
+        outcomes = [name for name in self.counted if name in OUTCOMES]
+        assert set(self.counted.values()) <= {1}, self.counted
+        assert len(reasons) + len(outcomes) <= 1, self.counted
+        if self.verdict == "drop":
+            assert len(reasons) == 1, self.counted
+        elif self.verdict in ("redirect", "tx"):
+            assert len(outcomes) == 1 or (reasons and "icmp_sent" in self.counted), self.counted
+        else:
+            assert self.verdict in ("next", "pass"), self.verdict
+            assert not reasons, self.counted
+
+    @property
+    def reason(self) -> str | None:
+        return next((name for name in self.counted if name in REASONS), None)
+
+    @property
+    def outcome(self) -> str | None:
+        return next((name for name in self.counted if name in OUTCOMES), None)
+
+
+def state(
+    *,
+    ports: int = 2048,
+    mine: tuple[int, ...] = (1,),
+    theirs: tuple[int, ...] = (2,),
+    expired: tuple[int, ...] = (3,),
+    pool: tuple[int, ...] | None = None,
+    timers: Timers = Timers(),
+    onramps: Mapping[str, str] | None = None,
+) -> KernelState:
+    """ADDRESS cut into slices of `ports`: those of this server, its neighbour's, this server's past their
+    deadline (by slot number; the rest is nobody's). Pool "gb" uses `pool`, by default `mine`.
+    """
+    owners = {slot: SlotOwner(ME, 1, FAR_NS) for slot in mine}
+    owners |= {slot: SlotOwner(NEIGHBOUR, 1, 0) for slot in theirs}
+    owners |= {slot: SlotOwner(ME, 1, 1) for slot in expired}
+    slices = tuple(Slice.of(ADDRESS, slot * ports, ports) for slot in (mine if pool is None else pool))
+    return KernelState(
+        blocks=frozenset({BLOCK}),
+        addresses={ADDRESS: AddressTable(ports, owners)},
+        servers=SERVERS,
+        pools={"gb": PoolSlices(timers, slices)},
+        onramps={ONRAMP: "gb", ONRAMP2: "gb"} if onramps is None else onramps,
+    )
+
+
+class World:
+    """The namespace is the calling thread's. `run_...` methods are the four hooks."""
+
+    def __init__(self, datapath: Datapath, name: str) -> None:
+        self.datapath = datapath
+        self.name = name
+        self.index = {device: socket.if_nametoindex(device) for device in (UPLINK, ONRAMP, ONRAMP2)}
+
+    # running packets
+
+    def director(self, frame: bytes) -> Ran:
+        return self._run("director", frame, UPLINK)
+
+    def guard(self, frame: bytes) -> Ran:
+        return self._run("guard", frame, UPLINK)
+
+    def out(self, frame: bytes, onramp: str = ONRAMP) -> Ran:
+        return self._run("egress_out", frame, onramp)
+
+    def back(self, frame: bytes) -> Ran:
+        return self._run("egress_in", frame, UPLINK)
+
+    def run(self, program: str, frame: bytes, interface: str) -> Result:
+        """Nothing counted or checked: for tests that run many."""
+        run = run_xdp if program == "director" else run_tc
+        return run(self.program(program), frame, self.index[interface])
+
+    def program(self, name: str) -> int:
+        found: int = next(
+            obj.programs[name] for obj in self.datapath._objects.values() if name in obj.programs
+        )
+        return found
+
+    def _run(self, program: str, frame: bytes, interface: str) -> Ran:
+        before = self.counters()
+        result = self.run(program, frame, interface)
+        counted = {
+            name: value - before[name] for name, value in self.counters().items() if value != before[name]
+        }
+        return Ran(result.verdict, result.frame, counted)
+
+    def counters(self) -> dict[str, int]:
+        drops = {drop.reason.name.lower(): drop.packets for drop in self.datapath.drops()}
+        return drops | self.datapath.traffic()
+
+    # tables
+
+    def reset(self, wanted: KernelState | None = None) -> None:
+        """No claims, no flows, and the tables that `state()` describes, or others."""
+        for name in ("claims", "flows"):
+            table = self.datapath.map(name)
+            for key, _ in list(table.items()):
+                table.delete(key)
+        self.datapath.apply(wanted or state())
+
+    def claims(self) -> dict[abi.ClaimKey, abi.Claim]:
+        items = self.datapath.map("claims").items()
+        return {abi.ClaimKey.unpack(key): abi.Claim.unpack(value) for key, value in items}
+
+    def flows(self) -> dict[abi.FlowKey, abi.Flow]:
+        items = self.datapath.map("flows").items()
+        return {abi.FlowKey.unpack(key): abi.Flow.unpack(value) for key, value in items}
+
+    def change_claims(self, **fields: Any) -> None:
+        """Sets fields of every claim."""
+        for key, claim in self.claims().items():
+            self.datapath.map("claims").set(key.pack(), claim._replace(**fields).pack())
+
+    def change_flows(self, **fields: Any) -> None:
+        for key, flow in self.flows().items():
+            self.datapath.map("flows").set(key.pack(), flow._replace(**fields).pack())
+
+    def expire(self, claim: abi.ClaimKey | None = None) -> None:
+        """Makes one claim, or every one, expired, and its flow ask before the next packet."""
+        for key, value in self.claims().items():
+            if claim in (None, key):
+                self.datapath.map("claims").set(key.pack(), value._replace(expires_ns=1).pack())
+        self.change_flows(refresh_ns=0)
+
+    def local_ports(self) -> list[int]:
+        """Of all claims, sorted; with one entry per claim."""
+        return sorted(be16(key.local_port) for key in self.claims())
+
+
+@contextmanager
+def namespace() -> Iterator[str]:
+    """A fresh network namespace, entered; loopback is up, IPv6 off so that nothing speaks unasked."""
+    name = f"sutest-bpf-{os.getpid()}-{next(_numbers)}"
+    namespaces.create(name)
+    try:
+        netns.pushns(name)
+        try:
+            Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+            with IPRoute() as netlink:
+                netlink.link("set", index=1, state="up")
+            yield name
+        finally:
+            netns.popns()
+    finally:
+        namespaces.delete(name)
+
+
+def add_pair(name: str, peer: str, mac: str, address: str) -> int:
+    """A veth pair, both ends up and in this namespace; `address` with its prefix length goes to `name`."""
+    with IPRoute() as netlink:
+        netlink.link("add", ifname=name, kind="veth", peer=peer, address=mac)
+        index = socket.if_nametoindex(name)
+        ip, _, length = address.partition("/")
+        netlink.addr("add", index=index, address=ip, prefixlen=int(length))
+        for part in (index, socket.if_nametoindex(peer)):
+            netlink.link("set", index=part, state="up")
+    return index
+
+
+def build_server() -> None:
+    """The interfaces of `World`, the default route and the gateway's MAC address."""
+    uplink = add_pair(UPLINK, "upp", frames.UPLINK_MAC, "192.0.2.1/24")
+    add_pair(ONRAMP, "clp", frames.ONRAMP_MAC, "10.0.0.1/24")
+    add_pair(ONRAMP2, "cmp", frames.ONRAMP2_MAC, "10.0.0.1/24")
+    for onramp in (ONRAMP, ONRAMP2):
+        Path(f"/proc/sys/net/ipv4/conf/{onramp}/forwarding").write_text("1")
+    with IPRoute() as netlink:
+        netlink.route("add", dst="0.0.0.0/0", gateway="192.0.2.254")
+        netlink.neigh("add", dst="192.0.2.254", lladdr=frames.GATEWAY_MAC, ifindex=uplink, state="permanent")
+
+
+@contextmanager
+def bpffs(folder: Path) -> Iterator[Path]:
+    """A bpffs of its own: `Datapath.open` mounts it."""
+    mount = folder / "bpf"
+    try:
+        yield mount
+    finally:
+        namespaces.unmount(mount)
+
+
+@contextmanager
+def make_world(folder: Path, limits: Limits = LIMITS) -> Iterator[World]:
+    """Everything built, opened, with the tables of `state()`; and everything gone again."""
+    with namespace() as name, bpffs(folder) as mount:
+        build_server()
+        datapath = Datapath.open(mount, UPLINK, ME, limits)
+        try:
+            datapath.apply(state())
+            yield World(datapath, name)
+        finally:
+            datapath.remove()
+
+
+def slot_changed(before: KernelState, slot: int, owner: SlotOwner | None) -> KernelState:
+    """The state with one slot of ADDRESS owned by somebody else, or nobody."""
+    table = before.addresses[ADDRESS]
+    owners = {key: value for key, value in table.owners.items() if key != slot}
+    if owner:
+        owners[slot] = owner
+    return replace(before, addresses={**before.addresses, ADDRESS: AddressTable(table.slice_ports, owners)})
