@@ -80,7 +80,7 @@ def _print(findings: tuple[Finding, ...], every: bool, as_json: bool) -> None:
     shown = [row for row in rows if every or row["severity"] != "ok"]
     show.rows(shown, COLUMNS, as_json=as_json, empty="nothing is wrong, nothing is left over")
     if not as_json and len(rows) > len(shown):
-        show.remark(f"{len(rows) - len(shown)} things are well; --all lists them")
+        show.remark(f"well: {len(rows) - len(shown)}, see --all")
 
 
 def _noted(state_dir: Path) -> tuple[HostChanges | None, HostError | None]:

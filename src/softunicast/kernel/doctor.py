@@ -136,8 +136,9 @@ def _setting(name: str) -> int | None:
 
 
 def _pins(bpffs: Path) -> int:
+    """Only where the data path pins: the root of a bpffs has files of the kernel's own."""
     try:
-        return sum(1 for pin in bpffs.rglob("*") if not pin.is_dir())
+        return sum(1 for folder in ("maps", "links") for _ in (bpffs / folder).glob("*"))
     except OSError:
         return 0
 
