@@ -66,7 +66,7 @@ class Daemon:
         self._applied: tuple[object, ...] = ()
         self._apply_again_ns = 0
         self._fill_again_ns = 0
-        self._filled_version = -1
+        self._filled = (-1, -1)
         self._audit_ns = 0
         self._failures = 0
         self._expired: set[Slice] = set()
@@ -163,16 +163,18 @@ class Daemon:
         version = await self.keeper.ask(self.ledger.version())
         if self.snapshot is None or version != self.snapshot.version:
             self.snapshot = await self.keeper.ask(self.ledger.snapshot())
+            self.keeper.doubt(self.snapshot)
         if all(server.name != self.me.name for server in self.snapshot.servers):
             await self.keeper.ask(self.ledger.register_server(self.me))
             return
         now_ns = self._timing.now_ns()
-        if self.snapshot.version != self._filled_version or now_ns >= self._fill_again_ns:
+        basis = (self.snapshot.version, self.keeper.generation)
+        if basis != self._filled or now_ns >= self._fill_again_ns:
             self._fill_again_ns = now_ns + int(LOOK_AGAIN_S * 1e9)
             await self.keeper.ask(self.ledger.lapse())
             short = {name: number for name, number in self.keeper.missing.items() if number}
             await self.keeper.fill(self.snapshot)
-            self._filled_version = self.snapshot.version
+            self._filled = basis
             missing = {name: number for name, number in self.keeper.missing.items() if number}
             if missing and missing != short:
                 self._log.warning("pools short of slices", missing=missing)

@@ -109,6 +109,13 @@ class LeaseKeeper:
             self._log.warning("slice not in the kernel", slice=lease.slice, epoch=lease.epoch)
             await self.release(lease, clean=False)
 
+    def doubt(self, snapshot: Snapshot) -> None:
+        """What a new snapshot does not have in our name is due at once: the ledger then says why."""
+        ours = {lease.slice for lease in snapshot.leases if lease.server == self._server and lease.live}
+        for slice_, holding in self.holdings.items():
+            if slice_ not in ours:
+                holding.due_ns = 0
+
     async def renew_due(self) -> None:
         """Renews what is due, the earliest deadline first; forgets what is lost."""
         now_ns = self._timing.now_ns()

@@ -1,0 +1,363 @@
+"""The running agent on a stand-in kernel and a real ledger: what the kernel is told, and what a stop leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+from tests.unit.agent import fakes
+from tests.unit.agent.fakes import INVENTORY, ME, NEIGHBOUR, POOL, SHARED, Calls, DataPath, part
+
+from softunicast.agent import chores
+from softunicast.agent import daemon as daemon_module
+from softunicast.agent.daemon import Daemon
+from softunicast.agent.effects import NodeEffects
+from softunicast.agent.host import HostChanges
+from softunicast.agent.keeper import Timing
+from softunicast.agent.kernel_thread import KernelThread
+from softunicast.core.config import AgentConfig, Config, LedgerConfig, Limits, ServerConfig, UplinkConfig
+from softunicast.core.desired import KernelState
+from softunicast.core.errors import HostError, LedgerError, UnknownNameError
+from softunicast.core.leases import LeaseState
+from softunicast.core.pools import Pool
+from softunicast.core.records import Server, Snapshot
+from softunicast.kernel.abi import Reason
+from softunicast.kernel.flows import Drop
+from softunicast.ledger.sqlite import SqliteLedger
+from softunicast.observe.logs import Log
+
+TTL_S = 6.0  # none of these tests waits for it to pass
+WAIT_S = 10.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for it; fails when it does not come."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+
+
+class Node:
+    """One agent with everything around it."""
+
+    def __init__(self, path: Path, *pools: Pool, me: Server = ME) -> None:
+        self.path = path
+        self.me = me
+        self.config = Config(
+            path="agent.toml",
+            server=ServerConfig(me.name, me.site),
+            uplink=UplinkConfig("uplink"),
+            ledger=LedgerConfig("sqlite", str(path / "ledger.db")),
+            agent=AgentConfig(ttl_s=TTL_S, quarantine_s=60, poll_s=0.02, settle_s=0.05),
+            limits=Limits(),
+            pools=pools or (POOL,),
+            onramps={"clients": "gb"},
+        )
+        self.calls = Calls()
+        self.calls.settings = {
+            f"net/ipv4/conf/{name}/{key}": 0
+            for name in ("uplink", "clients")
+            for key in ("arp_ignore", "arp_announce", "forwarding")
+        }
+        self.datapath = DataPath()
+        self.indices = {"uplink": 2, "clients": 3}
+        self.log = fakes.Log()
+        self.stopping = asyncio.Event()
+        self.ledger: SqliteLedger
+        self.daemon: Daemon
+
+    async def make(self) -> Daemon:
+        """A new process on what the kernel and the host have."""
+        self.ledger = await SqliteLedger.open(self.path / "ledger.db", quarantine_s=60)
+        host = HostChanges(self.path / f"{self.me.name}.json", "boot", self.calls)
+        host._load()
+        effects = NodeEffects(self.datapath, host, "uplink", self.me.name, self.indices.get)
+        timing = Timing(TTL_S, self.config.agent.settle_s, time.monotonic_ns, lambda: 0.5)
+        log = cast(Log, self.log)
+        self.daemon = Daemon(self.config, self.me, self.ledger, KernelThread(), effects, timing, log)
+        return self.daemon
+
+    @asynccontextmanager
+    async def running(self, restore: bool = True) -> AsyncIterator[Daemon]:
+        self.stopping = asyncio.Event()
+        daemon = await self.make()
+        try:
+            await daemon.begin()
+        except BaseException:
+            await daemon.end(restore=not self.datapath.adopted)
+            raise
+        run = asyncio.create_task(daemon.run(self.stopping))
+        try:
+            yield daemon
+        finally:
+            self.stopping.set()
+            async with asyncio.timeout(WAIT_S):
+                await asyncio.wait([run])
+                await daemon.end(restore)
+            self.datapath.adopted = not restore
+        run.result()
+
+    def opening(self) -> tuple[object, ...]:
+        """The slices that the kernel may open flows from."""
+        pool = self.datapath.state.pools.get("gb")
+        return pool.slices if pool else ()
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> Node:
+    ledger = await SqliteLedger.open(tmp_path / "ledger.db")
+    await ledger.apply_inventory(INVENTORY)
+    await ledger.close()
+    return Node(tmp_path)
+
+
+async def states(path: Path) -> dict[object, LeaseState]:
+    ledger = await SqliteLedger.open(path / "ledger.db")
+    try:
+        return {lease.slice: lease.state for lease in (await ledger.snapshot()).leases}
+    finally:
+        await ledger.close()
+
+
+async def test_takes_settles_opens_and_gives_back(node: Node) -> None:
+    async with node.running() as daemon:
+        # Known to the director at once, open for flows only when it has settled.
+        assert daemon.keeper.deadlines().keys() == {part(1)}
+        await until(lambda: node.datapath.state.addresses[SHARED].owners.keys() == {1})
+        await until(lambda: node.opening() == (part(1),))
+        assert daemon.keeper.usable() == {part(1)}
+        assert node.calls.on_loopback == {SHARED}
+        status = await daemon.status()
+        assert (status["leases_held"], status["problems"]) == (1, [])
+    assert node.calls.on_loopback == set()
+    assert set(node.calls.settings.values()) == {0}
+    assert node.datapath.done[-1] == "detach"
+    assert await states(node.path) == {}
+
+
+async def test_new_slice_is_closed_until_it_settled(node: Node) -> None:
+    node.config = replace(node.config, agent=replace(node.config.agent, settle_s=60.0))
+    async with node.running() as daemon:
+        await until(lambda: 1 in node.datapath.state.addresses[SHARED].owners)
+        assert node.opening() == ()
+        assert (await daemon.status())["leases_held"] == 0
+
+
+async def test_live_flows_make_a_stop_unclean(node: Node) -> None:
+    async with node.running():
+        await until(lambda: node.opening() == (part(1),))
+        node.datapath.live = {part(1): 1}
+    assert await states(node.path) == {part(1): LeaseState.QUARANTINED}
+
+
+async def test_crash_and_restart_keep_the_slice(node: Node) -> None:
+    async with node.running(restore=False):
+        await until(lambda: node.opening() == (part(1),))
+    kernel = node.datapath.state
+    assert node.datapath.done[-1] == "close"
+    assert node.calls.on_loopback == {SHARED}
+    async with node.running() as daemon:
+        assert daemon.adopted
+        assert node.opening() == (part(1),)
+        before, after = (state.addresses[SHARED].owners[1] for state in (kernel, node.datapath.state))
+        assert before.epoch == after.epoch
+        assert before.deadline_ns < after.deadline_ns
+    assert set(node.calls.settings.values()) == {0}
+    assert await states(node.path) == {}
+
+
+async def test_kernel_without_the_slice_means_that_it_goes_back_unclean(node: Node) -> None:
+    async with node.running(restore=False):
+        await until(lambda: node.opening() == (part(1),))
+    node.datapath = DataPath()
+    async with node.running():
+        await until(lambda: node.opening() == (part(2),))
+    assert await states(node.path) == {part(1): LeaseState.QUARANTINED}
+
+
+async def test_neighbours_are_seen_within_a_poll(node: Node) -> None:
+    async with node.running():
+        await node.ledger.register_server(NEIGHBOUR)
+        await node.ledger.acquire("server2", part(7), TTL_S)
+        await until(lambda: 7 in node.datapath.state.addresses[SHARED].owners)
+        assert node.datapath.state.servers["server2"] == NEIGHBOUR.mac
+        assert node.datapath.state.addresses[SHARED].owners[7].deadline_ns == 0
+
+
+async def test_lost_lease_leaves_the_kernel_and_another_one_comes(node: Node) -> None:
+    async with node.running() as daemon:
+        await until(lambda: node.opening() == (part(1),))
+        # An operator, or a clock that ran too fast, ended it.
+        await node.ledger.release(daemon.keeper.holdings[part(1)].lease, clean=False)
+        await until(lambda: node.opening() == (part(2),))
+        assert "slice lost" in node.log.names
+
+
+async def test_silent_ledger_is_said_once_and_endured(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with node.running() as daemon:
+        await until(lambda: node.opening() == (part(1),))
+        before = node.datapath.state
+
+        async def fail() -> int:
+            raise LedgerError("disk on fire")
+
+        monkeypatch.setattr(node.ledger, "version", fail)
+        await until(lambda: daemon.ledger_trouble.text is not None)
+        assert "disk on fire" in (await daemon.status())["problems"]  # type: ignore[operator]
+        assert node.datapath.state == before
+        await until(lambda: daemon._failures > 2)
+        assert node.log.names.count("ledger trouble") == 1
+        monkeypatch.undo()
+        await until(lambda: daemon.ledger_trouble.text is None)
+        assert "ledger works again" in node.log.names
+
+
+async def test_kernel_that_refuses_is_asked_again(node: Node) -> None:
+    async with node.running() as daemon:
+        await until(lambda: node.opening() == (part(1),))
+        node.datapath.fails = {"apply"}
+        await node.ledger.register_server(NEIGHBOUR)
+        await until(lambda: daemon.kernel_trouble.text is not None)
+        node.datapath.fails = set()
+        await until(lambda: "server2" in node.datapath.state.servers)
+        assert daemon.problems() == []
+
+
+async def test_smaller_configuration_drains_and_waits_for_the_last_flow(node: Node) -> None:
+    node.config = replace(node.config, pools=(replace(POOL, slices_max=2),))
+    async with node.running(restore=False):
+        await until(lambda: node.opening() == (part(1), part(2)))
+    node.config = replace(node.config, pools=(POOL,))
+    node.datapath.live = {part(2): 1}
+    async with node.running():
+        await until(lambda: node.opening() == (part(1),))
+        assert 2 in node.datapath.state.addresses[SHARED].owners
+        # Several turns later it is still there: its flow lives.
+        version = await node.ledger.version()
+        await until(lambda: node.datapath.done.count("count") > 5)
+        assert await node.ledger.version() == version
+        node.datapath.live = {}
+        await until(lambda: 2 not in node.datapath.state.addresses[SHARED].owners)
+    assert await states(node.path) == {}
+
+
+async def test_the_kernel_lets_go_of_a_drained_slice_before_the_ledger(node: Node) -> None:
+    node.config = replace(node.config, pools=(replace(POOL, slices_max=2),))
+    async with node.running(restore=False):
+        await until(lambda: node.opening() == (part(1), part(2)))
+    node.config = replace(node.config, pools=(POOL,))
+    seen: list[KernelState] = []
+    node.stopping = asyncio.Event()
+    daemon = await node.make()
+    release = node.ledger.release
+
+    async def watched(lease: object, clean: bool) -> None:
+        seen.append(node.datapath.state)
+        await release(lease, clean)  # type: ignore[arg-type]
+
+    node.ledger.release = watched  # type: ignore[method-assign]
+    await daemon.begin()
+    run = asyncio.create_task(daemon.run(node.stopping))
+    await until(lambda: bool(seen))
+    node.stopping.set()
+    await run
+    await daemon.end(restore=True)
+    assert seen[0].addresses[SHARED].owners[2].deadline_ns == 0
+
+
+async def test_server_that_the_ledger_forgot_registers_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node.running() as daemon:
+        await until(lambda: node.opening() == (part(1),))
+        registered: list[Server] = []
+        snapshot, register = node.ledger.snapshot, node.ledger.register_server
+
+        async def forgotten() -> Snapshot:
+            return replace(await snapshot(), servers=() if not registered else (ME,))
+
+        async def noted(server: Server) -> None:
+            registered.append(server)
+            await register(server)
+
+        monkeypatch.setattr(node.ledger, "snapshot", forgotten)
+        monkeypatch.setattr(node.ledger, "register_server", noted)
+        daemon.snapshot = None
+        await until(lambda: registered == [ME])
+
+
+async def test_lost_uplink_ends_the_agent(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chores, "UPLINK_S", 0.02)
+    daemon = await node.make()
+    await daemon.begin()
+    del node.indices["uplink"]
+    with pytest.raises(HostError, match="uplink uplink is gone"):
+        async with asyncio.timeout(WAIT_S):
+            await daemon.run(asyncio.Event())
+    await daemon.end(restore=False)
+    assert node.calls.on_loopback == {SHARED}
+
+
+async def test_unknown_tag_is_refused_with_nothing_changed(node: Node) -> None:
+    node.config = replace(node.config, pools=(Pool("us", {"country": "us"}),))
+    with pytest.raises(UnknownNameError, match="country=us"):
+        async with node.running():
+            pass
+    assert node.calls.on_loopback == set()
+    assert set(node.calls.settings.values()) == {0}
+    assert await states(node.path) == {}
+
+
+async def test_second_server_of_the_same_name_is_refused_and_harms_nobody(node: Node) -> None:
+    async with node.running():
+        await until(lambda: node.opening() == (part(1),))
+        impostor = Node(node.path, me=replace(NEIGHBOUR, name=ME.name))
+        with pytest.raises(HostError, match="already in the ledger"):
+            async with impostor.running():
+                pass
+        assert await states(node.path) == {part(1): LeaseState.HELD}
+
+
+async def test_two_servers_and_never_one_slice(node: Node) -> None:
+    other = Node(node.path, me=NEIGHBOUR)
+    async with node.running(), other.running():
+        await until(lambda: len(node.opening()) == 1 and len(other.opening()) == 1)
+        assert set(node.opening()).isdisjoint(other.opening())
+        await until(lambda: len(node.datapath.state.addresses[SHARED].owners) == 2)
+
+
+async def test_grant_that_the_stop_interrupted_is_given_back(node: Node) -> None:
+    async with node.running():
+        await until(lambda: node.opening() == (part(1),))
+        await node.ledger.acquire(ME.name, part(9), TTL_S)
+        node.stopping.set()
+    assert await states(node.path) == {}
+
+
+async def test_drops_become_events(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chores, "DROPS_S", 0.02)
+    node.datapath.counters = [Drop(Reason.SLICE_FULL, 10, None)]
+    async with node.running():
+        await until(lambda: node.opening() == (part(1),))
+        assert "packets dropped" not in node.log.names
+        node.datapath.counters = [Drop(Reason.SLICE_FULL, 25, None)]
+        await until(lambda: "packets dropped" in node.log.names)
+        fields = node.log.fields[node.log.names.index("packets dropped")]
+        assert (fields["reason"], fields["packets"], fields["total"]) == ("slice_full", 15, 25)
+
+
+async def test_audit_reads_what_the_kernel_really_holds(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon_module, "REAPPLY_S", 0.05)
+    monkeypatch.setattr(daemon_module, "AUDIT_S", 0.05)
+    async with node.running():
+        await until(lambda: node.opening() == (part(1),))
+        node.datapath.state = fakes.EMPTY
+        await until(lambda: node.opening() == (part(1),))

@@ -1,0 +1,143 @@
+"""The order in which kernel and host are changed: what must never be the other way round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.agent.fakes import EMPTY, SHARED, Calls, DataPath, part
+
+from softunicast.agent.effects import NodeEffects
+from softunicast.agent.host import HostChanges
+from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.errors import KernelError
+from softunicast.core.pools import Timers
+
+HERE = AddressTable(2048, {1: SlotOwner("server1", 1, 99)})
+STATE = replace(
+    EMPTY,
+    addresses={SHARED: HERE},
+    pools={"gb": PoolSlices(Timers(), (part(1),))},
+    onramps={"clients": "gb"},
+)
+SETTINGS = [
+    f"net/ipv4/conf/{interface}/{key}"
+    for interface in ("uplink", "clients", "late")
+    for key in ("arp_ignore", "arp_announce", "forwarding")
+]
+
+
+class Node:
+    """Effects on stand-ins that share one list of what was done."""
+
+    def __init__(self, path: Path) -> None:
+        self.done: list[str] = []
+        self.calls = Calls(self.done)
+        self.calls.settings = dict.fromkeys(SETTINGS, 0)
+        self.datapath = DataPath(self.done)
+        self.indices: dict[str, int] = {"uplink": 2, "clients": 3}
+        self.host = HostChanges(path / "host.json", "boot", self.calls)
+        self.effects = NodeEffects(self.datapath, self.host, "uplink", "server1", self.indices.get)
+
+    def apply(self, wanted: KernelState) -> list[str]:
+        self.done.clear()
+        self.effects.apply(wanted)
+        return list(self.done)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def test_taking_part(node: Node) -> None:
+    done = node.apply(STATE)
+    assert done.index("uplink/arp_ignore=1") < done.index("apply clients")
+    assert done.index("clients/arp_ignore=1") < done.index("apply clients")
+    # Forwarding without the program would let packets out untranslated.
+    assert done.index("apply clients") < done.index("clients/forwarding=1") < done.index(f"add {SHARED}")
+    assert "uplink/forwarding=1" not in done
+    assert node.apply(STATE) == ["apply clients"]
+
+
+def test_forwarding_ends_before_the_program_goes(node: Node) -> None:
+    node.apply(STATE)
+    assert node.apply(replace(STATE, onramps={})) == ["clients/forwarding=0", "apply "]
+
+
+def test_what_others_broke_heals(node: Node) -> None:
+    node.apply(STATE)
+    node.calls.settings["net/ipv4/conf/clients/forwarding"] = 0
+    node.calls.on_loopback.clear()
+    assert node.apply(STATE) == ["apply clients", "clients/forwarding=1", f"add {SHARED}"]
+
+
+def test_address_of_which_no_slice_is_here_any_more_goes_last(node: Node) -> None:
+    node.apply(STATE)
+    elsewhere = AddressTable(2048, {1: SlotOwner("server2", 2, 0)})
+    assert node.apply(replace(STATE, addresses={SHARED: elsewhere})) == ["apply clients", f"remove {SHARED}"]
+
+
+def test_onramp_that_is_not_there_waits(node: Node) -> None:
+    wanted = replace(STATE, onramps={"clients": "gb", "late": "gb"})
+    assert node.apply(wanted)[-3:] == ["apply clients", "clients/forwarding=1", f"add {SHARED}"]
+    assert node.effects.missing_onramps == ("late",)
+    node.indices["late"] = 9
+    done = node.apply(wanted)
+    assert done.index("apply clients,late") < done.index("late/forwarding=1")
+    assert node.effects.missing_onramps == ()
+
+
+def test_onramp_made_anew_under_its_name_is_attached_anew(node: Node) -> None:
+    node.apply(STATE)
+    node.indices["clients"] = 30
+    node.calls.settings["net/ipv4/conf/clients/forwarding"] = 0
+    assert node.apply(STATE) == ["apply ", "apply clients", "clients/forwarding=1"]
+
+
+def test_letting_go(node: Node) -> None:
+    node.apply(STATE)
+    node.datapath.live = {part(1): 5}
+    node.done.clear()
+    stopped = node.effects.stop(STATE, [part(1), part(2)])
+    assert stopped.let_go
+    assert stopped.live == {part(1): 5, part(2): 0}
+    assert stopped.errors == ()
+    assert node.datapath.state.pools["gb"].slices == ()
+    assert node.done[:5] == [
+        "apply clients",  # no new flows
+        "count",  # nothing can come after this
+        "clients/forwarding=0",
+        f"remove {SHARED}",  # while the guard still watches
+        "detach",
+    ]
+    assert set(node.calls.settings.values()) == {0}
+    assert node.calls.on_loopback == set()
+
+
+@pytest.mark.parametrize("step", ["apply", "count"])
+def test_what_cannot_be_counted_is_not_clean(node: Node, step: str) -> None:
+    node.apply(STATE)
+    node.datapath.fails = {step}
+    stopped = node.effects.stop(STATE, [part(1)])
+    assert stopped.let_go
+    assert stopped.live[part(1)] > 0
+    assert [type(error) for error in stopped.errors] == [KernelError]
+    assert set(node.calls.settings.values()) == {0}
+
+
+def test_leases_stay_when_the_kernel_does_not_let_go(node: Node) -> None:
+    node.apply(STATE)
+    node.datapath.fails = {"detach"}
+    stopped = node.effects.stop(STATE, [part(1)])
+    assert not stopped.let_go
+    assert node.calls.on_loopback == set()
+
+
+def test_uplink_that_is_another_interface_now(node: Node) -> None:
+    assert not node.effects.uplink_is_gone()
+    node.indices["uplink"] = 5
+    assert node.effects.uplink_is_gone()
+    del node.indices["uplink"]
+    assert node.effects.uplink_is_gone()
