@@ -30,7 +30,7 @@ from softunicast.core.errors import (
 )
 from softunicast.core.ledger import HISTORY_LIMIT_MAX, Ledger
 from softunicast.core.records import Inventory
-from softunicast.core.slices import Slice
+from softunicast.core.slices import Slice, slice_of_port
 
 
 class LedgerConformance(InventoryConformance, TakingConformance, KeepingConformance):
@@ -73,8 +73,12 @@ class LedgerConformance(InventoryConformance, TakingConformance, KeepingConforma
         assert {entry.slice for entry in entries} == {SLICE}
         assert await ledger.history(SLICE, None, 2) == entries[:2]
         assert await ledger.history(SLICE, start + 20, 100) == [*entries[4:], address, block]
-        one_port = Slice.parse("198.51.100.10:3000-3000")
-        assert await ledger.history(one_port, None, 100) == [*entries, address, block]
+        for port in (2048, 3000, 4095):
+            one_port = slice_of_port(SHARED, port, 1)
+            assert await ledger.history(one_port, None, 100) == [*entries, address, block]
+        for port in (2047, 6144):
+            one_port = slice_of_port(SHARED, port, 1)
+            assert await ledger.history(one_port, None, 100) == [address, block]
 
     async def test_history_has_inventory_and_servers(self, ledger: Ledger) -> None:
         entries = await ledger.history(None, None, 100)

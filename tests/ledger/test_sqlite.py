@@ -99,7 +99,6 @@ async def test_sql_may_insert_beside_a_lease(sqlite_backend: SqliteBackend, ledg
         ("UPDATE leases SET state = 'quarantined'", "CHECK"),
         ("UPDATE leases SET expires_at = 'never'", "REAL"),
         ("UPDATE book SET epoch = 0", "epochs only grow"),
-        ("DELETE FROM servers", "FOREIGN KEY"),
         (f"INSERT {INSERT.replace('?', 'zeroblob(19)', 2).replace('?', '1', 1)}", "newest epoch"),
         (f"INSERT {INSERT.replace('?', 'zeroblob(7)', 2).replace('?', '2', 1)}", "CHECK"),
     ],
@@ -109,10 +108,8 @@ async def test_sql_cannot_bend_a_lease(
 ) -> None:
     await ledger.acquire("server1", OTHER, TTL_S)
     await ledger.release(await ledger.acquire("server1", SLICE, TTL_S), clean=True)
-    with sqlite_backend.raw() as raw:
-        raw.execute("PRAGMA foreign_keys = ON")
-        with pytest.raises(sqlite3.IntegrityError, match=why):
-            raw.execute(statement, ("held",) if "?" in statement else ())
+    with sqlite_backend.raw() as raw, pytest.raises(sqlite3.IntegrityError, match=why):
+        raw.execute(statement, ("held",) if "?" in statement else ())
 
 
 def test_rows_sort_as_slices_do() -> None:
@@ -160,6 +157,8 @@ async def test_after_a_reboot_every_lease_is_over(
         ("expired", booted_at),
         ("taken", held_at),
     ]
+    (started,) = [entry for entry in await again.history(None, None, 100) if entry.event == "host_started"]
+    assert started.at == booted_at
     late = await again.holder(SHARED, 3000, booted_at - 1)
     assert late is not None
     assert late.epoch == held.epoch

@@ -13,18 +13,25 @@ from __future__ import annotations
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from os import mknod
 from pathlib import Path
+from typing import TypeVar
 
 from softunicast.core.errors import LedgerError
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x53554C44  # "SULD": tells a ledger from any other SQLite file
 
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for other processes. A write takes under a millisecond, so this is a stuck process."""
+
+BUSY_PAUSE_S = 0.001
+"""How long to wait before trying again. SQLite's own waits grow to 100 ms, which starves the unlucky: with four
+processes that write without pause the slowest request took 0.4-1.6 s, and 0.03-0.09 s with this."""
 
 FILE_MODE = 0o600
 
@@ -52,7 +59,7 @@ TABLES = (
     """CREATE TABLE leases (
         first BLOB PRIMARY KEY CHECK (length(first) = 19),
         last BLOB NOT NULL CHECK (length(last) = 19 AND last >= first),
-        server TEXT NOT NULL REFERENCES servers (name),
+        server TEXT NOT NULL,
         epoch INTEGER NOT NULL UNIQUE,
         state TEXT NOT NULL CHECK (state IN ('held', 'draining', 'quarantined')),
         expires_at REAL NOT NULL,
@@ -94,13 +101,12 @@ def connect(path: Path, boot_id: str) -> sqlite3.Connection:
     """
     with translated(f"opening ledger {path}"):
         _create_file(path)
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
         try:
-            _check_ours(connection, path)
-            _write_ahead(connection, path)
+            patiently(lambda: _check_ours(connection, path))
+            patiently(lambda: _write_ahead(connection, path))
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            _ensure_tables(connection, boot_id)
+            patiently(lambda: _ensure_tables(connection, boot_id))
         except BaseException:
             connection.close()
             raise
@@ -117,6 +123,18 @@ def translated(doing: str) -> Iterator[None]:
         raise LedgerError(f"{doing}: {why}", fix) from error
     except OSError as error:
         raise LedgerError(f"{doing}: {error.strerror}", "check the path and its permissions") from error
+
+
+def patiently(attempt: Callable[[], T]) -> T:
+    """Try until no other process has the file locked. An attempt that found it so must have changed nothing."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            return attempt()
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(BUSY_PAUSE_S)
 
 
 def rollback(connection: sqlite3.Connection) -> None:
@@ -149,24 +167,14 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
-    # SQLite answers "locked" at once, without its busy timeout, when two processes switch a new file at the
-    # same moment.
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            break
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise LedgerError(f"ledger {path}: its file system cannot share it", "put it on a local disk")
 
 
 def _ensure_tables(connection: sqlite3.Connection, boot_id: str) -> None:
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("BEGIN IMMEDIATE")
         # Asked again: another process may have made them since.
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
@@ -181,10 +189,6 @@ def _ensure_tables(connection: sqlite3.Connection, boot_id: str) -> None:
     except BaseException:
         rollback(connection)
         raise
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    return _code(error) == sqlite3.SQLITE_BUSY
 
 
 def _code(error: sqlite3.Error) -> int:

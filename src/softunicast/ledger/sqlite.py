@@ -24,7 +24,7 @@ from softunicast.core.records import HistoryEntry, Inventory, Server, Snapshot
 from softunicast.core.slices import IPAddress, Slice
 from softunicast.ledger.book import Book
 from softunicast.ledger.clock import Clock, HostClock
-from softunicast.ledger.schema import connect, rollback, translated
+from softunicast.ledger.schema import connect, patiently, rollback, translated
 
 T = TypeVar("T")
 
@@ -129,20 +129,23 @@ class SqliteLedger(Ledger):
         return await future
 
     def _transact(self, doing: str, begin: str, work: Callable[[], T]) -> T:
-        connection = self._connection
         with translated(f"{doing} ledger {self._path}"):
+            return patiently(lambda: self._attempt(begin, work))
+
+    def _attempt(self, begin: str, work: Callable[[], T]) -> T:
+        connection = self._connection
+        try:
             connection.execute(begin)
-            try:
-                self._check_host()
-                changes = connection.total_changes
-                result = work()
-                if connection.total_changes != changes:
-                    connection.execute("UPDATE book SET version = version + 1")
-                connection.execute("COMMIT")
-            except BaseException:
-                rollback(connection)
-                raise
-            return result
+            self._check_host()
+            changes = connection.total_changes
+            result = work()
+            if connection.total_changes != changes:
+                connection.execute("UPDATE book SET version = version + 1")
+            connection.execute("COMMIT")
+        except BaseException:
+            rollback(connection)
+            raise
+        return result
 
     def _check_host(self) -> None:
         # No process outlives a reboot: another boot id since `open` is another host.
@@ -156,15 +159,15 @@ class SqliteLedger(Ledger):
         self._book = Book(connection, self._wall_at, self._quarantine_s)
         try:
             with translated(f"opening ledger {self._path}"):
-                self._adopt_boot()
+                patiently(self._adopt_boot)
         except BaseException:
             connection.close()
             raise
 
     def _adopt_boot(self) -> None:
         boot_id = self._clock.boot_id()
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._connection.execute("BEGIN IMMEDIATE")
             if self._book.boot_id() != boot_id:
                 self._book.start_boot(boot_id, self.now())
             self._connection.execute("COMMIT")
