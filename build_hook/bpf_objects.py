@@ -12,10 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-try:
-    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ModuleNotFoundError:  # run by hand: python build_hook/bpf_objects.py
-    BuildHookInterface = object
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 def compile_objects(root: Path) -> list[Path]:
@@ -39,14 +36,15 @@ def compile_objects(root: Path) -> list[Path]:
             *("-isystem", str(include / "x86-linux-any"), "-isystem", str(include / "any-linux-any")),
             *("-I", str(root / "bpf"), "-c", str(source), "-o", str(target)),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ | {"ZIG_PROGRESS": "0"})
+        environment = os.environ | {"ZIG_PROGRESS": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
         if done.returncode:
             raise SystemExit(f"compiling {source.name} failed:\n{done.stderr}")
         objects.append(target)
     return objects
 
 
-class BpfObjects(BuildHookInterface):  # type: ignore[misc,unused-ignore]
+class BpfObjects(BuildHookInterface[Any]):
     """Hatchling hook: build the objects, ship them inside the package."""
 
     PLUGIN_NAME = "custom"

@@ -84,7 +84,7 @@ def _segment(protocol: str, source: End, destination: End, flags: tuple[str, ...
 
 def _checksum(data: bytes | bytearray) -> int:
     padded = bytes(data) + bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
