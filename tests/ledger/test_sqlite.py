@@ -17,7 +17,10 @@ from softunicast.ledger.clock import HostClock
 from softunicast.ledger.rows import ends, slice_between
 from softunicast.ledger.sqlite import SqliteLedger
 
-INSERT = "INTO leases (first, last, server, epoch, state, expires_at) VALUES (?, ?, 'server2', ?, ?, 0)"
+INSERT = (
+    "INTO leases (first, last, server, epoch, state, expires_at, quarantine_s)"
+    " VALUES (?, ?, 'server2', ?, ?, 0, 0)"
+)
 
 
 @pytest.fixture
@@ -175,6 +178,25 @@ async def test_a_boot_that_lasts_longer_than_the_quarantine_owes_none(
     again = await sqlite_backend.open()
     assert (await again.snapshot()).leases == ()
     assert (await again.acquire("server2", SLICE, TTL_S)).server == "server2"
+
+
+@pytest.mark.parametrize("rebooted", [False, True])
+async def test_a_handle_with_another_setting_shortens_no_quarantine(
+    sqlite_backend: SqliteBackend, ledger: SqliteLedger, rebooted: bool
+) -> None:
+    clock = sqlite_backend.clock
+    await ledger.acquire("server1", SLICE, TTL_S)
+    if rebooted:
+        await ledger.close()
+        clock.reboot()
+    else:
+        clock.advance(TTL_S)
+    other = await SqliteLedger.open(sqlite_backend.path, clock, quarantine_s=1)
+    await other.lapse()
+    clock.advance(QUARANTINE_S - 1)
+    with pytest.raises(SliceTakenError, match="quarantined after server1 for another 1 s"):
+        await other.acquire("server2", SLICE, TTL_S)
+    await other.close()
 
 
 async def test_two_hosts_cannot_share_a_file(sqlite_backend: SqliteBackend, ledger: SqliteLedger) -> None:

@@ -32,7 +32,11 @@ _PAST = {Action.ADD: "added", Action.CHANGE: "changed", Action.REMOVE: "removed"
 
 
 class Book:
-    """The tables behind one connection. `wall_at` gives the unix time of a moment of the boot clock."""
+    """The tables behind one connection. `wall_at` gives the unix time of a moment of the boot clock.
+
+    `quarantine_s` is for the leases that are taken here and goes with them: whoever sees one expire, with
+    whatever setting of its own, quarantines it for as long as its holder wanted.
+    """
 
     def __init__(
         self, connection: sqlite3.Connection, wall_at: Callable[[float], float], quarantine_s: float
@@ -83,13 +87,14 @@ class Book:
         )
         return None if row is None else rows.history_of(row)
 
-    def due(self, now: float, limit: int = -1) -> list[Lease]:
-        """The leases whose time is over, all of them unless there is a limit."""
+    def due(self, now: float, limit: int = -1) -> list[tuple[Lease, float]]:
+        """The leases whose time is over, with their `quarantine_s`; all of them unless there is a limit."""
         found = self._connection.execute(
-            f"SELECT {rows.LEASE} FROM leases WHERE coalesce(quarantined_until, expires_at) <= ? LIMIT ?",
+            f"SELECT quarantine_s, {rows.LEASE} FROM leases"
+            " WHERE coalesce(quarantined_until, expires_at) <= ? LIMIT ?",
             (now, limit),
         )
-        return [rows.lease_of(row) for row in found]
+        return [(rows.lease_of(row[1:]), row[0]) for row in found]
 
     # -- inventory and servers -------------------------------------------------------------------------------
 
@@ -128,7 +133,8 @@ class Book:
         (epoch,) = self._one("UPDATE book SET epoch = epoch + 1 RETURNING epoch")
         lease = take(slice, server, epoch, now, ttl_s, standing)
         self._connection.execute(
-            f"INSERT INTO leases ({rows.LEASE}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows.lease_row(lease)
+            f"INSERT INTO leases (quarantine_s, {rows.LEASE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._quarantine_s, *rows.lease_row(lease)),
         )
         self._enter_lease(now, LeaseEvent.TAKEN, lease, f"for {ttl_s:g} s unless renewed")
         return lease
@@ -156,8 +162,8 @@ class Book:
 
     def lapse(self, now: float) -> int:
         due = self.due(now)
-        for lease in due:
-            for event, at, after in lapses(lease, now, self._quarantine_s):
+        for lease, quarantine_s in due:
+            for event, at, after in lapses(lease, now, quarantine_s):
                 self._enter_lease(at, event, after)
                 lease = after
             self._store(lease)
@@ -167,8 +173,7 @@ class Book:
         """The host has rebooted: what was live ended when this boot began (zero of its clock), or before."""
         self._connection.execute("UPDATE book SET boot_id = ?, version = version + 1", (boot_id,))
         self._connection.execute(
-            "UPDATE leases SET expires_at = 0, quarantined_until = CASE state WHEN 'quarantined' THEN ? END",
-            (self._quarantine_s,),
+            "UPDATE leases SET expires_at = 0, quarantined_until = CASE state WHEN 'quarantined' THEN quarantine_s END"
         )
         self._enter(0, "host_started", detail=f"boot {boot_id}")
         self.lapse(now)

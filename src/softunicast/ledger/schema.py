@@ -63,6 +63,7 @@ TABLES = (
         epoch INTEGER NOT NULL UNIQUE,
         state TEXT NOT NULL CHECK (state IN ('held', 'draining', 'quarantined')),
         expires_at REAL NOT NULL,
+        quarantine_s REAL NOT NULL,
         quarantined_until REAL CHECK ((quarantined_until IS NOT NULL) = (state = 'quarantined'))
     ) STRICT, WITHOUT ROWID""",
     """CREATE INDEX leases_due ON leases (coalesce(quarantined_until, expires_at))""",

@@ -47,7 +47,7 @@ class SqliteLedger(Ledger):
     ) -> SqliteLedger:
         """Open the file, or make it (mode 0600; its directory must exist). Raises LedgerError.
 
-        `clock`: the host's unless told. `quarantine_s` is the same for all agents on a ledger.
+        `clock`: the host's unless told. `quarantine_s` is for the leases that are taken here.
         """
         ledger = cls(path, clock or HostClock(), quarantine_s)
         try:
