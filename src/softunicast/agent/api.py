@@ -30,6 +30,7 @@ from softunicast.core.ledger import HISTORY_LIMIT_MAX
 from softunicast.core.slices import Slice
 from softunicast.kernel.explain import Explanation
 from softunicast.kernel.frames import End, build
+from softunicast.observe.logs import Log
 
 GROUP: Final = "softunicast"
 REQUESTS_MAX: Final = 32  # at a time; people and scripts on one host
@@ -46,8 +47,9 @@ Explain = Callable[[bytes, str, bool], Explanation]
 class Api:
     """Serves one daemon on one socket."""
 
-    def __init__(self, daemon: Daemon, explain: Explain, path: Path) -> None:
+    def __init__(self, daemon: Daemon, explain: Explain, path: Path, log: Log) -> None:
         self._daemon = daemon
+        self._log = log
         self._explain = explain
         self._path = path
         self._slots = asyncio.Semaphore(REQUESTS_MAX)
@@ -90,6 +92,9 @@ class Api:
                 return _refusal(503, error.what, error.fix, error.exit_code)
             except web.HTTPException as error:
                 return _refusal(error.status, f"{request.method} {request.path}: {error.reason}", None, 2)
+            except Exception as error:  # a defect of ours must not look like an agent that is gone
+                self._log.exception("defect", request=f"{request.method} {request.path}")
+                return _refusal(500, f"defect: {type(error).__name__}: {error}", "see the agent's log", 1)
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -164,8 +169,7 @@ class Api:
         return web.json_response(await self._daemon.kernel(self._daemon.effects.datapath.traffic))
 
     async def _explained(self, request: web.Request) -> web.Response:
-        body = await request.text()
-        question = _Question.read(body)
+        question = _Question.read(await request.read())
         async with self._walk:
             found = await self._daemon.kernel(
                 self._explain, question.frame, question.interface, question.leaving
@@ -191,7 +195,7 @@ class _Question:
         self.frame, self.interface, self.leaving = frame, interface, leaving
 
     @classmethod
-    def read(cls, body: str) -> _Question:
+    def read(cls, body: bytes) -> _Question:
         try:
             asked = json.loads(body)
         except ValueError:

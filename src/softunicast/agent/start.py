@@ -99,7 +99,7 @@ async def _run(config: Config, me: Server) -> None:
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
     effects = NodeEffects(datapath, host, config.uplink.interface, me.name)
     daemon = Daemon(config, me, ledger, kernel, effects, timing, log)
-    api = Api(daemon, partial(explain, datapath), Path(config.agent.socket))
+    api = Api(daemon, partial(explain, datapath), Path(config.agent.socket), log)
     restore = not datapath.adopted
     try:
         await daemon.begin()

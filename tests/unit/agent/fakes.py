@@ -62,7 +62,7 @@ class Log:
         self.names.append(event)
         self.fields.append(fields)
 
-    debug = warning = error = info
+    debug = warning = error = exception = info
 
 
 class Calls:
