@@ -131,6 +131,8 @@ int egress_out(struct __sk_buff *skb)
 	key.protocol = packet.protocol;
 	now = bpf_ktime_get_coarse_ns();
 	flow = bpf_map_lookup_elem(&flows, &key);
+	if (flow && packet.ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
+		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
 	if (flow && (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) &&
 	    !refresh(flow, &key, packet.tcp_flags, now)) {
 		bpf_map_delete_elem(&flows, &key);
@@ -138,8 +140,6 @@ int egress_out(struct __sk_buff *skb)
 	}
 	if (!flow)
 		return first_packet(skb, &packet, &key, onramp, now);
-	if (packet.ttl <= 1)
-		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
 	return send_or_drop(skb, &packet, flow, now);
 }
 
@@ -186,10 +186,10 @@ int egress_in(struct __sk_buff *skb)
 	expires = *(volatile __u64 *)&claim->expires_ns;
 	if (expires <= now || expires == CLAIM_BUSY)
 		return TC_ACT_UNSPEC;
-	if (packet.protocol == IPPROTO_TCP)
-		seen_reply(claim, &packet, now, expires);
 	if (packet.ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);
+	if (packet.protocol == IPPROTO_TCP)
+		seen_reply(claim, &packet, now, expires);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;
 	onramp = claim->flow.onramp;

@@ -50,8 +50,11 @@ def tcp(
     ttl: int = 64,
     macs: Macs = FROM_CLIENT,
     options: list[Any] | None = None,
+    ip_options: list[Any] | None = None,
     **fields: Any,
 ) -> bytes:
+    if ip_options:
+        fields["options"] = ip_options
     segment = TCP(sport=end(source)[1], dport=end(destination)[1], flags=flags, seq=5, options=options or [])
     return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / segment / Raw(payload))
 

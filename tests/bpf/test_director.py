@@ -12,7 +12,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 from tests.bpf import frames
 from tests.bpf.frames import (
     FROM_WIRE,
@@ -132,7 +132,7 @@ ERROR = ICMP(type=3, code=3) / IP(src=HERE[:-5], dst="203.0.113.1") / UDP(sport=
     ],
 )
 def test_ours_without_a_port(
-    world: World, to: str, reason: str, content: object, fields: dict[str, int]
+    world: World, to: str, reason: str, content: Packet, fields: dict[str, int]
 ) -> None:
     frame = frames.packet(REMOTE, to, content, FROM_WIRE, **fields)
     ran = world.director(frame)

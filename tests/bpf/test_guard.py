@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 from scapy.layers.inet import ICMP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 from tests.bpf import frames
 from tests.bpf.frames import REMOTE, TO_WIRE, arp, changed, echo, tagged, tcp, udp
-from tests.bpf.world import ME, UPLINK, SlotOwner, World, slot_changed, state
+from tests.bpf.world import ME, UPLINK, World, slot_changed, state
 
+from softunicast.core.desired import SlotOwner
 from softunicast.kernel import abi
 
 HELD, FOREIGN, EXPIRED, NOBODY = (f"198.51.100.10:{port}" for port in (2049, 4097, 6145, 9000))
@@ -79,7 +80,7 @@ WITHOUT_PORT = [
 @pytest.mark.parametrize("source", [HELD, FOREIGN, NOBODY, UNKNOWN_ADDRESS])
 @pytest.mark.parametrize(("reason", "content", "fields"), WITHOUT_PORT)
 def test_a_port_that_cannot_be_read_cannot_be_checked(
-    world: World, source: str, reason: str, content: object, fields: dict[str, int]
+    world: World, source: str, reason: str, content: Packet, fields: dict[str, int]
 ) -> None:
     assert world.guard(frames.packet(source, REMOTE, content, TO_WIRE, **fields)).reason == reason
     other = world.guard(frames.packet(OWN_ADDRESS, REMOTE, content, TO_WIRE, **fields))
