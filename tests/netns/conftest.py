@@ -1,0 +1,54 @@
+"""Labs for the tests of `pair`: built when a module asks, removed with it, nothing left."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from softunicast.kernel import namespaces
+from softunicast.lab import build, pair, state
+
+if TYPE_CHECKING:
+    from tests.netns.pair_lab import PairLab
+
+pytest.register_assert_rewrite("tests.netns.pair_lab")
+
+
+@pytest.fixture(scope="module")
+def labs_apart() -> Iterator[Path]:
+    """Labs of this module are not those of the host. A short path: sockets are made below it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="su-", dir="/run") as name,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(state, "RUN_DIR", Path(name))
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def make_pair(labs_apart: Path) -> Iterator[Callable[..., PairLab]]:
+    """Builds a lab `pair` with the options of `pair.pair`; it lives as long as the module."""
+    from tests.netns.pair_lab import PairLab
+
+    made: list[str] = []
+    with ExitStack() as stack:
+
+        def make(**options: int) -> PairLab:
+            made.append(f"t{secrets.token_hex(4)}")
+            return PairLab(stack.enter_context(build.running(pair.pair(**options), made[-1])))
+
+        yield make
+    left = [path.name for path in namespaces.NETNS_DIR.iterdir() if any(name in path.name for name in made)]
+    assert [*left, *labs_apart.iterdir()] == []
+
+
+@pytest.fixture(scope="module")
+def pair_lab(make_pair: Callable[..., PairLab]) -> PairLab:
+    """A lab as `softunicast lab up pair` builds it."""
+    return make_pair()

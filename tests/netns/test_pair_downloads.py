@@ -1,0 +1,160 @@
+"""The main job in `pair`: real downloads through one shared address, and agents that come and go meanwhile."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+from tests.netns.pair_lab import PairLab, eventually
+
+from softunicast.core.slices import Slice
+from softunicast.lab import peers
+from softunicast.lab.pair import CLIENT, ECHO_PORT, HTTP_PORT, INTERNET, SERVER_OF, SHARED
+
+DOWNLOADS = 200
+BYTES = 1 << 20
+
+
+def answers(children: dict[str, subprocess.Popen[str]]) -> dict[str, dict[str, object]]:
+    """What each probe printed, once it has ended."""
+    return {name: json.loads(child.communicate(timeout=90)[0]) for name, child in children.items()}
+
+
+def inside(slice_: Slice, address: str, port: int) -> bool:
+    return slice_.contains(Slice.of(IPv4Address(address), port, 1))
+
+
+@pytest.fixture(scope="module")
+def downloaded(pair_lab: PairLab) -> dict[str, dict[str, object]]:
+    """What both clients say of their downloads, all of them at once in a lab that had no traffic before."""
+    peers.forget(pair_lab.lab)
+    count = ("--count", str(DOWNLOADS), "--bytes", str(BYTES))
+    return answers({client: pair_lab.download(client, *count) for client in SERVER_OF})
+
+
+class TestDownloads:
+    def test_all_complete_with_the_right_checksum(self, downloaded: dict[str, dict[str, object]]) -> None:
+        for client in SERVER_OF:
+            assert downloaded[client]["failures"] == {}
+            assert downloaded[client]["completed"] == DOWNLOADS
+
+    def test_every_source_is_in_the_slice_of_the_sending_server(
+        self, pair_lab: PairLab, downloaded: dict[str, dict[str, object]]
+    ) -> None:
+        seen = peers.seen(pair_lab.lab)
+        for client, server in SERVER_OF.items():
+            held = pair_lab.slice_of(server)
+            sources = [(peer.address, peer.port) for peer in seen if peer.label == client]
+            assert len(sources) == DOWNLOADS
+            assert [source for source in sources if not inside(held, *source)] == []
+        assert pair_lab.slice_of("server1") != pair_lab.slice_of("server2")
+
+    def test_about_half_of_the_replies_were_steered(
+        self, pair_lab: PairLab, downloaded: dict[str, dict[str, object]]
+    ) -> None:
+        traffic = [pair_lab.ask(server, "/v1/traffic") for server in SERVER_OF.values()]
+        here = sum(counts["here"] for counts in traffic)
+        steered = [counts["steered"] for counts in traffic]
+        assert min(steered) > 0
+        assert 0.35 < sum(steered) / here < 0.65
+
+    def test_nothing_was_dropped(self, pair_lab: PairLab, downloaded: dict[str, dict[str, object]]) -> None:
+        for server in SERVER_OF.values():
+            assert {reason: n for reason, n in pair_lab.drops(server).items() if n} == {}
+
+    def test_flows_are_listed_as_the_internet_saw_them(
+        self, pair_lab: PairLab, downloaded: dict[str, dict[str, object]]
+    ) -> None:
+        seen = peers.seen(pair_lab.lab)
+        for client, server in SERVER_OF.items():
+            expected = {f"{peer.address}:{peer.port}" for peer in seen if peer.label == client}
+            assert expected <= {local for _, _, local, _ in pair_lab.flows(server)}
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_both_clients_from_the_same_source_to_the_same_destination(pair_lab: PairLab, protocol: str) -> None:
+    source = f"{CLIENT}:41000"
+    peers.forget(pair_lab.lab)
+    talks = {
+        client: pair_lab.probe(
+            client,
+            *("echo", "--protocol", protocol, "--source-port", "41000"),
+            *("--destination", f"{INTERNET}:{ECHO_PORT}", "--count", "60", "--delay-s", "0.02"),
+        )
+        for client in SERVER_OF
+    }
+
+    def both() -> bool:
+        return all(
+            any(flow[:2] == (protocol, source) for flow in pair_lab.flows(server))
+            for server in SERVER_OF.values()
+        )
+
+    eventually(both, "both servers have the flow while both clients talk")
+    assert all(child.poll() is None for child in talks.values()), "they talk at the same time"
+    for answer in answers(talks).values():
+        assert (answer["local"], answer["echoed"], answer["failure"]) == (source, 60, None)
+    apart = {(peer.address, peer.port) for peer in peers.seen(pair_lab.lab) if peer.protocol == protocol}
+    assert len(apart) == 2
+    assert {address for address, _ in apart} == {str(SHARED)}
+
+
+class TestAgentsComeAndGo:
+    """Agents end and start in the middle of downloads that the server spreads over some seconds."""
+
+    OVER_S = 9
+    ECHOES = 700
+
+    @pytest.fixture
+    def running(self, pair_lab: PairLab) -> Iterator[dict[str, subprocess.Popen[str]]]:
+        size = ("--bytes", str(BYTES // 4), "--over-s", str(self.OVER_S))
+        children = {
+            client: pair_lab.download(client, "--count", str(DOWNLOADS), *size) for client in SERVER_OF
+        }
+        # A packet lost would be repeated by TCP and not be seen; a lost datagram is an echo that never comes.
+        children["datagrams"] = pair_lab.probe(
+            "client1",
+            *("echo", "--protocol", "udp", "--source-port", "42000", "--count", str(self.ECHOES)),
+            *("--destination", f"{INTERNET}:{ECHO_PORT}", "--delay-s", "0.01"),
+        )
+        try:
+            yield children
+        finally:
+            for child in children.values():
+                child.kill()
+                child.communicate()
+
+    def test_none_fails(self, pair_lab: PairLab, running: dict[str, subprocess.Popen[str]]) -> None:
+        servers = tuple(SERVER_OF.values())
+        for server in servers:
+            eventually(lambda server=server: self.open_downloads(pair_lab, server) == DOWNLOADS, "all run")
+        slices = {server: pair_lab.slice_of(server) for server in servers}
+
+        pair_lab.end_agents(signal.SIGKILL)
+        for server in servers:
+            config = pair_lab.config(server)
+            config.write_text(config.read_text().replace("[agent]", '[agent]\non_stop = "keep"'))
+        pair_lab.start_agents()
+        pair_lab.end_agents(signal.SIGTERM)
+        pair_lab.start_agents()
+
+        assert [name for name, child in running.items() if child.poll() is not None] == [], "too slow to tell"
+        for server in servers:
+            assert pair_lab.ask(server, "/v1/status")["adopted"]
+            assert pair_lab.slice_of(server) == slices[server]
+            assert self.open_downloads(pair_lab, server) == DOWNLOADS
+        found = answers(running)
+        for client in SERVER_OF:
+            assert (found[client]["failures"], found[client]["completed"]) == ({}, DOWNLOADS)
+        assert (found["datagrams"]["failure"], found["datagrams"]["echoed"]) == (None, self.ECHOES)
+
+    @staticmethod
+    def open_downloads(pair_lab: PairLab, server: str) -> int:
+        return sum(
+            flow["state"] == "established" and flow["remote"] == f"{INTERNET}:{HTTP_PORT}"
+            for flow in pair_lab.ask(server, "/v1/flows?limit=100000&protocol=tcp")["flows"]
+        )
