@@ -34,7 +34,7 @@ ANYTHING = bytes(range(256)) * 6
 
 def open_flow(world: World, kind: str) -> str:
     """Sends a client's first packet; returns the local end."""
-    first = {"tcp": tcp, "udp": udp, "echo": echo}[kind]()
+    first = {"tcp": tcp(), "udp": udp(), "echo": echo()}[kind]
     return local_end(world.out(first).frame)
 
 
