@@ -14,12 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from softunicast.kernel import namespaces
-from softunicast.lab import processes
+from tests.netns.traces import traces
 
 TIMEOUT_S = 60.0
-MARK = "SOFTUNICAST_TEST"
 # The program with its directory moved, so that `down --all` here never meets somebody else's labs.
 PROGRAM = """
 import sys
@@ -42,7 +39,7 @@ class Host:
         argv = [sys.executable, "-c", PROGRAM, str(self.run_dir), "lab", *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            argv, env={**os.environ, MARK: self.lab}, stdin=stdin, stdout=pipe, stderr=pipe, text=True
+            argv, env={**os.environ, "TEST_OF": self.lab}, stdin=stdin, stdout=pipe, stderr=pipe, text=True
         )
 
     def run(self, *arguments: str, typed: str = "") -> tuple[int, str, str]:
@@ -51,25 +48,8 @@ class Host:
         return process.returncode, output, complaint
 
     def left(self) -> list[str]:
-        """Namespaces, mounts, files, and processes that anything started here has left."""
-        names = [f"namespace {path.name}" for path in namespaces.NETNS_DIR.iterdir() if self.lab in path.name]
-        mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if self.lab in line]
-        marked = [
-            f"process {pid}"
-            for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
-            if self._ours(pid)
-        ]
-        return names + mounts + marked + [str(entry) for entry in self.run_dir.iterdir()]
-
-    def _ours(self, pid: int) -> bool:
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            return False
-        return (
-            f"{MARK}={self.lab}".encode() in environment.split(b"\0")
-            and processes.start_ticks(pid) is not None
-        )
+        """What anything started here has left."""
+        return traces(self.lab, self.run_dir)
 
 
 @pytest.fixture
@@ -187,7 +167,7 @@ def test_killed_builders_leave_nothing_that_down_does_not_find(host: Host) -> No
     print(f"seed {seed}")
     moments = random.Random(seed)
     length = _time_of_up(host)
-    for _ in range(12):
+    for _ in range(8):
         moment = moments.uniform(0.2, 1.0) * length
         with host.start("up", "pair", "--no-agents", "--id", host.lab) as process:
             time.sleep(moment)

@@ -17,7 +17,7 @@ from softunicast.core.errors import InputError, UnknownNameError
 if TYPE_CHECKING:
     from softunicast.lab.demo import Report
 
-REPORT_WIDTH = 150  # of the demo's table when it goes into a file
+REPORT_WIDTH = 140  # of the demo's table when it goes into a file
 
 
 @click.group(no_args_is_help=True)

@@ -113,7 +113,7 @@ def start(lab: Lab, node: str) -> Process:
 
 
 def wait_ready(lab: Lab, agents: Mapping[str, Process], say: Callable[[str], None]) -> None:
-    """Wait until every agent answers and holds a slice.
+    """Wait until every agent answers and its data path opens flows.
 
     When one ends or is late, says the end of its log and raises LabError.
     """
@@ -127,17 +127,21 @@ def wait_ready(lab: Lab, agents: Mapping[str, Process], say: Callable[[str], Non
                 del waiting[node]
         if waiting and time.monotonic() > deadline:
             raise processes.failed(
-                lab, next(iter(waiting.values())), f"held no slice within {READY_TIMEOUT_S:.0f} s", say
+                lab, next(iter(waiting.values())), f"opened no flows within {READY_TIMEOUT_S:.0f} s", say
             )
         time.sleep(READY_POLL_S)
 
 
 def is_ready(lab: Lab, node: str) -> bool:
-    """Whether the node's agent answers and holds a slice."""
+    """Whether the node's data path opens flows: every pool has a slice in the kernel, and its on-ramps.
+
+    Not /v1/status: a lease may be settled a moment before the kernel is told.
+    """
     try:
-        return int(ask(lab, node, "/v1/status")["leases_held"]) > 0
+        pools = ask(lab, node, "/v1/pools")
     except AgentUnreachableError:
         return False
+    return bool(pools) and all(pool["slices"] and pool["onramps"] for pool in pools)
 
 
 def ask(lab: Lab, node: str, path: str) -> Any:

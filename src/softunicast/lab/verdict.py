@@ -87,7 +87,7 @@ def _ports(facts: Facts, client: str, server: str) -> Check:
     if outside:
         seen += f"; outside: {', '.join(outside[:3])}"
     return Check(
-        f"{client}: sources that the internet saw",
+        f"{client}: sources seen by the internet",
         f"{wanted} in {', '.join(map(str, held)) or 'no slice'} of {server}",
         seen,
         not outside and len(ports) == wanted,
@@ -105,7 +105,7 @@ def _steered(facts: Facts) -> Check:
     by = ", ".join(f"{packets} by {server}" for server, packets in facts.steered.items())
     return Check(
         "replies that reached the other server",
-        "about half, steered to the owner by both",
+        "about half, steered to their owner",
         f"{share:.0%} of {replies}: {by}",
         STEERED_LEAST <= share <= STEERED_MOST and all(facts.steered.values()),
     )
@@ -120,12 +120,12 @@ def _same_source(facts: Facts) -> Check:
         or answer["echoed"] != answer["count"]
     ]
     apart = {(peer.protocol, peer.address, peer.port) for peer in facts.echo_peers}
-    shown = ", ".join(f"{protocol} {address}:{port}" for protocol, address, port in sorted(apart))
+    shown = ", ".join(f"{protocol} {port}" for protocol, _, port in sorted(apart))
     echoed = sum(answer["echoed"] for answer in facts.echoes.values())
     return Check(
         f"both clients as {facts.source} at once",
-        "every echo right, each client another source outside",
-        "; ".join([f"{echoed} echoes, seen as {shown}", *failures]),
+        "every echo right, sources differ outside",
+        "; ".join([f"{echoed} echoes, as ports {shown}", *failures]),
         bool(facts.echoes) and not failures and len(apart) == len(facts.echoes),
     )
 
@@ -134,7 +134,7 @@ def _guarded(forged: Forged) -> Check:
     named = f"{forged.dropped} dropped as {forged.reason}" if forged.reason is not None else "not dropped"
     return Check(
         f"{forged.sent} packets forged as {forged.source}",
-        "none leaves; counted under a name",
-        f"{named}; {'they reached the internet' if forged.arrived else 'none reached the internet'}",
+        "none leaves, a counter names them",
+        f"{named}; {'they arrived' if forged.arrived else 'none arrived'}",
         forged.reason is not None and forged.dropped == forged.sent and not forged.arrived,
     )

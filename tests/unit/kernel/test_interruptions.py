@@ -10,27 +10,40 @@ import pytest
 from softunicast.kernel import interruptions
 
 
-def test_an_interruption_waits_for_the_end_of_the_block() -> None:
-    done = []
-    with pytest.raises(KeyboardInterrupt), interruptions.deferred():
+def interrupted(done: list[str]) -> None:
+    with interruptions.deferred():
         signal.raise_signal(signal.SIGINT)
         done.append("rest of the block")
+
+
+def test_an_interruption_waits_for_the_end_of_the_block() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(done)
     assert done == ["rest of the block"]
 
 
 def test_blocks_nest() -> None:
-    done = []
-    with pytest.raises(KeyboardInterrupt), interruptions.deferred():
+    done: list[str] = []
+
+    def nested() -> None:
         with interruptions.deferred():
-            signal.raise_signal(signal.SIGINT)
-        done.append("rest of the outer block")
-    assert done == ["rest of the outer block"]
+            interrupted(done)
+            done.append("rest of the outer block")
+
+    with pytest.raises(KeyboardInterrupt):
+        nested()
+    assert done == ["rest of the block", "rest of the outer block"]
 
 
 def test_an_error_of_the_block_is_not_lost() -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, interruptions.deferred():
-        signal.raise_signal(signal.SIGINT)
-        raise ValueError("of the block")
+    def failing() -> None:
+        with interruptions.deferred():
+            interrupted([])
+            raise ValueError("of the block")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        failing()
     assert isinstance(caught.value.__context__, ValueError)
 
 

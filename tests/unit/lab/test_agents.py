@@ -60,13 +60,20 @@ class TestAsk:
 
         threading.Thread(target=serve, daemon=True).start()
 
-    def test_an_answer_is_decoded(self, listener: socket.socket) -> None:
-        self.answer(listener, "200 OK", json.dumps({"leases_held": 1}).encode())
-        assert agents.is_ready(LAB, "server1")
-
-    def test_no_slice_yet_is_not_ready(self, listener: socket.socket) -> None:
-        self.answer(listener, "200 OK", json.dumps({"leases_held": 0}).encode())
-        assert not agents.is_ready(LAB, "server1")
+    @pytest.mark.parametrize(
+        ("pools", "ready"),
+        [
+            ([{"slices": ["198.51.100.10:2048-4095"], "onramps": ["clients"]}], True),
+            ([{"slices": [], "onramps": ["clients"]}], False),
+            ([{"slices": ["198.51.100.10:2048-4095"], "onramps": []}], False),
+            ([], False),
+        ],
+    )
+    def test_ready_is_what_clients_can_use(
+        self, listener: socket.socket, pools: list[dict[str, list[str]]], ready: bool
+    ) -> None:
+        self.answer(listener, "200 OK", json.dumps(pools).encode())
+        assert agents.is_ready(LAB, "server1") is ready
 
     @pytest.mark.parametrize(
         ("status", "body", "why"),

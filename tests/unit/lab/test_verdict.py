@@ -18,7 +18,7 @@ SLICES = {
     "server2": (Slice.parse(f"{SHARED}:4096-6143"),),
 }
 FIRST = {"client1": 2048, "client2": 4096}
-SOURCE = "10.0.0.2:40000"
+SOURCE = "10.0.0.2:9000"
 
 
 def download(**different: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def with_forged(**different: Any) -> Callable[[Facts], Facts]:
     return lambda facts: replace(facts, forged=replace(facts.forged, **different))
 
 
-DOWN, OUT = "client2: 3 downloads at once", "client2: sources that the internet saw"
+DOWN, OUT = "client2: 3 downloads at once", "client2: sources seen by the internet"
 STEERED, SAME = "replies that reached the other server", f"both clients as {SOURCE} at once"
 FORGED = f"3 packets forged as {SHARED}:6143"
 
@@ -102,7 +102,7 @@ FORGED = f"3 packets forged as {SHARED}:6143"
         ),
         (peers_less, [OUT]),
         (one_outside, [OUT]),
-        (peers_swapped, ["client1: sources that the internet saw", OUT]),
+        (peers_swapped, ["client1: sources seen by the internet", OUT]),
         (lambda facts: replace(facts, slices={**SLICES, "server2": ()}), [OUT]),
         (lambda facts: replace(facts, steered={"server1": 0, "server2": 500}), [STEERED]),
         (lambda facts: replace(facts, steered={"server1": 20, "server2": 20}), [STEERED]),
@@ -110,7 +110,7 @@ FORGED = f"3 packets forged as {SHARED}:6143"
         (lambda facts: replace(facts, here={"server1": 0, "server2": 0}), [STEERED]),
         (with_echo(failure="timeout"), [SAME]),
         (with_echo(echoed=4), [SAME]),
-        (with_echo(local="10.0.0.2:40001"), [SAME]),
+        (with_echo(local="10.0.0.2:9001"), [SAME]),
         (lambda facts: replace(facts, echo_peers=facts.echo_peers[:-1]), [SAME]),
         (lambda facts: replace(facts, echoes={}, echo_peers=[]), [SAME]),
         (with_forged(arrived=True), [FORGED]),
