@@ -30,7 +30,7 @@ class FakeClock:
     def boot_id(self) -> str:
         return self.boot
 
-    def boottime_s(self) -> float:
+    def uptime_s(self) -> float:
         return self.up_s
 
     def wall_s(self) -> float:

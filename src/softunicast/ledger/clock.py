@@ -1,8 +1,9 @@
 """The clocks of a host: which boot this is, how long it has lasted, and what the wall says.
 
-Whether a lease is over is judged by boot id and CLOCK_BOOTTIME, which runs on while the machine is suspended
-and which nobody can set; the wall clock only dates the history for people. All processes of a host see the
-same values, so they agree on every expiry. Tests pass a clock of their own.
+Whether a lease is over is judged by boot id and CLOCK_MONOTONIC, which nobody can set. It is the clock of the
+deadlines in the kernel too, and must be: it stands still while the machine is suspended, so a ledger that counted
+on would give slices away that this machine's kernels still use. The wall clock only dates the history for people.
+All processes of a host see the same values, so they agree on every expiry. Tests pass a clock of their own.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Clock(Protocol):
     def boot_id(self) -> str:
         """A text that differs after every boot of the machine."""
 
-    def boottime_s(self) -> float:
-        """Seconds since that boot; never goes back."""
+    def uptime_s(self) -> float:
+        """Seconds since that boot, without suspended time; never goes back."""
 
     def wall_s(self) -> float:
         """Unix time in seconds (UTC); may jump either way."""
@@ -39,8 +40,8 @@ class HostClock:
     def boot_id(self) -> str:
         return self._boot_id
 
-    def boottime_s(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    def uptime_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
 
     def wall_s(self) -> float:
         return time.time()

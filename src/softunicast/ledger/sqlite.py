@@ -65,7 +65,7 @@ class SqliteLedger(Ledger):
         self._worker.shutdown(wait=False)
 
     def now(self) -> float:
-        return self._clock.boottime_s()
+        return self._clock.uptime_s()
 
     async def snapshot(self) -> Snapshot:
         return await self._read(lambda: self._book.snapshot())

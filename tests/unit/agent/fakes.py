@@ -44,7 +44,7 @@ class Time:
     def boot_id(self) -> str:
         return "boot"
 
-    def boottime_s(self) -> float:
+    def uptime_s(self) -> float:
         return self.now_s
 
     def wall_s(self) -> float:
