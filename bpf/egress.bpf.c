@@ -70,7 +70,7 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 	if (!begins(packet))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
 	reason = open_flow(skb, key, &flow, onramp->pool, now);
-	error = packet->protocol == IPPROTO_ICMP ? UNREACHABLE_PROHIBITED : UNREACHABLE_HOST;
+	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
 		return reject(skb, packet, onramp, reason, ERROR(ICMP_UNREACHABLE, error));
 	return send_or_drop(skb, packet, &flow, now);

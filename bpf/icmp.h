@@ -7,9 +7,9 @@
 #include "count.h"
 #include "rewrite.h"
 
-#define UNREACHABLE_HOST 1        /* RFC 6888 REQ-11 B: no port could be mapped */
+#define UNREACHABLE_HOST 1        /* RFC 6888 REQ-11 B: no port could be mapped; only TCP gives up at once */
 #define UNREACHABLE_NET 0
-#define UNREACHABLE_PROHIBITED 13 /* RFC 5508 REQ-8: no resources for a query */
+#define UNREACHABLE_PROHIBITED 13 /* RFC 5508 REQ-8: no resources for a query; a UDP socket fails with it too */
 
 struct quote { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
 	__u8 bytes[80];

@@ -61,7 +61,7 @@ def check_full(world: World, protocol: str, number: int, remote: str = "203.0.11
     frame = first_packet(protocol, number, remote)
     ran = world.out(frame)
     assert dict(ran.counted) == {"slice_full": 1, "icmp_sent": 1}
-    assert ran.frame == refusal(frame, 3, 13 if protocol == "echo" else 1)
+    assert ran.frame == refusal(frame, 3, 1 if protocol == "tcp" else 13)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
