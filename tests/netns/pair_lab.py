@@ -219,7 +219,7 @@ class Capture:
 
     def read(self) -> list[Packet]:
         """What came in since the last time. Frames that this node sent are not among it."""
-        frames = []
+        frames: list[Packet] = []
         while True:
             try:
                 data, (_, _, kind, _, _) = self._socket.recvfrom(FRAME_BYTES_MAX)
