@@ -76,14 +76,13 @@ def up(name: str, lab_id: str | None, no_agents: bool) -> None:
 @show.json_option
 def status(lab_id: str | None, as_json: bool) -> None:
     """Labs of this host; with ID, the nodes of one: namespace, processes, agent."""
-    from softunicast.lab import state
+    from softunicast.lab import build, state
     from softunicast.lab import status as look
 
+    build.check_root()
     if lab_id is None:
-        labs = [look.summary(state.load(known)) for known in state.known()]
-        show.rows(
-            labs, _LAB_COLUMNS, as_json=as_json, empty="no lab is up; softunicast lab up pair builds one"
-        )
+        empty = "no lab is up; softunicast lab up pair builds one"
+        show.rows(look.summaries(), _LAB_COLUMNS, as_json=as_json, empty=empty)
         return
     lab = state.load(lab_id)
     found = look.nodes(lab)

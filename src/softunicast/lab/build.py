@@ -154,7 +154,10 @@ def _set_sysctls(node: Node) -> None:
 
 
 def _ip(lab: Lab, node: str, lines: tuple[str, ...]) -> None:
-    done = namespaces.run_in(lab.namespace(node), _ip_batch, "\n".join(lines))
+    try:
+        done = namespaces.run_in(lab.namespace(node), _ip_batch, "\n".join(lines))
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"cannot wire node {node}: ip did not end within {IP_TIMEOUT_S:.0f} s") from error
     if done.returncode != 0:
         raise LabError(f"cannot wire node {node}: ip says: {' '.join(done.stderr.split())}")
 

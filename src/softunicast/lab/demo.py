@@ -50,6 +50,8 @@ class Report:
 def run(keep: bool, say: Say) -> Report:
     """Build the lab, make traffic, judge, and remove the lab unless it is to be kept. An error always removes it."""
     start = time.monotonic()
+    build.check_root()
+    processes.check_program("curl", "curl")
     lab_id = f"demo-{secrets.token_hex(2)}"
     with build.running(pair.pair(), lab_id, keep=keep, say=say) as lab:
         checks = judge(gather(lab, say))

@@ -129,7 +129,7 @@ def claimed(lab: Lab) -> Iterator[None]:
     with ExitStack() as held:
         with _opened(RUN_DIR) as everything:
             fcntl.flock(everything, fcntl.LOCK_EX)
-            coming.mkdir(mode=0o755)
+            coming.mkdir(mode=0o700)  # whoever can open it can lock it
             held.callback(shutil.rmtree, coming, ignore_errors=True)
             fcntl.flock(held.enter_context(_opened(coming)), fcntl.LOCK_EX)
         _write(lab, coming)
@@ -165,9 +165,12 @@ def locked(lab_id: str) -> Iterator[Lab | None]:
 
 
 def is_locked(lab: Lab) -> bool:
-    """Whether somebody builds it or takes it down at this moment."""
-    with _opened(lab.directory) as descriptor:
-        return not _try_lock(descriptor)
+    """Whether somebody builds it or takes it down at this moment, or just has."""
+    try:
+        with _opened(lab.directory) as descriptor:
+            return not _try_lock(descriptor)
+    except FileNotFoundError:
+        return True
 
 
 def forget(lab: Lab) -> None:

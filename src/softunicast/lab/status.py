@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from softunicast.core.errors import AgentUnreachableError
+from softunicast.core.errors import AgentUnreachableError, UnknownNameError
 from softunicast.kernel import namespaces
 from softunicast.lab import agents, processes, state
 from softunicast.lab.state import Lab
 
 
-def condition(lab: Lab) -> str:
-    """`up`; `busy`: being built or taken down now; `broken`: its builder was killed, or a part is gone."""
-    if state.is_locked(lab):
-        return "busy"
-    whole = lab.ready and all(namespaces.inode(name) is not None for name in lab.nodes.values())
-    return "up" if whole else "broken"
+def summaries() -> list[dict[str, Any]]:
+    """Every lab of this host as a row."""
+    rows = []
+    for lab_id in state.known():
+        with suppress(UnknownNameError):  # taken down while we look
+            rows.append(summary(state.load(lab_id)))
+    return rows
 
 
 def summary(lab: Lab) -> dict[str, Any]:
@@ -29,6 +31,14 @@ def summary(lab: Lab) -> dict[str, Any]:
         "agents": list(lab.agents),
         "directory": str(lab.directory),
     }
+
+
+def condition(lab: Lab) -> str:
+    """`up`; `busy`: being built or taken down now; `broken`: its builder was killed, or a part is gone."""
+    if state.is_locked(lab):
+        return "busy"
+    whole = lab.ready and all(namespaces.inode(name) is not None for name in lab.nodes.values())
+    return "up" if whole else "broken"
 
 
 def nodes(lab: Lab) -> list[dict[str, Any]]:

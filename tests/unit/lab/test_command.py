@@ -35,14 +35,17 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert pair["nodes"] == ["client1", "client2", "server1", "server2", "router", "internet"]
 
 
+@pytest.mark.usefixtures("root")
 def test_status_without_labs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 
 
 @pytest.mark.usefixtures("nobody")
-@pytest.mark.parametrize("arguments", ["up pair", "down pair", "down --all", "exec client1 ls", "demo"])
-def test_without_root_everything_that_changes_something_ends_with_3(
+@pytest.mark.parametrize(
+    "arguments", ["up pair", "status", "status pair", "down pair", "down --all", "exec client1 ls", "demo"]
+)
+def test_without_root_everything_but_list_ends_with_3(
     arguments: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["lab", *arguments.split()]) == 3
@@ -68,5 +71,26 @@ def test_wrong_input_is_one_line_with_the_fix(
     arguments: str, line: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["lab", *arguments.split()]) == 2
+    assert capsys.readouterr().err == f"softunicast: {line}\n"
+    assert not run_dir.exists()
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("up pair", "the program ip is missing; fix: apt-get install iproute2"),
+        ("demo", "the program curl is missing; fix: apt-get install curl"),
+    ],
+)
+def test_a_missing_program_is_named_with_its_package(
+    arguments: str,
+    line: str,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert main(["lab", *arguments.split()]) == 3
     assert capsys.readouterr().err == f"softunicast: {line}\n"
     assert not run_dir.exists()
