@@ -88,6 +88,7 @@ static long try_port(__u32 index, struct search *search)
 		return search->full ? 1 : 0;
 	if (socket_holds(search->skb, &search->key)) {
 		bpf_map_delete_elem(&claims, &search->key);
+		search->reused = 0;
 		return 0;
 	}
 	search->found = 1;
