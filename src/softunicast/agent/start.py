@@ -26,7 +26,7 @@ from softunicast.agent.lock import StateLock
 from softunicast.agent.notify import notify
 from softunicast.agent.privileges import require_privileges
 from softunicast.core.config import Config
-from softunicast.core.errors import HostError, InputError
+from softunicast.core.errors import HostError, InputError, SoftunicastError
 from softunicast.core.records import Server
 from softunicast.kernel import links
 from softunicast.kernel.datapath import Datapath
@@ -109,6 +109,10 @@ async def _run(config: Config, me: Server) -> None:
         notify("READY=1")
         await daemon.run(stop)
         restore = config.agent.on_stop == "restore"
+    except Exception as error:
+        # One line is enough for what the operator can do something about; a defect needs the whole story.
+        log.error("agent failed", why=str(error), exc_info=not isinstance(error, SoftunicastError))
+        raise
     finally:
         notify("STOPPING=1")
         await api.stop()
