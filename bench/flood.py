@@ -1,4 +1,4 @@
-"""Drives bench/bpf/flood.bpf.c: makes packets by the million on one core, and counts what arrived.
+"""Drives the generators and sinks of bench/bpf: makes packets by the million on one core, counts what arrived.
 
 A run is one system call that makes, sends and forwards its packets entirely inside the kernel, in the calling
 thread: with one batch in flight at a time everything up to the far end's XDP drop happens before the next batch.
@@ -34,12 +34,13 @@ class Tally:
 
 
 class Flood:
-    """One generator with its sinks and its memory of what the path made of each flow."""
+    """One object of generators and sinks, `flood` with its memory of what the path made of each flow."""
 
-    def __init__(self, flows_max: int) -> None:
-        self._object = objects.load("flood", {"mapping": flows_max})
+    def __init__(self, name: str, flows_max: int) -> None:
+        self._object = objects.load(name, {"mapping": flows_max})
         self._frame = ffi.from_buffer(bytes(FRAME_BYTES))
         self.programs = self._object.programs
+        self.maps = self._object.maps
 
     def close(self) -> None:
         """Lets go of programs and maps."""

@@ -95,7 +95,7 @@ def lane(kind: type[Path] | None, flows_max: int) -> Iterator[Lane]:
     """Builds a lane, and removes it."""
     with ExitStack() as stack:
         built = stack.enter_context(world())
-        flood = Flood(flows_max)
+        flood = Flood("flood", flows_max)
         stack.callback(flood.close)
         mount_bpffs(built.folder / "sinks")
         path = kind(built) if kind is not None else None
@@ -105,10 +105,11 @@ def lane(kind: type[Path] | None, flows_max: int) -> Iterator[Lane]:
         # XDP on both far ends; with no path, the packets meet the sinks on the server's own interfaces.
         ends = ((INTERNET, "i0"), (CLIENT, "c0")) if path else ((SERVER, "onramp"), (SERVER, "uplink"))
         for program, (node, interface) in zip(("sink_out", "sink_in"), ends, strict=True):
-            built.inside(node, _attach, flood.programs[program], interface, built)
+            built.inside(node, attach_sink, flood.programs[program], interface, built)
         yield Lane(built, flood, path)
 
 
-def _attach(program: int, interface: str, built: World) -> None:
+def attach_sink(program: int, interface: str, built: World) -> None:
+    """Attaches an XDP program to an interface of the thread's namespace."""
     index, pin = socket.if_nametoindex(interface), built.folder / "sinks" / interface
     Link.attach(program, index, ATTACH_XDP, pin, XDP_NATIVE).close()

@@ -10,39 +10,9 @@
  */
 #include "flood.h"
 
-#define TTL 64
-
-static const __u32 first = 0;
-
 INLINE int make(struct xdp_md *xdp, struct control *control, const struct ends *ends, __u32 number)
 {
-	struct frame *frame = (void *)(long)xdp->data;
-	__u16 check;
-
-	if ((void *)(frame + 1) > (void *)(long)xdp->data_end)
-		return XDP_ABORTED;
-	copy(frame->eth.h_dest, control->to, ETH_ALEN);
-	copy(frame->eth.h_source, control->from, ETH_ALEN);
-	frame->eth.h_proto = be16(ETH_P_IP);
-	frame->ip.version = 4;
-	frame->ip.ihl = 5;
-	frame->ip.tos = 0;
-	frame->ip.tot_len = be16(FRAME_BYTES - ETH_HLEN);
-	frame->ip.id = 0;
-	frame->ip.frag_off = 0;
-	frame->ip.ttl = TTL;
-	frame->ip.protocol = IPPROTO_UDP;
-	frame->ip.saddr = ends->source;
-	frame->ip.daddr = ends->destination;
-	frame->ip.check = ~folded(ip_sum(ends, TTL));
-	frame->udp.source = ends->source_port;
-	frame->udp.dest = ends->destination_port;
-	frame->udp.len = be16(FRAME_BYTES - ETH_HLEN - sizeof(struct iphdr));
-	check = ~folded(udp_sum(ends, number));
-	frame->udp.check = check ? check : 0xffff;
-	frame->number = number;
-	zero_fill(frame->rest, sizeof(frame->rest));
-	return bpf_redirect(control->interface, 0);
+	return write_frame(xdp, control, ends, number) ? XDP_ABORTED : bpf_redirect(control->interface, 0);
 }
 
 SEC("xdp")

@@ -12,6 +12,7 @@
 #define CLIENTS_BITS 12 /* 4,096 clients in 10.1.0.0/16 */
 #define REMOTES_BITS 12 /* 4,096 destinations in 198.18.0.0/15 (RFC 2544) */
 #define REMOTE_PORT 443
+#define TTL 64
 
 enum order { ORDER_RISING, ORDER_RANDOM };
 
@@ -58,6 +59,8 @@ struct {
 	__type(key, __u32);
 	__type(value, struct mapping);
 } mapping SEC(".maps");
+
+static const __u32 first = 0;
 
 struct frame {
 	struct ethhdr eth;
@@ -124,4 +127,36 @@ INLINE __u64 udp_sum(const struct ends *ends, __u32 number)
 {
 	return (__u64)ends->source + ends->destination + ends->source_port + ends->destination_port +
 	       2 * be16(FRAME_BYTES - ETH_HLEN - sizeof(struct iphdr)) + be16(IPPROTO_UDP) + number;
+}
+
+/* Writes the whole packet. Returns 0, or nonzero when the frame has no room for it. */
+INLINE int write_frame(struct xdp_md *xdp, const struct control *control, const struct ends *ends, __u32 number)
+{
+	struct frame *frame = (void *)(long)xdp->data;
+	__u16 check;
+
+	if ((void *)(frame + 1) > (void *)(long)xdp->data_end)
+		return -1;
+	copy(frame->eth.h_dest, control->to, ETH_ALEN);
+	copy(frame->eth.h_source, control->from, ETH_ALEN);
+	frame->eth.h_proto = be16(ETH_P_IP);
+	frame->ip.version = 4;
+	frame->ip.ihl = 5;
+	frame->ip.tos = 0;
+	frame->ip.tot_len = be16(FRAME_BYTES - ETH_HLEN);
+	frame->ip.id = 0;
+	frame->ip.frag_off = 0;
+	frame->ip.ttl = TTL;
+	frame->ip.protocol = IPPROTO_UDP;
+	frame->ip.saddr = ends->source;
+	frame->ip.daddr = ends->destination;
+	frame->ip.check = ~folded(ip_sum(ends, TTL));
+	frame->udp.source = ends->source_port;
+	frame->udp.dest = ends->destination_port;
+	frame->udp.len = be16(FRAME_BYTES - ETH_HLEN - sizeof(struct iphdr));
+	check = ~folded(udp_sum(ends, number));
+	frame->udp.check = check ? check : 0xffff;
+	frame->number = number;
+	zero_fill(frame->rest, sizeof(frame->rest));
+	return 0;
 }
