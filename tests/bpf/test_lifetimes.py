@@ -1,0 +1,264 @@
+"""How long a claim lives, by what was seen of its conversation, and who may keep it alive.
+
+TCP as RFC 7857 section 2 draws it: opening until both sides have spoken, closing after both FINs or an RST,
+back to established when the client goes on after an RST (which anybody may have forged).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, local_end, tcp, udp
+from tests.bpf.world import World, state
+
+from softunicast.core.pools import Timers
+from softunicast.kernel import abi
+
+TIMERS = Timers(tcp_opening_s=100, tcp_established_s=1000, tcp_closing_s=50, udp_s=30, icmp_s=20)
+LIFETIMES = {"opening": 100, "established": 1000, "closing": 50}
+NS = 1_000_000_000
+TICK_NS = 100_000_000  # the data path's clock is coarse, and the test takes its time
+
+
+@pytest.fixture
+def timed(world: World) -> World:
+    world.reset(state(timers=TIMERS))
+    return world
+
+
+def claim(world: World) -> abi.Claim:
+    (found,) = world.claims().values()
+    return found
+
+
+def remaining_s(world: World) -> int:
+    """Until the claim expires, rounded up."""
+    left = claim(world).expires_ns - time.monotonic_ns()
+    assert -TICK_NS < left - round(left / NS) * NS < TICK_NS
+    return round(left / NS)
+
+
+def shown(world: World) -> str:
+    (_, (flow,)) = world.datapath.flows(1)
+    assert flow.expires_in_s == pytest.approx(remaining_s(world), abs=0.2)
+    return flow.state
+
+
+def age(world: World, seconds: int) -> None:
+    """Time goes by: the claim is that much nearer to its end, the flow to asking it."""
+    world.change_claims(expires_ns=claim(world).expires_ns - seconds * NS)
+    for flow in world.flows().values():
+        world.change_flows(refresh_ns=max(0, flow.refresh_ns - seconds * NS))
+
+
+class Conversation:
+    """One TCP conversation; `out` and `back` send one packet with the flags."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.local = local_end(world.out(tcp()).frame)
+
+    def out(self, flags: str) -> None:
+        assert self.world.out(tcp(flags=flags)).outcome == "out"
+
+    def back(self, flags: str) -> None:
+        assert self.world.back(tcp(REMOTE, self.local, flags, macs=FROM_WIRE)).outcome == "in"
+
+    def check(self, wanted: str) -> None:
+        assert (shown(self.world), remaining_s(self.world)) == (wanted, LIFETIMES[wanted])
+
+
+def test_opening_established_closing(timed: World) -> None:
+    talk = Conversation(timed)
+    talk.check("opening")
+    talk.back("SA")
+    talk.check("opening")
+    talk.out("A")
+    talk.check("established")
+    talk.out("FA")
+    talk.check("established")  # half closed: the peer may go on for long
+    talk.back("A")
+    talk.check("established")
+    talk.back("FA")
+    talk.check("closing")
+    talk.out("A")
+    talk.check("closing")
+    talk.out("S")  # the same ports again
+    talk.check("opening")
+    talk.back("SA")
+    talk.out("A")
+    talk.check("established")
+
+
+def test_the_peer_closes_first(timed: World) -> None:
+    talk = Conversation(timed)
+    talk.back("SA")
+    talk.out("A")
+    talk.back("FA")
+    talk.check("established")
+    talk.out("FA")
+    talk.check("closing")
+
+
+def test_an_answer_is_not_enough(timed: World) -> None:
+    """Nor are retransmitted SYNs: both sides must have spoken."""
+    talk = Conversation(timed)
+    for _ in range(3):
+        talk.out("S")
+        talk.back("SA")
+    talk.check("opening")
+
+
+def test_a_refused_connection(timed: World) -> None:
+    talk = Conversation(timed)
+    talk.back("RA")
+    talk.check("closing")
+    talk.out("S")  # tried again
+    talk.check("opening")
+
+
+def test_the_client_resets(timed: World) -> None:
+    talk = Conversation(timed)
+    talk.back("SA")
+    talk.out("A")
+    talk.out("R")
+    talk.check("closing")
+
+
+def test_a_forged_reset_does_not_end_a_conversation(timed: World) -> None:
+    """RFC 7857 section 2.2: it shortens the claim's life, the client's next packet restores it."""
+    talk = Conversation(timed)
+    talk.back("SA")
+    talk.out("A")
+    talk.back("R")
+    talk.check("closing")
+    talk.back("PA")  # data from the peer proves nothing: it may be forged, too
+    talk.check("closing")
+    age(timed, 49)
+    talk.out("PA")
+    talk.check("established")
+    talk.back("PA")
+    talk.check("established")
+
+
+def test_the_client_speaks_before_its_flow_would_ask(timed: World) -> None:
+    """A flow asks its claim well before it can have expired, whatever the peer did meanwhile."""
+    talk = Conversation(timed)
+    talk.back("SA")
+    talk.out("A")
+    (flow,) = timed.flows().values()
+    assert flow.refresh_ns - time.monotonic_ns() <= TIMERS.tcp_closing_s * NS / 8
+    talk.back("R")
+    age(timed, 7)
+    talk.out("PA")
+    talk.check("established")
+
+
+def test_an_established_conversation_is_kept_by_either_side(timed: World) -> None:
+    talk = Conversation(timed)
+    talk.back("SA")
+    talk.out("A")
+    for speak in (talk.back, talk.out):
+        age(timed, 900)
+        assert remaining_s(timed) == 100
+        speak("A")
+        talk.check("established")
+
+
+def test_an_opening_one_is_kept_by_the_client_alone(timed: World) -> None:
+    talk = Conversation(timed)
+    age(timed, 40)
+    talk.out("S")
+    talk.check("opening")
+
+
+def test_after_its_end_the_flow_is_gone(timed: World) -> None:
+    talk = Conversation(timed)
+    talk.back("SA")
+    talk.out("A")
+    age(timed, 1001)
+    assert timed.out(tcp(flags="PA")).reason == "no_flow"
+    assert timed.back(tcp(REMOTE, talk.local, "A", macs=FROM_WIRE)).verdict == "next"
+
+
+@pytest.mark.parametrize(("protocol", "lifetime_s"), [("udp", 30), ("echo", 20)])
+def test_others_are_kept_by_the_client_alone(timed: World, protocol: str, lifetime_s: int) -> None:
+    """RFC 4787 REQ-5 and 6, RFC 5508 REQ-2. A flow asks when an eighth of the time is gone, not at every packet."""
+    question = udp() if protocol == "udp" else echo()
+    local = local_end(timed.out(question).frame)
+    port = end(local)[1]
+    answer = (
+        udp(REMOTE, local, macs=FROM_WIRE)
+        if protocol == "udp"
+        else echo(REMOTE, local, port, True, macs=FROM_WIRE)
+    )
+    assert remaining_s(timed) == lifetime_s
+    age(timed, 1)
+    assert timed.out(question).outcome == "out"
+    assert remaining_s(timed) == lifetime_s - 1
+    age(timed, 9)
+    assert timed.back(answer).outcome == "in"
+    assert remaining_s(timed) == lifetime_s - 10
+    assert timed.out(question).outcome == "out"
+    assert remaining_s(timed) == lifetime_s
+    age(timed, lifetime_s + 1)
+    assert timed.back(answer).verdict == "next"
+    assert "new_flow" in timed.out(question).counted
+
+
+@dataclass
+class Model:
+    """The same rules, written down once more and more slowly."""
+
+    out: bool = False
+    back: bool = False
+    fin_out: bool = False
+    fin_back: bool = False
+    reset: bool = False
+
+    def client(self, flags: str) -> None:
+        if "R" in flags:
+            self.reset = True
+        elif "S" in flags:
+            if self.reset or self.fin_out or self.fin_back:
+                self.out = self.back = self.fin_out = self.fin_back = self.reset = False
+        else:
+            self.reset = False
+            self.out = True
+            self.fin_out |= "F" in flags
+
+    def peer(self, flags: str) -> None:
+        if "R" in flags:
+            self.reset = True
+        else:
+            self.back = True
+            self.fin_back |= "F" in flags
+
+    @property
+    def state(self) -> str:
+        if self.reset or (self.fin_out and self.fin_back):
+            return "closing"
+        return "established" if self.out and self.back else "opening"
+
+
+FLAGS = st.sampled_from(["S", "SA", "A", "PA", "FA", "F", "R", "RA"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.booleans(), FLAGS), max_size=12))
+def test_any_order_of_packets(world: World, packets: list[tuple[bool, str]]) -> None:
+    world.reset(state(timers=TIMERS))
+    talk, model = Conversation(world), Model()
+    for from_client, flags in packets:
+        world.change_flows(refresh_ns=0)  # as if time had passed: the flow asks
+        if from_client:
+            talk.out(flags)
+            model.client(flags)
+        else:
+            talk.back(flags)
+            model.peer(flags)
+        talk.check(model.state)
