@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ POLL_S: Final = 0.02
 CAPTURE_BUFFER_BYTES: Final = 64 << 20
 FRAME_BYTES_MAX: Final = 1 << 16
 _ETH_P_ALL: Final = 3
+_SO_RCVBUFFORCE: Final = 33
+_SO_TIMESTAMPNS: Final = 35
 _SENTINEL_PORT: Final = 9  # discard: whoever receives it says nothing
 
 
@@ -186,6 +189,10 @@ class PairLab:
         """A raw socket on the interface of the node: what is read from it was on the wire."""
         return namespaces.run_in(self.lab.namespace(node), _packet_socket, interface)
 
+    def raw_socket(self, node: str) -> socket.socket:
+        """Sends whole IPv4 packets from the node, as root can."""
+        return namespaces.run_in(self.lab.namespace(node), _raw_socket)
+
     def capture(self, node: str, interface: str) -> Capture:
         return Capture(self.packet_socket(node, interface))
 
@@ -210,11 +217,12 @@ class PairLab:
 
 
 class Capture:
-    """Frames as they arrive on one interface, in order."""
+    """Frames as they arrive on one interface, in order. `time` of a frame is when the kernel got it, unix time."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._socket = listening
-        listening.setsockopt(socket.SOL_SOCKET, 33, CAPTURE_BUFFER_BYTES)  # SO_RCVBUFFORCE
+        listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, CAPTURE_BUFFER_BYTES)
+        listening.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         listening.setblocking(False)
 
     def read(self) -> list[Packet]:
@@ -222,11 +230,13 @@ class Capture:
         frames: list[Packet] = []
         while True:
             try:
-                data, (_, _, kind, _, _) = self._socket.recvfrom(FRAME_BYTES_MAX)
+                data, notes, _, (_, _, kind, _, _) = self._socket.recvmsg(FRAME_BYTES_MAX, 128)
             except BlockingIOError:
                 return frames
             if kind != socket.PACKET_OUTGOING:
                 frames.append(Ether(data))
+                [seconds, nanoseconds] = struct.unpack("qq", notes[0][2])
+                frames[-1].time = seconds + nanoseconds / 1e9
 
     def close(self) -> None:
         self._socket.close()
@@ -242,3 +252,7 @@ def _packet_socket(interface: str) -> socket.socket:
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     made.bind((interface, _ETH_P_ALL))
     return made
+
+
+def _raw_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)

@@ -24,6 +24,11 @@ def answers(children: dict[str, subprocess.Popen[str]]) -> dict[str, dict[str, o
     return {name: json.loads(child.communicate(timeout=90)[0]) for name, child in children.items()}
 
 
+def held(pair_lab: PairLab, server: str) -> list[tuple[str, int]]:
+    """The slices of the server with their epochs."""
+    return [(row["slice"], row["epoch"]) for row in pair_lab.ask(server, "/v1/slices") if row["here"]]
+
+
 def inside(slice_: Slice, address: str, port: int) -> bool:
     return slice_.contains(Slice.of(IPv4Address(address), port, 1))
 
@@ -132,9 +137,12 @@ class TestAgentsComeAndGo:
         servers = tuple(SERVER_OF.values())
         for server in servers:
             eventually(lambda server=server: self.open_downloads(pair_lab, server) == DOWNLOADS, "all run")
-        slices = {server: pair_lab.slice_of(server) for server in servers}
+        leases = {server: held(pair_lab, server) for server in servers}
+        flows = {server: pair_lab.flows(server) for server in servers}
 
         pair_lab.end_agents(signal.SIGKILL)
+        for client in SERVER_OF:  # nobody is there, and new conversations go through
+            assert json.loads(pair_lab.good(client, "curl", "-s", "-m", "5", f"http://{INTERNET}/"))
         for server in servers:
             config = pair_lab.config(server)
             config.write_text(config.read_text().replace("[agent]", '[agent]\non_stop = "keep"'))
@@ -145,7 +153,8 @@ class TestAgentsComeAndGo:
         assert [name for name, child in running.items() if child.poll() is not None] == [], "too slow to tell"
         for server in servers:
             assert pair_lab.ask(server, "/v1/status")["adopted"]
-            assert pair_lab.slice_of(server) == slices[server]
+            assert held(pair_lab, server) == leases[server]
+            assert pair_lab.flows(server) >= flows[server]
             assert self.open_downloads(pair_lab, server) == DOWNLOADS
         found = answers(running)
         for client in SERVER_OF:
