@@ -34,6 +34,7 @@ from softunicast.observe.logs import Log
 REAPPLY_S: Final = 5.0  # settings, addresses and on-ramps that others broke are whole again after this
 AUDIT_S: Final = 60.0  # the same for the kernel's tables, which take longer to read
 LOOK_AGAIN_S: Final = 2.0  # for free slices, while a pool has fewer than it may have, and for lapsed leases
+DRAIN_S: Final = 1.0  # between two looks whether the last flow of a draining slice is over
 RETRY_MAX_S: Final = 10.0  # between two tries to reach the ledger or the kernel
 
 
@@ -67,6 +68,7 @@ class Daemon:
         self._apply_again_ns = 0
         self._fill_again_ns = 0
         self._filled = (-1, -1)
+        self._drain_again_ns = 0
         self._audit_ns = 0
         self._failures = 0
         self._expired: set[Slice] = set()
@@ -159,7 +161,9 @@ class Daemon:
             await asyncio.sleep(self.config.agent.poll_s if self.keeper.generation == generation else 0)
 
     async def _follow_ledger(self) -> None:
-        await self.keeper.renew_due()
+        if await self.keeper.renew_due() and self.snapshot is not None:
+            # The slice may be another server's already: the kernel hears it before the ledger is asked anything.
+            await self.kernel_trouble.meet(self._apply)
         version = await self.keeper.ask(self.ledger.version())
         if self.snapshot is None or version != self.snapshot.version:
             self.snapshot = await self.keeper.ask(self.ledger.snapshot())
@@ -182,12 +186,18 @@ class Daemon:
 
     async def _finish_drains(self) -> None:
         """Gives back draining slices without live flows: first the kernel lets go of them, then the ledger."""
+        started_ns = self._timing.now_ns()
+        if started_ns < self._drain_again_ns:
+            return
         state = self.effects.datapath.state
         opening = {slice_ for pool in state.pools.values() for slice_ in pool.slices}
         quiet = [slice_ for slice_ in self.keeper.draining() if slice_ not in opening]
         if not quiet:
             return
         counts = await self.kernel(self.effects.datapath.count_flows, quiet)
+        # Counting walks the whole table: never more than a tenth of the time.
+        now_ns = self._timing.now_ns()
+        self._drain_again_ns = now_ns + max(int(DRAIN_S * 1e9), 10 * (now_ns - started_ns))
         for slice_ in quiet:
             if counts[slice_] == 0:
                 lease = self.keeper.holdings[slice_].lease
@@ -234,7 +244,11 @@ class Daemon:
         if self._timing.now_ns() >= self._audit_ns:
             await self.kernel(self.effects.datapath.read)
             self._audit_ns = self._timing.now_ns() + int(AUDIT_S * 1e9)
-        changes = await self.kernel(self.effects.apply, wanted)
+        try:
+            changes = await self.kernel(self.effects.apply, wanted)
+        except BaseException:
+            self._audit_ns = 0  # what is really there is to be read before the next try
+            raise
         self._applied = basis
         self._apply_again_ns = self._timing.now_ns() + int(REAPPLY_S * 1e9)
         if changes:

@@ -116,9 +116,9 @@ class LeaseKeeper:
             if slice_ not in ours:
                 holding.due_ns = 0
 
-    async def renew_due(self) -> None:
-        """Renews what is due, the earliest deadline first; forgets what is lost."""
-        now_ns = self._timing.now_ns()
+    async def renew_due(self) -> int:
+        """Renews what is due, the earliest deadline first; forgets what is lost, and returns how many that is."""
+        now_ns, lost = self._timing.now_ns(), 0
         due = [item for item in self.holdings.items() if item[1].due_ns <= now_ns]
         for slice_, holding in sorted(due, key=lambda item: item[1].deadline_ns):
             sent_ns = self._timing.now_ns()
@@ -126,9 +126,11 @@ class LeaseKeeper:
                 lease = await self.ask(self._ledger.renew(holding.lease, self._timing.ttl_s))
             except LeaseError as error:
                 self.forget(slice_)
+                lost += 1
                 self._log.error("slice lost", slice=slice_, epoch=holding.lease.epoch, why=str(error))
                 continue
             self._confirm(lease, sent_ns, holding.usable_ns)
+        return lost
 
     async def fill(self, snapshot: Snapshot) -> None:
         """Takes what the pools may still have, as far as slices are free, and starts to drain what is too much."""

@@ -201,6 +201,30 @@ async def test_lost_lease_leaves_the_kernel_and_another_one_comes(node: Node) ->
         assert "slice lost" in node.log.names
 
 
+async def test_kernel_hears_of_a_lost_lease_before_the_ledger_is_asked_anything(node: Node) -> None:
+    daemon = await node.make()
+    await daemon.begin()
+    assert node.datapath.state.addresses[SHARED].owners[1].deadline_ns > 0
+    await node.ledger.release(daemon.keeper.holdings[part(1)].lease, clean=True)
+    await node.ledger.register_server(NEIGHBOUR)
+    await node.ledger.acquire("server2", part(1), TTL_S)
+    daemon.keeper.holdings[part(1)].due_ns = 0
+    asked = asyncio.Event()
+
+    async def hang() -> int:
+        asked.set()
+        return await asyncio.Event().wait()
+
+    node.ledger.version = hang  # type: ignore[method-assign]
+    turn = asyncio.create_task(daemon._follow_ledger())
+    await asyncio.wait_for(asked.wait(), WAIT_S)
+    # The snapshot is an old one: the slot still names this server, but past its deadline.
+    assert node.datapath.state.addresses[SHARED].owners[1].deadline_ns == 0
+    turn.cancel()
+    await asyncio.wait([turn])
+    await daemon.end(restore=True)
+
+
 async def test_silent_ledger_is_said_once_and_endured(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     async with node.running() as daemon:
         await until(lambda: node.opening() == (part(1),))
@@ -231,7 +255,10 @@ async def test_kernel_that_refuses_is_asked_again(node: Node) -> None:
         assert daemon.problems() == []
 
 
-async def test_smaller_configuration_drains_and_waits_for_the_last_flow(node: Node) -> None:
+async def test_smaller_configuration_drains_and_waits_for_the_last_flow(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "DRAIN_S", 0.02)
     node.config = replace(node.config, pools=(replace(POOL, slices_max=2),))
     async with node.running(restore=False):
         await until(lambda: node.opening() == (part(1), part(2)))
