@@ -37,6 +37,15 @@ bpf: $(READY) ## only the BPF packet tables
 netns: $(READY) ## only the tests with whole labs in network namespaces
 	@$(BIN)/pytest -q tests/netns
 
+# Benchmarks: QUICK=1 proves in a minute that everything runs; OUT=FOLDER writes the JSON elsewhere.
+BENCH = bash bench/setup.sh && $(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
+
+bench: $(READY) ## every benchmark, peers included: tables, JSON, plots (about eight minutes; QUICK=1: one)
+	@$(BENCH)
+
+bench-packets bench-director bench-iperf bench-connections: $(READY)
+	@$(BENCH) $(@:bench-%=%)
+
 abi: $(READY) ## regenerate src/softunicast/kernel/abi.py from the objects' BTF
 	@$(BIN)/python -m softunicast.kernel.abigen
 
@@ -47,4 +56,5 @@ requirements: $(READY) ## refresh the hash-pinned export (requirements/dev.txt)
 clean: ## remove the environment and everything built
 	@rm -rf $(VENV) build dist src/softunicast/kernel/bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help setup demo test lint format unit bpf netns abi requirements clean
+.PHONY: help setup demo test lint format unit bpf netns bench bench-packets bench-director bench-iperf \
+  bench-connections abi requirements clean
