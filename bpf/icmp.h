@@ -58,7 +58,9 @@ INLINE __u16 quote_sum(struct quote *quote, __u32 header_bytes, const struct pac
 
 	if (!partial)
 		return fold(bpf_csum_diff(0, 0, (void *)quote, sizeof(*quote), 0));
-	held = *(__u16 *)&quote->bytes[at & 0x4e];
+	if (at > sizeof(*quote) - sizeof(held)) /* 60 + 16 at most; the verifier cannot know */
+		return 0;
+	held = *(__u16 *)&quote->bytes[at];
 	for (__u32 i = 20; i < sizeof(*quote); i += 2)
 		if (i >= header_bytes)
 			*(__u16 *)&quote->bytes[i] = 0;
