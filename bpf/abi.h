@@ -10,7 +10,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
@@ -59,6 +59,8 @@ enum traffic {
 	TRAFFIC_NEW_FLOW,  /* egress: claims made */
 	TRAFFIC_REUSED,    /* egress: of these, expired claims taken over */
 	TRAFFIC_ICMP_SENT, /* egress: errors sent to clients */
+	TRAFFIC_FAST_OUT,  /* of out: moved by XDP */
+	TRAFFIC_FAST_IN,   /* of in: moved by XDP */
 	TRAFFIC_MAX,
 };
 
@@ -141,6 +143,7 @@ struct pool {
 struct onramp { /* key: ifindex */
 	__u32 pool;
 	__u32 address; /* be; the source of ICMP errors to clients */
+	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
 	char name[16];
 };
 
@@ -161,7 +164,8 @@ struct flow {
 	__u16 local_port; /* be */
 	__u8 hop_destination[6];
 	__u8 hop_source[6];
-	__u8 zero[6];
+	__u16 hop_mtu;
+	__u8 zero[4];
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */
@@ -176,6 +180,7 @@ struct claim_key { /* one five-tuple taken, as the remote end sees it */
 struct claim {
 	__u64 expires_ns; /* the only truth about who has the claim: changed by compare-and-swap */
 	__u64 since_ns;
+	__u64 refresh_in_ns; /* TCP: a reply need not prolong the claim before */
 	struct flow_key flow;
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;

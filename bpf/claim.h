@@ -22,6 +22,24 @@ INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
 	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
 }
 
+/* What a packet from the client adds to what was seen. Traffic after an RST means that the conversation
+ * goes on (RFC 7857 section 2.2); a SYN after its end, that the same ports begin another one. */
+INLINE __u32 seen_out(__u32 state, __u8 flags)
+{
+	if (flags & TCP_RST)
+		return state | SEEN_RST;
+	if (flags & TCP_SYN)
+		return state & (SEEN_RST | SEEN_FIN_OUT | SEEN_FIN_IN) ? 0 : state;
+	return (state & ~SEEN_RST) | SEEN_OUT | (flags & TCP_FIN ? SEEN_FIN_OUT : 0);
+}
+
+INLINE __u32 seen_in(__u32 state, __u8 flags)
+{
+	if (flags & TCP_RST)
+		return state | SEEN_RST;
+	return state | SEEN_IN | (flags & TCP_FIN ? SEEN_FIN_IN : 0);
+}
+
 /* How long a claim lives without traffic, by what was seen (RFC 7857 section 2, RFC 4787 REQ-5, RFC 5508 REQ-2). */
 INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {

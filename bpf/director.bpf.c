@@ -5,26 +5,16 @@
  * the slot table and nothing else: no per-connection state, so every server gives the same answer.
  *
  *   not in an announced block  -> pass, untouched
- *   this server's slice        -> pass up to egress and the kernel stack
+ *   this server's slice        -> to the client at once (fast.h), or up to egress and the kernel stack
  *   a neighbour's slice        -> new destination MAC, hop limit down by one, back out of the uplink
  *   nobody's, expired          -> dropped with a reason
  */
-#include "count.h"
-#include "slots.h"
+#include "fast.h"
 
 INLINE int drop(struct xdp_md *xdp, enum reason reason, const struct packet *packet)
 {
 	count_drop(reason, HOOK_DIRECTOR, xdp->ingress_ifindex, packet);
 	return XDP_DROP;
-}
-
-/* Hop limit down by one, checksum patched (RFC 1624: the field only grows by one in its high byte). */
-INLINE void decrease_ttl(struct iphdr *ip)
-{
-	__u32 sum = ip->check + be16(0x0100);
-
-	ip->check = (__u16)(sum + (sum >= 0xffff));
-	ip->ttl--;
 }
 
 INLINE int steer(struct xdp_md *xdp, __u32 owner, const struct packet *packet)
@@ -69,7 +59,7 @@ int director(struct xdp_md *xdp)
 		return XDP_PASS;
 	case PLACE_HERE:
 		count(TRAFFIC_HERE);
-		return XDP_PASS;
+		return fast_in(xdp, &packet);
 	case PLACE_ELSEWHERE:
 		return steer(xdp, slot->owner, &packet);
 	case PLACE_EXPIRED:

@@ -145,19 +145,23 @@ int egress_out(struct __sk_buff *skb)
 
 /* A reply keeps a TCP claim alive and moves its state on. Replies of other protocols do not: whoever knows
  * the port could keep it taken for ever (RFC 4787 REQ-6 leaves it open). */
-INLINE void seen_reply(struct claim *claim, const struct packet *packet, __u64 now, __u64 expires)
+INLINE void seen_reply(struct claim *claim, const struct packet *packet, __u64 now)
 {
 	__u32 state = seen_in(claim->state, packet->tcp_flags), pool_key = claim->pool;
-	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct flow_key owner = claim->flow;
+	struct pool *pool;
 	__u64 lifetime;
 
+	if (state == claim->state && claim->refresh_in_ns > now)
+		return;
+	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
 		return;
 	lifetime = lifetime_ns(pool, IPPROTO_TCP, state);
-	if ((state != claim->state || expires < now + lifetime - lifetime / REFRESH_PARTS) &&
-	    extend(claim, &owner, now, now + lifetime))
-		claim->state = state;
+	if (!extend(claim, &owner, now, now + lifetime))
+		return;
+	claim->state = state;
+	claim->refresh_in_ns = now + refresh_ns(pool, lifetime);
 }
 
 SEC("tc")
@@ -189,7 +193,7 @@ int egress_in(struct __sk_buff *skb)
 	if (packet.ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);
 	if (packet.protocol == IPPROTO_TCP)
-		seen_reply(claim, &packet, now, expires);
+		seen_reply(claim, &packet, now);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;
 	onramp = claim->flow.onramp;

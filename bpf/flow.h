@@ -24,6 +24,7 @@ INLINE enum way route(struct __sk_buff *skb, const struct packet *packet, struct
 	fib.l4_protocol = packet->protocol;
 	fib.ipv4_src = packet->source;
 	fib.ipv4_dst = packet->destination;
+	fib.tot_len = 1; /* asks for the MTU; GSO packets are longer and cut later */
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
@@ -37,6 +38,7 @@ INLINE enum way route(struct __sk_buff *skb, const struct packet *packet, struct
 		flow->hop_ns = now + HOP_CACHED_NS;
 		copy(flow->hop_destination, fib.dmac, ETH_ALEN);
 		copy(flow->hop_source, fib.smac, ETH_ALEN);
+		flow->hop_mtu = fib.mtu_result;
 	}
 	return WAY_UPLINK;
 }
@@ -63,24 +65,6 @@ INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, stru
 	}
 	count(TRAFFIC_OUT);
 	return REASON_NONE;
-}
-
-/* What a packet from the client adds to what was seen. Traffic after an RST means that the conversation
- * goes on (RFC 7857 section 2.2); a SYN after its end, that the same ports begin another one. */
-INLINE __u32 seen_out(__u32 state, __u8 flags)
-{
-	if (flags & TCP_RST)
-		return state | SEEN_RST;
-	if (flags & TCP_SYN)
-		return state & (SEEN_RST | SEEN_FIN_OUT | SEEN_FIN_IN) ? 0 : state;
-	return (state & ~SEEN_RST) | SEEN_OUT | (flags & TCP_FIN ? SEEN_FIN_OUT : 0);
-}
-
-INLINE __u32 seen_in(__u32 state, __u8 flags)
-{
-	if (flags & TCP_RST)
-		return state | SEEN_RST;
-	return state | SEEN_IN | (flags & TCP_FIN ? SEEN_FIN_IN : 0);
 }
 
 /* Asks the claim of a known flow, and keeps it alive. Returns 0 when it is no longer this flow's. */

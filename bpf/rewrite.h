@@ -4,6 +4,7 @@
  * container with the checksum still to be computed (CHECKSUM_PARTIAL), where the field holds something else. */
 #pragma once
 
+#include "checksum.h"
 #include "parse.h"
 
 enum end { END_SOURCE, END_DESTINATION };
@@ -21,21 +22,6 @@ INLINE void pull_headers(struct __sk_buff *skb)
 {
 	if (skb->data_end - skb->data < (long)HEADERS_MAX && skb->data_end - skb->data < (long)skb->len)
 		bpf_skb_pull_data(skb, skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX);
-}
-
-/* One's complement sum of checksum `check` after a 16 bit word changed from `from` to `to` (RFC 1624). */
-INLINE __u16 checksum_replace(__u16 check, __u16 from, __u16 to)
-{
-	__u32 sum = (__u16)~check + (__u16)~from + to;
-
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~(__u16)(sum + (sum >> 16));
-}
-
-INLINE void checksum_replace_address(struct iphdr *ip, __u32 from, __u32 to)
-{
-	ip->check = checksum_replace(ip->check, from, to);
-	ip->check = checksum_replace(ip->check, from >> 16, to >> 16);
 }
 
 /* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */

@@ -71,6 +71,7 @@ INLINE int insert_claim(struct search *search)
 	old->state = 0;
 	old->pool = search->pool;
 	old->since_ns = search->now_ns;
+	old->refresh_in_ns = 0;
 	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));
 	copy(old->onramp_mac, search->claim.onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
