@@ -21,6 +21,9 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define be16(x) __builtin_bswap16(x)
 #define be32(x) __builtin_bswap32(x)
+/* Makes the compiler use this very register from here on: the verifier knows bounds by register, and would not
+ * recognise a pointer that is computed a second time. */
+#define keep(pointer) asm volatile("" : "+r"(pointer))
 #define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
 #define zero_fill(to, bytes) __builtin_memset(to, 0, bytes)
 

@@ -18,3 +18,12 @@ INLINE void checksum_replace_address(struct iphdr *ip, __u32 from, __u32 to)
 	ip->check = checksum_replace(ip->check, from, to);
 	ip->check = checksum_replace(ip->check, from >> 16, to >> 16);
 }
+
+/* Hop limit down by one, checksum patched (RFC 1624: the field only grows by one in its high byte). */
+INLINE void decrease_ttl(struct iphdr *ip)
+{
+	__u32 sum = ip->check + be16(0x0100);
+
+	ip->check = (__u16)(sum + (sum >= 0xffff));
+	ip->ttl--;
+}

@@ -61,6 +61,13 @@ INLINE __u64 refresh_ns(const struct pool *pool, __u64 lifetime)
 	return (lifetime < pool->tcp_closing_ns ? lifetime : pool->tcp_closing_ns) / REFRESH_PARTS;
 }
 
+INLINE int alive(struct claim *claim, __u64 now)
+{
+	__u64 expires = *(volatile __u64 *)&claim->expires_ns;
+
+	return expires > now && expires != CLAIM_BUSY;
+}
+
 /* Sets a claim's life to `until`. False: it expired or changed hands, or `flow` is not its owner. */
 INLINE int extend(struct claim *claim, const struct flow_key *flow, __u64 now, __u64 until)
 {

@@ -10,6 +10,7 @@
  */
 #include "flow.h"
 #include "icmp.h"
+#include "quote.h"
 #include "slots.h"
 
 #define ERROR(type, code) ((type) << 8 | (code))
@@ -88,6 +89,39 @@ INLINE int untranslatable(struct __sk_buff *skb, const struct packet *packet)
 	return drop(skb, packet->reason, HOOK_EGRESS_OUT, packet);
 }
 
+/* A client's (or a router's behind it) error about a packet that we gave it. Its quote came to the client, so
+ * the quoted destination finds the flow. */
+INLINE int error_out(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow_key key = {};
+	struct flow hop = {}, *flow = 0;
+	__u32 gateway = 0, local;
+	struct quote quote;
+	__u16 local_port;
+
+	packet->reason = REASON_ICMP_ERROR;
+	if (!parse_quote(data, end, packet, &quote)) {
+		key.client = quote.destination;
+		key.remote = quote.source;
+		key.client_port = quote.destination_port;
+		key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.source_port;
+		key.onramp = skb->ifindex;
+		key.protocol = quote.protocol;
+		flow = bpf_map_lookup_elem(&flows, &key);
+	}
+	if (!flow || packet->destination != quote.source || packet->ttl <= 1)
+		return untranslatable(skb, packet);
+	local = flow->local;
+	local_port = flow->local_port;
+	if (route(skb, packet, &hop, now, &gateway) != WAY_UPLINK)
+		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
+	if (translate_error(data, end, packet, &quote, 0, local, local_port))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	return transmit(skb, &hop, now, gateway);
+}
+
 /* Neighbour discovery and other link-local IPv6 is the host's; the rest would be an egress nobody chose. */
 INLINE int ipv6_out(struct __sk_buff *skb, const struct packet *packet)
 {
@@ -118,6 +152,8 @@ int egress_out(struct __sk_buff *skb)
 		return ipv6_out(skb, &packet);
 	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u)
 		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
+	if (parsed == PARSED_ERROR)
+		return error_out(skb, &packet);
 	if (parsed == PARSED_DROP)
 		return untranslatable(skb, &packet);
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
@@ -164,6 +200,38 @@ INLINE void seen_reply(struct claim *claim, const struct packet *packet, __u64 n
 	claim->refresh_in_ns = now + refresh_ns(pool, lifetime);
 }
 
+/* An error about a packet that left from one of our ports: to the client, when a flow sent it. */
+INLINE int error_in(struct __sk_buff *skb, const struct packet *packet)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
+	struct claim_key key = {};
+	struct claim *claim;
+	struct quote quote;
+	__u32 onramp;
+
+	if (parse_quote(data, end, packet, &quote) || quote.source != packet->destination)
+		return TC_ACT_UNSPEC;
+	key.local = quote.source;
+	key.remote = quote.destination;
+	key.local_port = quote.source_port;
+	key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.destination_port;
+	key.protocol = quote.protocol;
+	claim = bpf_map_lookup_elem(&claims, &key);
+	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
+		return TC_ACT_UNSPEC;
+	if (packet->ttl <= 1)
+		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
+	onramp = claim->flow.onramp;
+	copy(client_mac, claim->client_mac, ETH_ALEN);
+	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
+	if (translate_error(data, end, packet, &quote, 1, claim->flow.client, claim->flow.client_port) ||
+	    set_mac(skb, client_mac, onramp_mac))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
+	count(TRAFFIC_IN);
+	return bpf_redirect(onramp, 0);
+}
+
 SEC("tc")
 int egress_in(struct __sk_buff *skb)
 {
@@ -172,11 +240,15 @@ int egress_in(struct __sk_buff *skb)
 	struct claim_key key = {};
 	struct packet packet;
 	struct claim *claim;
-	__u64 now, expires;
+	__u64 now;
 	__u32 onramp;
+	int parsed;
 
 	pull_headers(skb);
-	if (parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet) != PARSED_OK)
+	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
+	if (parsed == PARSED_ERROR)
+		return error_in(skb, &packet);
+	if (parsed != PARSED_OK)
 		return TC_ACT_UNSPEC; /* what was for us and could not be read, the director has dropped */
 	key.local = packet.destination;
 	key.remote = packet.source;
@@ -184,11 +256,8 @@ int egress_in(struct __sk_buff *skb)
 	key.remote_port = packet.protocol == IPPROTO_ICMP ? 0 : packet.source_port;
 	key.protocol = packet.protocol;
 	claim = bpf_map_lookup_elem(&claims, &key);
-	if (!claim)
-		return TC_ACT_UNSPEC;
 	now = bpf_ktime_get_coarse_ns();
-	expires = *(volatile __u64 *)&claim->expires_ns;
-	if (expires <= now || expires == CLAIM_BUSY)
+	if (!claim || !alive(claim, now))
 		return TC_ACT_UNSPEC;
 	if (packet.ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);

@@ -12,15 +12,6 @@
 #include "count.h"
 #include "slots.h"
 
-/* Hop limit down by one, checksum patched (RFC 1624: the field only grows by one in its high byte). */
-INLINE void decrease_ttl(struct iphdr *ip)
-{
-	__u32 sum = ip->check + be16(0x0100);
-
-	ip->check = (__u16)(sum + (sum >= 0xffff));
-	ip->ttl--;
-}
-
 /* Changes one end of a frame whose checksums are complete. Returns 0, or nonzero to let tc do it. */
 INLINE int translate_frame(void *data, void *end, const struct packet *packet, int source, __u32 address, __u16 port)
 {

@@ -43,27 +43,32 @@ INLINE enum way route(struct __sk_buff *skb, const struct packet *packet, struct
 	return WAY_UPLINK;
 }
 
+/* Sends a frame that is ready but for its Ethernet addresses. While the next hop's is not known the kernel asks
+ * for it, and holds the packet meanwhile. Returns the verdict; never fails to give one. */
+INLINE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __u32 gateway)
+{
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct bpf_redir_neigh neighbour = {.nh_family = FAMILY_IPV4, .ipv4_nh = gateway};
+
+	if (!self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
+		return TC_ACT_SHOT;
+	count(TRAFFIC_OUT);
+	return hop->hop_ns > now ? bpf_redirect(self->uplink, 0) :
+				   bpf_redirect_neigh(self->uplink, &neighbour, sizeof(neighbour), 0);
+}
+
 /* Translates the packet and sends it out of the uplink. Returns REASON_NONE with the verdict in `verdict`. */
 INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, int *verdict)
 {
 	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port};
-	__u32 first = 0, gateway = 0;
-	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	__u32 gateway = 0;
 
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return REASON_NO_ROUTE;
-	if (!self || translate(skb, packet, &rewrite))
+	if (translate(skb, packet, &rewrite))
 		return REASON_INTERNAL;
-	if (flow->hop_ns <= now) { /* let the kernel find the neighbour; it holds the packet meanwhile */
-		struct bpf_redir_neigh hop = {.nh_family = FAMILY_IPV4, .ipv4_nh = gateway};
-
-		*verdict = bpf_redirect_neigh(self->uplink, &hop, sizeof(hop), 0);
-	} else {
-		if (set_mac(skb, flow->hop_destination, flow->hop_source))
-			return REASON_INTERNAL;
-		*verdict = bpf_redirect(self->uplink, 0);
-	}
-	count(TRAFFIC_OUT);
+	*verdict = transmit(skb, flow, now, gateway);
 	return REASON_NONE;
 }
 

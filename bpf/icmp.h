@@ -11,7 +11,7 @@
 #define UNREACHABLE_NET 0
 #define UNREACHABLE_PROHIBITED 13 /* RFC 5508 REQ-8: no resources for a query; a UDP socket fails with it too */
 
-struct quote { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
+struct cut_bytes { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
 	__u8 bytes[80];
 };
 
@@ -51,7 +51,7 @@ INLINE int cut(struct __sk_buff *skb, const struct packet *packet, int *partial)
 /* The one's complement sum of the quote as it will be on the wire. With CHECKSUM_PARTIAL the stack still
  * fills in the transport checksum: afterwards all bytes from the transport header on sum up to the
  * complement of what the field holds now, whatever they are. */
-INLINE __u16 quote_sum(struct quote *quote, __u32 header_bytes, const struct packet *packet, int partial)
+INLINE __u16 quote_sum(struct cut_bytes *quote, __u32 header_bytes, const struct packet *packet, int partial)
 {
 	__u32 at = header_bytes + (packet->protocol == IPPROTO_UDP ? 6 : 16);
 	__u16 held;
@@ -72,7 +72,7 @@ static __attribute__((noinline)) int icmp_error(struct __sk_buff *skb, const str
 						__u32 type_code)
 {
 	struct error_headers headers = {};
-	struct quote quote = {};
+	struct cut_bytes quote = {};
 	int partial, transport_bytes;
 	__u32 header_bytes, quote_bytes;
 	struct ethhdr *eth;

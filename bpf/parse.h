@@ -8,7 +8,6 @@
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP_UNREACHABLE 3
-#define ICMP_REDIRECT 5
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
@@ -33,6 +32,7 @@ enum parsed {
 	PARSED_OK = 0,    /* TCP, UDP or ICMP echo with all of its header */
 	PARSED_OTHER,     /* not IPv4: nothing of ours */
 	PARSED_IPV6,
+	PARSED_ERROR,     /* an ICMP error: quote.h reads what it is about */
 	PARSED_DROP,      /* IPv4, but see packet.reason; addresses are valid unless MALFORMED */
 };
 
@@ -83,12 +83,13 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		if ((void *)(icmp + 1) > end || l4_bytes < sizeof(*icmp))
 			return refuse(packet, REASON_MALFORMED);
 		packet->icmp_type = icmp->type;
+		if (icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_TIME_EXCEEDED ||
+		    icmp->type == ICMP_PARAMETER_PROBLEM)
+			return PARSED_ERROR;
 		packet->source_port = packet->destination_port = icmp->id;
 		if (icmp->type == ICMP_ECHO || icmp->type == ICMP_ECHO_REPLY)
 			return PARSED_OK;
-		if ((icmp->type >= ICMP_UNREACHABLE && icmp->type <= ICMP_REDIRECT) ||
-		    icmp->type == ICMP_TIME_EXCEEDED || icmp->type == ICMP_PARAMETER_PROBLEM)
-			return refuse(packet, REASON_ICMP_ERROR);
+		/* Redirects and source quench from the internet are nobody's business (RFC 5508 REQ-10). */
 	}
 	return refuse(packet, REASON_PROTOCOL);
 }
