@@ -91,7 +91,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration without problems. `onramps`: interface name -> pool name."""
+    """A configuration without problems. `onramps`: interface name -> pool name; `attach`: -> "auto", "tc", "xdp"."""
 
     path: str
     server: ServerConfig
@@ -101,6 +101,7 @@ class Config:
     limits: Limits
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
+    attach: Mapping[str, str]
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -113,6 +114,7 @@ def parse_config(text: str, path: str) -> Config:
     limits = _limits(document.section("limits"))
     pools = _pools(document, limits)
     interface = _interface(uplink)
+    onramps, attach = _onramps(document, interface, [pool.name for pool in pools])
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
@@ -121,7 +123,8 @@ def parse_config(text: str, path: str) -> Config:
         agent=_agent(document.section("agent")),
         limits=limits,
         pools=pools,
-        onramps=_onramps(document, interface, [pool.name for pool in pools]),
+        onramps=onramps,
+        attach=attach,
     )
     for section in (server, uplink, ledger, document):
         section.done()
@@ -224,8 +227,9 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
     return tuple(pools.values())
 
 
-def _onramps(document: Section, uplink: str, pools: list[str]) -> dict[str, str]:
+def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     onramps: dict[str, str] = {}
+    attach: dict[str, str] = {}
     sections = document.sections("onramps")
     for section in sections:
         interface = _interface(section)
@@ -236,11 +240,13 @@ def _onramps(document: Section, uplink: str, pools: list[str]) -> dict[str, str]
             section.wrong("interface", f"{interface} is the uplink", "name the interface clients come in by")
         if pool and pool not in pools:
             section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
+        if section.have("attach"):
+            attach[interface] = section.choice("attach", ("auto", "tc", "xdp"))
         section.done()
         onramps.setdefault(interface, pool)
     if len(sections) > ONRAMPS_MAX:
         document.wrong("onramps", f"{len(sections)} on-ramps", f"use at most {ONRAMPS_MAX}")
-    return onramps
+    return onramps, attach
 
 
 def _tags(section: Section) -> dict[str, str]:

@@ -48,7 +48,9 @@ class Traffic(IntEnum):
     NEW_FLOW = 5
     REUSED = 6
     ICMP_SENT = 7
-    MAX = 8
+    FAST_OUT = 8
+    FAST_IN = 9
+    MAX = 10
 
 
 class Hook(IntEnum):
@@ -74,7 +76,7 @@ class TcpSeen(IntEnum):
 
 
 class AbiLimit(IntEnum):
-    ABI_VERSION = 1
+    ABI_VERSION = 2
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
 
@@ -220,6 +222,7 @@ POOL_BYTES: Final = 3168
 class Onramp(NamedTuple):
     pool: int
     address: int
+    xdp_mtu: int
     name: bytes
 
     def pack(self) -> bytes:
@@ -230,8 +233,8 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<II16s")
-ONRAMP_BYTES: Final = 24
+_onramp = Struct("<III16s")
+ONRAMP_BYTES: Final = 28
 
 
 class FlowKey(NamedTuple):
@@ -261,6 +264,7 @@ class Flow(NamedTuple):
     local_port: int
     hop_destination: bytes
     hop_source: bytes
+    hop_mtu: int
 
     def pack(self) -> bytes:
         return _flow.pack(*self)
@@ -270,7 +274,7 @@ class Flow(NamedTuple):
         return cls._make(_flow.unpack(data))
 
 
-_flow = Struct("<QQIH6s6s6x")
+_flow = Struct("<QQIH6s6sH4x")
 FLOW_BYTES: Final = 40
 
 
@@ -296,6 +300,7 @@ CLAIM_KEY_BYTES: Final = 16
 class Claim(NamedTuple):
     expires_ns: int
     since_ns: int
+    refresh_in_ns: int
     flow: bytes
     state: int
     pool: int
@@ -310,8 +315,8 @@ class Claim(NamedTuple):
         return cls._make(_claim.unpack(data))
 
 
-_claim = Struct("<QQ20sII6s6s")
-CLAIM_BYTES: Final = 56
+_claim = Struct("<QQQ20sII6s6s")
+CLAIM_BYTES: Final = 64
 
 
 class Sample(NamedTuple):

@@ -9,10 +9,10 @@ Acts in the network namespace of the calling thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self
 
 from softunicast.core.config import Limits
@@ -23,6 +23,7 @@ from softunicast.kernel import abi, links
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
+from softunicast.kernel.native_xdp import have_native_xdp
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
@@ -35,7 +36,7 @@ from softunicast.kernel.objects import (
 from softunicast.kernel.tables import Tables
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "guard", "egress", "sweep")
+OBJECTS: Final = ("director", "guard", "egress", "fast", "sweep")
 TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -43,9 +44,10 @@ SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 class Datapath:
     """See the module. `adopted` says whether `open` found a running one."""
 
-    def __init__(self, folder: Path, uplink: str, server: str) -> None:
+    def __init__(self, folder: Path, uplink: str, server: str, attach: Mapping[str, str]) -> None:
         self.folder = folder
         self.uplink = uplink
+        self._attach_by = attach
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -53,14 +55,23 @@ class Datapath:
         self._tables = Tables({}, server)
 
     @classmethod
-    def open(cls, bpffs: Path, uplink: str, server: str, limits: Limits) -> Self:
+    def open(
+        cls,
+        bpffs: Path,
+        uplink: str,
+        server: str,
+        limits: Limits,
+        attach: Mapping[str, str] = MappingProxyType({}),
+    ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
+
+        `attach`: on-ramp -> "tc", "xdp" or "auto" (what `choose_attachment` finds best; also when not named).
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server)
+        made = cls(bpffs, uplink, server, attach)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -111,16 +122,27 @@ class Datapath:
         self._links[name] = Link.attach(self._objects[obj].programs[program], index, kind, pin)
 
     def _attach_onramp(self, interface: str) -> None:
-        index = links.interface(interface).index
-        self._attach("egress", "egress_out", interface, index, ATTACH_TCX_INGRESS)
+        """tc always; XDP in front of it where it pays, for established flows."""
+        device = links.interface(interface)
+        self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
+        pin, pool = self._pin("fast", interface), self._tables.state.onramps[interface]
+        address, xdp_mtu = device.addresses[0].ip if device.addresses else None, 0
+        if choose_attachment(device, self._attach_by.get(interface, "auto")) == "xdp":
+            self._links[pin.name] = attach_xdp(self._objects["fast"].programs["fast"], device.index, pin)
+            xdp_mtu = device.mtu
+        elif pin.exists():
+            self._take_pin(pin).remove()
+        self._tables.set_onramp(interface, pool, address, xdp_mtu)
+
+    def _take_pin(self, pin: Path) -> Link:
+        return Link(check(load_library().bpf_obj_get(str(pin).encode()), f"opening {pin}"), pin)
 
     def _drop_links_of_others(self) -> None:
         """Attachments to an uplink that is not configured any more."""
-        for pin in (self.folder / "links").iterdir():
+        for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
-            if program != "egress_out" and interface != self.uplink:
-                fd = load_library().bpf_obj_get(str(pin).encode())
-                Link(check(fd, f"opening {pin}"), pin).remove()
+            if program not in ("egress_out", "fast") and interface != self.uplink:
+                self._take_pin(pin).remove()
 
     # tables
 
@@ -146,13 +168,14 @@ class Datapath:
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
             if tables.state.onramps.get(interface) != pool or f"egress_out@{interface}" not in self._links:
-                tables.set_onramp(interface, pool, _address_of(interface))
+                tables.set_onramp(interface, pool, None, 0)
                 self._attach_onramp(interface)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            link = self._links.pop(f"egress_out@{interface}", None)
-            if link is not None:
-                link.remove()
+            for program in ("fast", "egress_out"):
+                link = self._links.pop(f"{program}@{interface}", None)
+                if link is not None:
+                    link.remove()
             tables.remove_onramp(interface)
             changes += 1
         return changes + tables.remove(wanted)
@@ -220,7 +243,7 @@ class Datapath:
 
 
 def _removal_rank(name: str) -> int:
-    order = ("egress_out", "egress_in", "director", "guard")
+    order = ("fast", "egress_out", "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
@@ -250,9 +273,12 @@ def _refuse_other_abi(pin: Path) -> None:
         )
 
 
-def _address_of(interface: str) -> IPv4Address | None:
-    addresses = links.interface(interface).addresses
-    return addresses[0].ip if addresses else None
+def choose_attachment(device: links.Interface, wanted: str) -> str:
+    """ "tc" or "xdp". XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN
+    brings large packets from a local stack, which XDP would force to be cut (no GSO)."""
+    if wanted != "auto":
+        return wanted
+    return "xdp" if device.kind is None and have_native_xdp(device.name) else "tc"
 
 
 def attach_pass(interface: str, pin: Path) -> None:

@@ -255,13 +255,16 @@ class Tables:
 
     # on-ramps: the interface's number is the key
 
-    def set_onramp(self, name: str, pool: str, address: IPv4Address | None) -> None:
-        """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them."""
+    def set_onramp(self, name: str, pool: str, address: IPv4Address | None, xdp_mtu: int) -> None:
+        """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
+
+        `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
+        """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
         word = address_word(address) if address else 0
         self.maps["onramps"].set(
-            index_key(index), abi.Onramp(self._pools[pool], word, name_bytes(name, 16)).pack()
+            index_key(index), abi.Onramp(self._pools[pool], word, xdp_mtu, name_bytes(name, 16)).pack()
         )
         if before is not None and before != index:
             self.maps["onramps"].delete(index_key(before))
