@@ -9,6 +9,7 @@ const struct {
 	enum hook hook;
 	enum server_kind server_kind;
 	enum tcp_seen tcp_seen;
+	enum behaviour behaviour;
 	struct settings settings;
 	struct block_key block_key;
 	struct address_key address_key;

@@ -38,7 +38,7 @@ enum reason {
 	REASON_NO_FLOW,
 	REASON_NO_ROUTE,
 	REASON_HOP_LIMIT,
-	REASON_HAIRPIN,
+	REASON_TOO_BIG,
 	REASON_FAMILY,
 	/* guard */
 	REASON_GUARD_FOREIGN,
@@ -78,20 +78,31 @@ enum server_kind {
 	SERVER_NEIGHBOUR, /* same layer 2 segment: reached by rewriting the MAC address */
 };
 
+/* pool.behaviour, in the words of RFC 4787 and RFC 5382. Without the bits of a protocol: mapping and filtering
+ * address-and-port-dependent, which lets one port serve many destinations. */
+enum behaviour {
+	MAPPING_INDEPENDENT_TCP = 1, /* one port for all destinations, used by nobody else */
+	MAPPING_INDEPENDENT_UDP = 2,
+	MAPPING_INDEPENDENT_ICMP = 4,
+	FILTERING_INDEPENDENT_TCP = 8, /* anybody may send to that port; needs the mapping */
+	FILTERING_INDEPENDENT_UDP = 16,
+	FILTERING_INDEPENDENT_ICMP = 32,
+};
+
 /* claim.state: what was seen of a TCP conversation. */
 enum tcp_seen {
 	SEEN_OUT = 1,       /* client sent something after its SYN */
 	SEEN_IN = 2,        /* peer answered with other than RST */
 	SEEN_FIN_OUT = 4,
 	SEEN_FIN_IN = 8,
-	SEEN_RST = 16,
+	SEEN_RST = 16,      /* with a sequence number that its receiver would believe */
 };
 
 struct settings { /* array, one entry */
 	__u32 abi_version;
 	__u32 uplink;  /* ifindex */
 	__u32 self;    /* index into servers */
-	__u32 zero;
+	__u32 uplink_mtu;
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -135,7 +146,7 @@ struct pool {
 	__u64 udp_ns;
 	__u64 icmp_ns;
 	__u32 slice_count;
-	__u32 zero;
+	__u32 behaviour; /* enum behaviour */
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
@@ -165,7 +176,9 @@ struct flow {
 	__u8 hop_destination[6];
 	__u8 hop_source[6];
 	__u16 hop_mtu;
-	__u8 zero[4];
+	__u32 acknowledged; /* TCP: what the client has acknowledged of the peer's bytes, */
+	__u32 sent;         /* and where what it sent itself ends: sequence numbers */
+	__u32 hairpin;      /* the next hop is this server itself */
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */
@@ -184,6 +197,8 @@ struct claim {
 	struct flow_key flow;
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
+	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
+	__u32 sent;         /* and where what it sent itself ends */
 	__u8 client_mac[6];
 	__u8 onramp_mac[6];
 };

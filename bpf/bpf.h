@@ -17,6 +17,8 @@
 #define __type(name, value) typeof(value) *name
 #define LICENSE char bpf_license[] SEC("license") = "Dual BSD/GPL"
 #define INLINE static inline __attribute__((always_inline))
+/* A function of its own: keeps what it has on the stack (512 bytes for all callers together) to its call. */
+#define APART static __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define be16(x) __builtin_bswap16(x)

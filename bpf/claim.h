@@ -14,12 +14,39 @@
 #include "maps.h"
 #include "parse.h"
 
+#define SEQUENCE_STEP_MAX (1 << 24) /* bytes a window can plausibly be open; more is a forgery or a stray */
 #define REFRESH_PARTS 8 /* a claim is refreshed when an eighth of its lifetime is gone */
 
 INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
 {
 	return a->client == b->client && a->remote == b->remote && a->client_port == b->client_port &&
 	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
+}
+
+/* Remembers how far a side has come. `acknowledged` and `sent` only move on; numbers wrap. */
+INLINE void follow(const struct packet *packet, __u32 *acknowledged, __u32 *sent)
+{
+	__s32 moved;
+
+	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & TCP_RST))
+		return;
+	if ((packet->tcp_flags & TCP_ACK) &&
+	    ((packet->tcp_flags & TCP_SYN) || (__s32)(packet->acknowledgement - *acknowledged) > 0))
+		*acknowledged = packet->acknowledgement;
+	moved = packet->sequence_end - *sent;
+	if ((packet->tcp_flags & TCP_SYN) || (moved > 0 && moved < SEQUENCE_STEP_MAX))
+		*sent = packet->sequence_end;
+}
+
+/* Would the receiver of this RST believe it (RFC 5961 section 3.2, RFC 7857 section 2.2)? Its number must lie
+ * between what the receiver has acknowledged and the end of what the sender has sent; where the receiver has
+ * acknowledged nothing yet (connection refused), the RST must acknowledge the receiver's SYN. */
+INLINE int believable(const struct packet *rst, __u32 receiver_acknowledged, __u32 sender_sent, __u32 receiver_sent,
+		      int opening)
+{
+	if (opening && (rst->tcp_flags & TCP_ACK))
+		return rst->acknowledgement == receiver_sent;
+	return (__s32)(rst->sequence - receiver_acknowledged) >= 0 && (__s32)(sender_sent - rst->sequence) >= 0;
 }
 
 /* What a packet from the client adds to what was seen. Traffic after an RST means that the conversation
@@ -40,6 +67,12 @@ INLINE __u32 seen_in(__u32 state, __u8 flags)
 	return state | SEEN_IN | (flags & TCP_FIN ? SEEN_FIN_IN : 0);
 }
 
+/* Is the conversation over by all that was seen? */
+INLINE int ended(__u32 state)
+{
+	return (state & SEEN_RST) || (state & (SEEN_FIN_OUT | SEEN_FIN_IN)) == (SEEN_FIN_OUT | SEEN_FIN_IN);
+}
+
 /* How long a claim lives without traffic, by what was seen (RFC 7857 section 2, RFC 4787 REQ-5, RFC 5508 REQ-2). */
 INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {
@@ -47,7 +80,7 @@ INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 		return pool->udp_ns;
 	if (protocol == IPPROTO_ICMP)
 		return pool->icmp_ns;
-	if ((state & SEEN_RST) || (state & (SEEN_FIN_OUT | SEEN_FIN_IN)) == (SEEN_FIN_OUT | SEEN_FIN_IN))
+	if (ended(state))
 		return pool->tcp_closing_ns;
 	if ((state & (SEEN_OUT | SEEN_IN)) == (SEEN_OUT | SEEN_IN))
 		return pool->tcp_established_ns;

@@ -8,8 +8,8 @@
  *
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
-#include "flow.h"
 #include "icmp.h"
+#include "open.h"
 #include "quote.h"
 #include "slots.h"
 
@@ -35,12 +35,18 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 	return icmp_error(skb, packet, onramp->address, error);
 }
 
-INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now)
+INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow,
+			const struct onramp *onramp, __u64 now)
 {
 	int verdict = TC_ACT_SHOT;
 	enum reason reason = send(skb, packet, flow, now, &verdict);
 
-	return reason ? drop(skb, reason, HOOK_EGRESS_OUT, packet) : verdict;
+	if (!reason)
+		return verdict;
+	if (reason == REASON_TOO_BIG)
+		return reject(skb, packet, onramp, reason,
+			      (__u32)flow->hop_mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG));
+	return drop(skb, reason, HOOK_EGRESS_OUT, packet);
 }
 
 /* May this packet begin a conversation? */
@@ -51,6 +57,17 @@ INLINE int begins(const struct packet *packet)
 	return packet->protocol == IPPROTO_UDP || packet->icmp_type == ICMP_ECHO;
 }
 
+/* A SYN/ACK to a SYN that came in through an endpoint-independent mapping (RFC 5382 REQ-3). */
+INLINE int answers(const struct packet *packet, const struct flow_key *key)
+{
+	struct flow_key mapping = *key;
+
+	mapping.remote = mapping.remote_port = 0;
+	return packet->protocol == IPPROTO_TCP &&
+	       (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == (TCP_SYN | TCP_ACK) &&
+	       bpf_map_lookup_elem(&flows, &mapping);
+}
+
 INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
 			const struct onramp *onramp, __u64 now)
 {
@@ -59,8 +76,6 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 	enum way way;
 	int reason;
 
-	if (in_block(packet->destination)) /* would be an untranslated packet to one of our own addresses */
-		return drop(skb, REASON_HAIRPIN, HOOK_EGRESS_OUT, packet);
 	way = route(skb, packet, &flow, now, &gateway);
 	if (way == WAY_HOST)
 		return pass_to_host();
@@ -68,17 +83,18 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	if (!begins(packet))
+	if (!begins(packet) && !answers(packet, key))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
+	follow(packet, &flow.acknowledged, &flow.sent);
 	reason = open_flow(skb, key, &flow, onramp->pool, now);
 	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
 		return reject(skb, packet, onramp, reason, ERROR(ICMP_UNREACHABLE, error));
-	return send_or_drop(skb, packet, &flow, now);
+	return send_or_drop(skb, packet, &flow, onramp, now);
 }
 
 /* A client packet that cannot be translated: when it is for the server itself, that is the server's matter. */
-INLINE int untranslatable(struct __sk_buff *skb, const struct packet *packet)
+APART int untranslatable(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct flow unused = {};
 	__u32 gateway;
@@ -89,17 +105,18 @@ INLINE int untranslatable(struct __sk_buff *skb, const struct packet *packet)
 	return drop(skb, packet->reason, HOOK_EGRESS_OUT, packet);
 }
 
+#define NOT_A_FLOW -2
+
 /* A client's (or a router's behind it) error about a packet that we gave it. Its quote came to the client, so
  * the quoted destination finds the flow. */
-INLINE int error_out(struct __sk_buff *skb, struct packet *packet)
+APART int error_out(struct __sk_buff *skb, struct packet *packet)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow_key key = {};
-	struct flow hop = {}, *flow = 0;
-	__u32 gateway = 0, local;
+	struct flow *flow = 0;
 	struct quote quote;
-	__u16 local_port;
+	__u32 gateway = 0;
 
 	packet->reason = REASON_ICMP_ERROR;
 	if (!parse_quote(data, end, packet, &quote)) {
@@ -112,14 +129,12 @@ INLINE int error_out(struct __sk_buff *skb, struct packet *packet)
 		flow = bpf_map_lookup_elem(&flows, &key);
 	}
 	if (!flow || packet->destination != quote.source || packet->ttl <= 1)
-		return untranslatable(skb, packet);
-	local = flow->local;
-	local_port = flow->local_port;
-	if (route(skb, packet, &hop, now, &gateway) != WAY_UPLINK)
+		return NOT_A_FLOW;
+	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
-	if (translate_error(data, end, packet, &quote, 0, local, local_port))
+	if (translate_error(data, end, packet, &quote, 0, flow->local, flow->local_port))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
-	return transmit(skb, &hop, now, gateway);
+	return transmit(skb, flow, now, gateway);
 }
 
 /* Neighbour discovery and other link-local IPv6 is the host's; the rest would be an egress nobody chose. */
@@ -141,8 +156,8 @@ int egress_out(struct __sk_buff *skb)
 	struct packet packet;
 	struct onramp *onramp;
 	struct flow *flow;
+	int parsed, verdict;
 	__u64 now;
-	int parsed;
 
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
@@ -152,9 +167,10 @@ int egress_out(struct __sk_buff *skb)
 		return ipv6_out(skb, &packet);
 	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u)
 		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
-	if (parsed == PARSED_ERROR)
-		return error_out(skb, &packet);
-	if (parsed == PARSED_DROP)
+	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
+	if (verdict != NOT_A_FLOW)
+		return verdict;
+	if (parsed != PARSED_OK)
 		return untranslatable(skb, &packet);
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	if (!onramp)
@@ -170,24 +186,33 @@ int egress_out(struct __sk_buff *skb)
 	if (flow && packet.ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
 		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
 	if (flow && (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) &&
-	    !refresh(flow, &key, packet.tcp_flags, now)) {
+	    !refresh(flow, &key, &packet, now)) {
 		bpf_map_delete_elem(&flows, &key);
 		flow = 0;
 	}
 	if (!flow)
 		return first_packet(skb, &packet, &key, onramp, now);
-	return send_or_drop(skb, &packet, flow, now);
+	return send_or_drop(skb, &packet, flow, onramp, now);
 }
 
 /* A reply keeps a TCP claim alive and moves its state on. Replies of other protocols do not: whoever knows
  * the port could keep it taken for ever (RFC 4787 REQ-6 leaves it open). */
-INLINE void seen_reply(struct claim *claim, const struct packet *packet, __u64 now)
+APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 now)
 {
-	__u32 state = seen_in(claim->state, packet->tcp_flags), pool_key = claim->pool;
+	__u32 state, pool_key = claim->pool;
 	struct flow_key owner = claim->flow;
+	__u8 flags = packet->tcp_flags;
 	struct pool *pool;
+	struct flow *flow;
 	__u64 lifetime;
 
+	follow(packet, &claim->acknowledged, &claim->sent);
+	if (flags & TCP_RST) {
+		flow = bpf_map_lookup_elem(&flows, &owner);
+		if (!flow || !believable(packet, flow->acknowledged, claim->sent, flow->sent, !(claim->state & SEEN_IN)))
+			return;
+	}
+	state = seen_in(claim->state, flags);
 	if (state == claim->state && claim->refresh_in_ns > now)
 		return;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
@@ -201,7 +226,7 @@ INLINE void seen_reply(struct claim *claim, const struct packet *packet, __u64 n
 }
 
 /* An error about a packet that left from one of our ports: to the client, when a flow sent it. */
-INLINE int error_in(struct __sk_buff *skb, const struct packet *packet)
+APART int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
@@ -232,6 +257,17 @@ INLINE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	return bpf_redirect(onramp, 0);
 }
 
+/* May anybody send to this mapping? */
+INLINE int open_to_all(const struct claim *claim, __u8 protocol)
+{
+	__u32 pool_key = claim->pool;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
+
+	return pool && pool->behaviour & (protocol == IPPROTO_TCP ? FILTERING_INDEPENDENT_TCP :
+					  protocol == IPPROTO_UDP ? FILTERING_INDEPENDENT_UDP :
+								    FILTERING_INDEPENDENT_ICMP);
+}
+
 SEC("tc")
 int egress_in(struct __sk_buff *skb)
 {
@@ -257,11 +293,15 @@ int egress_in(struct __sk_buff *skb)
 	key.protocol = packet.protocol;
 	claim = bpf_map_lookup_elem(&claims, &key);
 	now = bpf_ktime_get_coarse_ns();
-	if (!claim || !alive(claim, now))
-		return TC_ACT_UNSPEC;
+	if (!claim || !alive(claim, now)) {
+		key.remote = key.remote_port = 0;
+		claim = bpf_map_lookup_elem(&claims, &key);
+		if (!claim || !alive(claim, now) || !open_to_all(claim, key.protocol))
+			return TC_ACT_UNSPEC;
+	}
 	if (packet.ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);
-	if (packet.protocol == IPPROTO_TCP)
+	if (key.remote && packet.protocol == IPPROTO_TCP)
 		seen_reply(claim, &packet, now);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;

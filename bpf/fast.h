@@ -69,13 +69,14 @@ INLINE int fast_in(struct xdp_md *xdp, const struct packet *packet)
 	if (!claim || claim->expires_ns == CLAIM_BUSY || claim->expires_ns <= now || packet->ttl <= 1)
 		return XDP_PASS;
 	if (packet->protocol == IPPROTO_TCP &&
-	    (seen_in(claim->state, packet->tcp_flags) != claim->state || claim->refresh_in_ns <= now))
+	    ((packet->tcp_flags & TCP_RST) || seen_in(claim->state, packet->tcp_flags) != claim->state || claim->refresh_in_ns <= now))
 		return XDP_PASS;
 	interface = claim->flow.onramp;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	if (!onramp || end - data > onramp->xdp_mtu + ETH_HLEN || (void *)(eth + 1) > end ||
 	    translate_frame(data, end, packet, 0, claim->flow.client, claim->flow.client_port))
 		return XDP_PASS;
+	follow(packet, &claim->acknowledged, &claim->sent);
 	copy(eth->h_dest, claim->client_mac, ETH_ALEN);
 	copy(eth->h_source, claim->onramp_mac, ETH_ALEN);
 	count(TRAFFIC_IN);
@@ -96,12 +97,13 @@ INLINE int fast_out(struct xdp_md *xdp, const struct packet *packet, const struc
 	__u32 first = 0;
 
 	if (!flow || flow->refresh_ns <= now || flow->hop_ns <= now || packet->ttl <= 1 ||
-	    (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || end - data > flow->hop_mtu + ETH_HLEN ||
+	    (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || end - data > flow->hop_mtu + ETH_HLEN || flow->hairpin ||
 	    (void *)(eth + 1) > end || place_of(flow->local, flow->local_port, &slot) != PLACE_HERE)
 		return XDP_PASS;
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (!self || translate_frame(data, end, packet, 1, flow->local, flow->local_port))
 		return XDP_PASS;
+	follow(packet, &flow->acknowledged, &flow->sent);
 	copy(eth->h_dest, flow->hop_destination, ETH_ALEN);
 	copy(eth->h_source, flow->hop_source, ETH_ALEN);
 	count(TRAFFIC_OUT);

@@ -5,22 +5,50 @@
 #include "claim.h"
 #include "count.h"
 #include "rewrite.h"
-#include "search.h"
+#include "slots.h"
 
 #define FAMILY_IPV4 2             /* AF_INET */
 #define HOP_CACHED_NS 1000000000ULL /* a changed route or neighbour is noticed after this */
 
 enum way { WAY_UPLINK, WAY_HOST, WAY_NONE };
 
+/* The way to a soft-unicast address (hairpin, RFC 4787 REQ-9): the server that has its slice, perhaps this one.
+ * The packet arrives there like one from the internet, with its sender's outside address and port. */
+INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __u64 now)
+{
+	__u32 first = 0, owner, own;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct server *server, *me;
+	struct slot *slot = 0;
+	enum place place = place_of(packet->destination, packet->destination_port, &slot);
+
+	if (!self || !slot || (place != PLACE_HERE && place != PLACE_ELSEWHERE))
+		return WAY_NONE;
+	owner = slot->owner;
+	own = self->self;
+	server = bpf_map_lookup_elem(&servers, &owner);
+	me = bpf_map_lookup_elem(&servers, &own);
+	if (!server || !me || server->kind == SERVER_UNUSED)
+		return WAY_NONE;
+	flow->hop_ns = now + HOP_CACHED_NS;
+	flow->hop_mtu = self->uplink_mtu;
+	flow->hairpin = place == PLACE_HERE;
+	copy(flow->hop_destination, server->mac, ETH_ALEN);
+	copy(flow->hop_source, me->mac, ETH_ALEN);
+	return WAY_UPLINK;
+}
+
 /* Where would the kernel route the packet? Fills the flow's next hop when it is the uplink; hop_ns stays 0
  * while the neighbour's MAC address is not known. */
-INLINE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
+APART enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
 {
 	struct bpf_fib_lookup fib = {.family = FAMILY_IPV4, .ifindex = skb->ifindex};
 	struct settings *self;
 	__u32 first = 0;
 	long result;
 
+	if (in_block(packet->destination))
+		return route_hairpin(packet, flow, now);
 	fib.l4_protocol = packet->protocol;
 	fib.ipv4_src = packet->source;
 	fib.ipv4_dst = packet->destination;
@@ -34,6 +62,7 @@ INLINE enum way route(struct __sk_buff *skb, const struct packet *packet, struct
 		return WAY_NONE;
 	*gateway = fib.ipv4_dst;
 	flow->hop_ns = 0;
+	flow->hairpin = 0;
 	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		flow->hop_ns = now + HOP_CACHED_NS;
 		copy(flow->hop_destination, fib.dmac, ETH_ALEN);
@@ -54,8 +83,23 @@ INLINE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __
 	if (!self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
 		return TC_ACT_SHOT;
 	count(TRAFFIC_OUT);
+	if (hop->hairpin)
+		return bpf_redirect(self->uplink, BPF_F_INGRESS);
 	return hop->hop_ns > now ? bpf_redirect(self->uplink, 0) :
 				   bpf_redirect_neigh(self->uplink, &neighbour, sizeof(neighbour), 0);
+}
+
+/* The size of the IPv4 packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
+INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct tcphdr *tcp;
+
+	if (!skb->gso_size)
+		return skb->len - ETH_HLEN;
+	tcp = (void *)(long)skb->data + (packet->l4_offset & 0x7f);
+	if (packet->protocol != IPPROTO_TCP || (void *)(tcp + 1) > (void *)(long)skb->data_end)
+		return skb->gso_size + packet->l4_offset - ETH_HLEN + sizeof(struct udphdr);
+	return skb->gso_size + packet->l4_offset - ETH_HLEN + tcp->doff * 4;
 }
 
 /* Translates the packet and sends it out of the uplink. Returns REASON_NONE with the verdict in `verdict`. */
@@ -66,14 +110,45 @@ INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, stru
 
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return REASON_NO_ROUTE;
+	if (flow->hop_ns > now && packet_bytes(skb, packet) > flow->hop_mtu)
+		return REASON_TOO_BIG;
+	follow(packet, &flow->acknowledged, &flow->sent);
 	if (translate(skb, packet, &rewrite))
 		return REASON_INTERNAL;
 	*verdict = transmit(skb, flow, now, gateway);
 	return REASON_NONE;
 }
 
+INLINE int maps_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? MAPPING_INDEPENDENT_TCP :
+				  protocol == IPPROTO_UDP ? MAPPING_INDEPENDENT_UDP : MAPPING_INDEPENDENT_ICMP);
+}
+
+/* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It lives as long as
+ * the longest of its conversations. */
+INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key, __u64 now, __u64 lifetime)
+{
+	struct flow_key mapping = *key;
+	struct claim_key claim_key = {.protocol = key->protocol};
+	struct claim *claim;
+	struct flow *flow;
+
+	if (!maps_independently(pool, key->protocol))
+		return;
+	mapping.remote = mapping.remote_port = 0;
+	flow = bpf_map_lookup_elem(&flows, &mapping);
+	if (!flow)
+		return;
+	claim_key.local = flow->local;
+	claim_key.local_port = flow->local_port;
+	claim = bpf_map_lookup_elem(&claims, &claim_key);
+	if (claim && claim->expires_ns < now + lifetime)
+		extend(claim, &mapping, now, now + lifetime);
+}
+
 /* Asks the claim of a known flow, and keeps it alive. Returns 0 when it is no longer this flow's. */
-INLINE int refresh(struct flow *flow, const struct flow_key *key, __u8 flags, __u64 now)
+APART int refresh(struct flow *flow, const struct flow_key *key, const struct packet *packet, __u64 now)
 {
 	struct claim_key claim_key = {.local = flow->local,
 				      .local_port = flow->local_port,
@@ -81,12 +156,16 @@ INLINE int refresh(struct flow *flow, const struct flow_key *key, __u8 flags, __
 				      .remote_port = key->remote_port,
 				      .protocol = key->protocol};
 	struct claim *claim = bpf_map_lookup_elem(&claims, &claim_key);
+	__u8 flags = packet->tcp_flags;
 	__u32 state, pool_key;
 	struct pool *pool;
 	__u64 lifetime;
 
 	if (!claim)
 		return 0;
+	if ((flags & TCP_RST) && (claim->state & SEEN_IN) &&
+	    !believable(packet, claim->acknowledged, flow->sent, claim->sent, 0))
+		flags &= ~TCP_RST;
 	pool_key = claim->pool;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
@@ -96,57 +175,10 @@ INLINE int refresh(struct flow *flow, const struct flow_key *key, __u8 flags, __
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
 	claim->state = state;
+	refresh_mapping(pool, key, now, lifetime);
 	/* Until the conversation is established its state may change with every packet. */
 	flow->refresh_ns = 0;
 	if (key->protocol != IPPROTO_TCP || (state & SEEN_IN))
 		flow->refresh_ns = now + refresh_ns(pool, lifetime);
 	return 1;
-}
-
-/* Finds and claims a port. Returns the reason why not, or REASON_NONE. */
-static __attribute__((noinline)) int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow,
-					       __u32 pool_key, __u64 now)
-{
-	struct search search = {.skb = skb, .now_ns = now, .pool = pool_key};
-	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
-	struct ethhdr *eth = (void *)(long)skb->data;
-	struct flow *other;
-	__u64 lifetime;
-
-	if (!pool || !key || !flow)
-		return REASON_NO_POOL;
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return REASON_INTERNAL;
-	copy(search.claim.client_mac, eth->h_source, ETH_ALEN);
-	copy(search.claim.onramp_mac, eth->h_dest, ETH_ALEN);
-	lifetime = lifetime_ns(pool, key->protocol, 0);
-	search.until_ns = search.claim.expires_ns = now + lifetime;
-	search.claim.since_ns = now;
-	search.claim.flow = *key;
-	search.claim.pool = pool_key;
-	search.key.remote = key->remote;
-	search.key.remote_port = key->remote_port;
-	search.key.protocol = key->protocol;
-	/* The same client starts with the same slice, so that its address stays the same while there is room. */
-	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
-	bpf_loop(pool->slice_count, try_slice, &search, 0);
-	if (search.full)
-		return REASON_TABLE_FULL;
-	if (!search.found)
-		return search.held ? REASON_SLICE_FULL : REASON_NO_SLICE;
-	flow->local = search.key.local;
-	flow->local_port = search.key.local_port;
-	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
-	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
-		bpf_map_delete_elem(&claims, &search.key);
-		other = bpf_map_lookup_elem(&flows, key);
-		if (!other)
-			return REASON_TABLE_FULL;
-		*flow = *other; /* another CPU opened the same flow this moment */
-		return REASON_NONE;
-	}
-	count(TRAFFIC_NEW_FLOW);
-	if (search.reused)
-		count(TRAFFIC_REUSED);
-	return REASON_NONE;
 }

@@ -9,6 +9,7 @@
 
 #define UNREACHABLE_HOST 1        /* RFC 6888 REQ-11 B: no port could be mapped; only TCP gives up at once */
 #define UNREACHABLE_NET 0
+#define UNREACHABLE_TOO_BIG 4
 #define UNREACHABLE_PROHIBITED 13 /* RFC 5508 REQ-8: no resources for a query; a UDP socket fails with it too */
 
 struct cut_bytes { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
@@ -68,7 +69,7 @@ INLINE __u16 quote_sum(struct cut_bytes *quote, __u32 header_bytes, const struct
 }
 
 /* Turns the packet into an ICMP error to its sender and sends it. Returns the tc verdict. */
-static __attribute__((noinline)) int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
+APART int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
 						__u32 type_code)
 {
 	struct error_headers headers = {};
@@ -92,7 +93,9 @@ static __attribute__((noinline)) int icmp_error(struct __sk_buff *skb, const str
 
 	headers.icmp.type = type_code >> 8;
 	headers.icmp.code = type_code;
-	headers.icmp.checksum = ~fold((__u64)be16(type_code) + quote_sum(&quote, header_bytes, packet, partial));
+	headers.icmp.sequence = be16(type_code >> 16); /* the MTU, with "too big" (RFC 1191) */
+	headers.icmp.checksum = ~fold((__u64)be16(type_code) + headers.icmp.sequence +
+				      quote_sum(&quote, header_bytes, packet, partial));
 	headers.ip.version = 4;
 	headers.ip.ihl = 5;
 	headers.ip.tot_len = be16(sizeof(headers) + quote_bytes);

@@ -79,6 +79,13 @@ struct {
 	__type(value, struct claim);
 } claims SEC(".maps");
 
+struct { /* the claim that a search is to make: too large for the stack of its depth */
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct claim);
+} scratch SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASON_MAX);

@@ -41,6 +41,9 @@ struct packet {
 	__u32 destination;      /* be */
 	__u16 source_port;      /* be; ICMP echo: the identifier in both */
 	__u16 destination_port; /* be */
+	__u32 sequence;         /* TCP */
+	__u32 sequence_end;     /* TCP: behind the payload, SYN and FIN */
+	__u32 acknowledgement;  /* TCP, 0 without ACK */
 	__u16 l4_offset;        /* bytes from the start of the frame */
 	__u8 protocol;
 	__u8 ttl;
@@ -65,6 +68,9 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		packet->source_port = tcp->source;
 		packet->destination_port = tcp->dest;
 		packet->tcp_flags = ((__u8 *)tcp)[13];
+		packet->sequence = be32(tcp->seq);
+		packet->sequence_end = packet->sequence + l4_bytes - tcp->doff * 4 + tcp->syn + tcp->fin;
+		packet->acknowledgement = tcp->ack ? be32(tcp->ack_seq) : 0;
 		return PARSED_OK;
 	}
 	if (packet->protocol == IPPROTO_UDP) {

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Opening a flow: which port it gets, and the two entries that remember it. */
+#pragma once
+
+#include "flow.h"
+#include "search.h"
+
+/* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
+INLINE int find_port(struct search *search, const struct pool *pool)
+{
+	bpf_loop(pool->slice_count, try_slice, search, 0);
+	if (!search->found && search->endings && !search->full) {
+		search->early = 1;
+		bpf_loop(pool->slice_count, try_slice, search, 0);
+	}
+	if (search->full)
+		return REASON_TABLE_FULL;
+	if (!search->found)
+		return search->held ? REASON_SLICE_FULL : REASON_NO_SLICE;
+	return REASON_NONE;
+}
+
+/* The mapping of the client's address and port: the one it has, or a new one. Leaves its local end in
+ * search->key. */
+APART int find_mapping(struct search *search, const struct pool *pool, const struct flow_key *key, struct flow *made)
+{
+	struct flow_key mapping = *key;
+	struct flow *known;
+	struct claim *claim;
+	int reason;
+
+	mapping.remote = mapping.remote_port = 0;
+	search->key.remote = search->key.remote_port = 0;
+	search->claim->flow = mapping;
+	known = bpf_map_lookup_elem(&flows, &mapping);
+	if (known) {
+		search->key.local = known->local;
+		search->key.local_port = known->local_port;
+		claim = bpf_map_lookup_elem(&claims, &search->key);
+		if (claim && claim->expires_ns < search->until_ns ?
+			    extend(claim, &mapping, search->now_ns, search->until_ns) :
+			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, &mapping))
+			return REASON_NONE;
+		bpf_map_delete_elem(&flows, &mapping);
+	}
+	reason = find_port(search, pool);
+	if (reason)
+		return reason;
+	made->local = search->key.local;
+	made->local_port = search->key.local_port;
+	if (!bpf_map_update_elem(&flows, &mapping, made, BPF_NOEXIST))
+		return REASON_NONE;
+	bpf_map_delete_elem(&claims, &search->key);
+	known = bpf_map_lookup_elem(&flows, &mapping);
+	if (!known)
+		return REASON_TABLE_FULL;
+	search->key.local = known->local; /* another CPU made the mapping this moment */
+	search->key.local_port = known->local_port;
+	return REASON_NONE;
+}
+
+/* Finds and claims a port. Returns the reason why not, or REASON_NONE. */
+APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow,
+					       __u32 pool_key, __u64 now)
+{
+	struct search search = {.skb = skb, .now_ns = now, .pool = pool_key};
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
+	struct ethhdr *eth = (void *)(long)skb->data;
+	__u32 first = 0;
+	struct flow *other;
+	__u64 lifetime;
+	int reason;
+
+	search.claim = bpf_map_lookup_elem(&scratch, &first);
+	if (!pool || !key || !flow || !search.claim)
+		return REASON_NO_POOL;
+	zero_fill(search.claim, sizeof(*search.claim));
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return REASON_INTERNAL;
+	copy(search.claim->client_mac, eth->h_source, ETH_ALEN);
+	copy(search.claim->onramp_mac, eth->h_dest, ETH_ALEN);
+	lifetime = lifetime_ns(pool, key->protocol, 0);
+	search.until_ns = search.claim->expires_ns = now + lifetime;
+	search.closing_ns = pool->tcp_closing_ns;
+	search.claim->since_ns = now;
+	search.claim->pool = pool_key;
+	search.key.protocol = key->protocol;
+	/* The same client starts with the same slice, so that its address stays the same while there is room. */
+	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
+	if (maps_independently(pool, key->protocol)) {
+		reason = find_mapping(&search, pool, key, flow);
+		if (reason)
+			return reason;
+		search.early = 1; /* the port is this client's alone: its own ended conversations are not in its way */
+		search.key.remote = key->remote;
+		search.key.remote_port = key->remote_port;
+		search.claim->flow = *key;
+		if (!insert_claim(&search))
+			return search.full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
+	} else {
+		search.key.remote = key->remote;
+		search.key.remote_port = key->remote_port;
+		search.claim->flow = *key;
+		reason = find_port(&search, pool);
+		if (reason)
+			return reason;
+	}
+	flow->local = search.key.local;
+	flow->local_port = search.key.local_port;
+	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
+	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
+		bpf_map_delete_elem(&claims, &search.key);
+		other = bpf_map_lookup_elem(&flows, key);
+		if (!other)
+			return REASON_TABLE_FULL;
+		*flow = *other; /* another CPU opened the same flow this moment */
+		return REASON_NONE;
+	}
+	count(TRAFFIC_NEW_FLOW);
+	if (search.reused)
+		count(TRAFFIC_REUSED);
+	return REASON_NONE;
+}
