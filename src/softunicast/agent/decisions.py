@@ -146,7 +146,7 @@ def grown(before: Mapping[Reason, int], now: Iterable[Drop]) -> list[tuple[Drop,
 
 def without_new_flows(state: KernelState) -> KernelState:
     """The same state, in which no pool has a slice: flows go on, new ones are refused by name."""
-    pools = {name: PoolSlices(pool.timers, ()) for name, pool in state.pools.items()}
+    pools = {name: PoolSlices(pool.timers, (), pool.behaviour) for name, pool in state.pools.items()}
     return replace(state, pools=pools)
 
 

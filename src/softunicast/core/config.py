@@ -15,7 +15,7 @@ from typing import Final
 
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
-from softunicast.core.pools import TAG_PATTERN, Pool, Timers, check_tags
+from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, Pool, Timers, check_tags
 from softunicast.core.records import (
     SLICE_PORTS_DEFAULT,
     SLICE_PORTS_MAX,
@@ -218,13 +218,39 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
         }
         timers.done()
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
-        pool = Pool(name, _tags(section), slices_max, Timers(**values))
+        pool = Pool(name, _tags(section), slices_max, Timers(**values), _behaviour(section))
         section.done()
         if name:
             pools.setdefault(name, pool)
     if len(sections) > POOLS_MAX:
         document.wrong("pools", f"{len(sections)} pools", f"use at most {POOLS_MAX}")
     return tuple(pools.values())
+
+
+def _behaviour(section: Section) -> Behaviour:
+    """`mapping` and `filtering`: tables of "independent" or "dependent" by protocol."""
+    default, found = Behaviour(), list[frozenset[str]]()
+    for key, usual in (
+        ("mapping", default.independent_mapping),
+        ("filtering", default.independent_filtering),
+    ):
+        table = section.section(key)
+        chosen = {
+            name: table.choice(
+                name, ("dependent", "independent"), "independent" if name in usual else "dependent"
+            )
+            for name in PROTOCOLS
+        }
+        table.done()
+        found.append(frozenset(name for name, how in chosen.items() if how == "independent"))
+    mapping, filtering = found
+    for name in sorted(filtering - mapping):
+        section.wrong(
+            "filtering",
+            f"{name} filters independently but maps dependently",
+            f'set mapping.{name} = "independent"',
+        )
+    return Behaviour(mapping, filtering)
 
 
 def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import Pool, Timers
+from softunicast.core.pools import BEHAVIOUR_DEFAULT, Behaviour, Pool, Timers
 from softunicast.core.records import Address, Snapshot
 from softunicast.core.slices import Slice
 
@@ -42,10 +42,11 @@ class AddressTable:
 
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
-    """A pool on this server: its timers, and the slices, in order, that may open new flows."""
+    """A pool on this server: its timers, the slices, in order, that may open new flows, and how it maps."""
 
     timers: Timers
     slices: tuple[Slice, ...]
+    behaviour: Behaviour = BEHAVIOUR_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ def desired(
         servers=servers,
         pools={
             pool.name: PoolSlices(
-                pool.timers, tuple(slice_ for slice_, address in opening if pool.matches(address))
+                pool.timers,
+                tuple(slice_ for slice_, address in opening if pool.matches(address)),
+                pool.behaviour,
             )
             for pool in pools
         },

@@ -29,7 +29,7 @@ class Reason(IntEnum):
     NO_FLOW = 14
     NO_ROUTE = 15
     HOP_LIMIT = 16
-    HAIRPIN = 17
+    TOO_BIG = 17
     FAMILY = 18
     GUARD_FOREIGN = 19
     GUARD_NOBODY = 20
@@ -75,6 +75,15 @@ class TcpSeen(IntEnum):
     RST = 16
 
 
+class Behaviour(IntEnum):
+    INDEPENDENT_TCP = 1
+    INDEPENDENT_UDP = 2
+    INDEPENDENT_ICMP = 4
+    G_INDEPENDENT_TCP = 8
+    G_INDEPENDENT_UDP = 16
+    G_INDEPENDENT_ICMP = 32
+
+
 class AbiLimit(IntEnum):
     ABI_VERSION = 2
     NAME_BYTES = 48
@@ -85,6 +94,7 @@ class Settings(NamedTuple):
     abi_version: int
     uplink: int
     self: int
+    uplink_mtu: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -94,7 +104,7 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<III4x")
+_settings = Struct("<IIII")
 SETTINGS_BYTES: Final = 16
 
 
@@ -204,6 +214,7 @@ class Pool(NamedTuple):
     udp_ns: int
     icmp_ns: int
     slice_count: int
+    behaviour: int
     name: bytes
     slices: bytes
 
@@ -215,7 +226,7 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQI4x48s3072s")
+_pool = Struct("<QQQQQII48s3072s")
 POOL_BYTES: Final = 3168
 
 
@@ -265,6 +276,9 @@ class Flow(NamedTuple):
     hop_destination: bytes
     hop_source: bytes
     hop_mtu: int
+    acknowledged: int
+    sent: int
+    hairpin: int
 
     def pack(self) -> bytes:
         return _flow.pack(*self)
@@ -274,8 +288,8 @@ class Flow(NamedTuple):
         return cls._make(_flow.unpack(data))
 
 
-_flow = Struct("<QQIH6s6sH4x")
-FLOW_BYTES: Final = 40
+_flow = Struct("<QQIH6s6sHIII")
+FLOW_BYTES: Final = 48
 
 
 class ClaimKey(NamedTuple):
@@ -304,6 +318,8 @@ class Claim(NamedTuple):
     flow: bytes
     state: int
     pool: int
+    acknowledged: int
+    sent: int
     client_mac: bytes
     onramp_mac: bytes
 
@@ -315,8 +331,8 @@ class Claim(NamedTuple):
         return cls._make(_claim.unpack(data))
 
 
-_claim = Struct("<QQQ20sII6s6s")
-CLAIM_BYTES: Final = 64
+_claim = Struct("<QQQ20sIIII6s6s")
+CLAIM_BYTES: Final = 72
 
 
 class Sample(NamedTuple):

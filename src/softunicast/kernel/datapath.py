@@ -109,8 +109,8 @@ class Datapath:
                 self._attach_onramp(interface)
 
     def _write_settings(self, uplink: int) -> None:
-        self_index = self._tables.server_index(self._tables.me)
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index)
+        self_index, mtu = self._tables.server_index(self._tables.me), links.interface(self.uplink).mtu
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _pin(self, program: str, interface: str) -> Path:

@@ -9,7 +9,7 @@ from softunicast.kernel.abi import Reason
 MEANING: Final[dict[Reason, str]] = {
     Reason.MALFORMED: "The headers contradict each other or the length of the frame.",
     Reason.FRAGMENT: "A fragment of an IPv4 packet; only the first one carries ports. Not forwarded yet.",
-    Reason.ICMP_ERROR: "An ICMP error about one of our packets; not forwarded yet.",
+    Reason.ICMP_ERROR: "An ICMP error that quotes no conversation of ours, or quotes it wrongly.",
     Reason.PROTOCOL: "Neither TCP, UDP nor ICMP echo: there is no port to tell servers apart by.",
     Reason.INTERNAL: "A step that cannot fail did (no memory for the packet, or a bug). Report it.",
     Reason.NO_OWNER: "Arrived for a port of a shared address that no server holds a lease for.",
@@ -23,7 +23,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.NO_FLOW: "A client packet in the middle of a conversation that is not (or no longer) known.",
     Reason.NO_ROUTE: "The kernel's route to the destination does not leave by the uplink. Client got ICMP.",
     Reason.HOP_LIMIT: "The packet's hop limit (TTL) ran out here. Clients get ICMP, as from any router.",
-    Reason.HAIRPIN: "A client packet to a soft-unicast address; not turned round yet.",
+    Reason.TOO_BIG: "A client packet larger than the way out carries. Client got ICMP with the size that fits.",
     Reason.FAMILY: "A client's IPv6 packet: the pool has only IPv4, and no other egress may serve it.",
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",

@@ -17,7 +17,7 @@ from typing import Final
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.errors import InputError, KernelError
 from softunicast.core.plan import diff
-from softunicast.core.pools import Timers
+from softunicast.core.pools import PROTOCOLS, Behaviour, Timers
 from softunicast.core.slices import Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
@@ -33,6 +33,23 @@ def _pool_slices(pool: abi.Pool) -> Iterator[Slice]:
     for at in range(pool.slice_count):
         entry = abi.PoolSlice.unpack(pool.slices[at * abi.POOL_SLICE_BYTES :][: abi.POOL_SLICE_BYTES])
         yield Slice.of(word_address(entry.address), entry.first, entry.mask + 1)
+
+
+def _behaviour_bits(behaviour: Behaviour) -> int:
+    bits = [abi.Behaviour[f"MAPPING_INDEPENDENT_{name.upper()}"] for name in behaviour.independent_mapping]
+    bits += [
+        abi.Behaviour[f"FILTERING_INDEPENDENT_{name.upper()}"] for name in behaviour.independent_filtering
+    ]
+    return sum(bits)
+
+
+def _behaviour(bits: int) -> Behaviour:
+    def having(what: str) -> frozenset[str]:
+        return frozenset(
+            name for name in PROTOCOLS if bits & abi.Behaviour[f"{what}_INDEPENDENT_{name.upper()}"]
+        )
+
+    return Behaviour(having("MAPPING"), having("FILTERING"))
 
 
 @dataclass
@@ -104,7 +121,7 @@ class Tables:
             name = bytes_name(pool.name)
             self._pools[name] = int.from_bytes(key, "little")
             timers = Timers(*(ns // NS for ns in pool[:5]))
-            yield name, PoolSlices(timers, tuple(_pool_slices(pool)))
+            yield name, PoolSlices(timers, tuple(_pool_slices(pool)), _behaviour(pool.behaviour))
 
     def _read_onramps(self) -> Iterator[tuple[str, str]]:
         self._onramps = {}
@@ -241,6 +258,7 @@ class Tables:
             timers.udp_s * NS,
             timers.icmp_s * NS,
             len(pool.slices),
+            _behaviour_bits(pool.behaviour),
             name_bytes(name),
             entries.ljust(limit * abi.POOL_SLICE_BYTES, b"\0"),
         )
