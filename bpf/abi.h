@@ -81,12 +81,12 @@ enum server_kind {
 /* pool.behaviour, in the words of RFC 4787 and RFC 5382. Without the bits of a protocol: mapping and filtering
  * address-and-port-dependent, which lets one port serve many destinations. */
 enum behaviour {
-	MAPPING_INDEPENDENT_TCP = 1, /* one port for all destinations, used by nobody else */
-	MAPPING_INDEPENDENT_UDP = 2,
-	MAPPING_INDEPENDENT_ICMP = 4,
-	FILTERING_INDEPENDENT_TCP = 8, /* anybody may send to that port; needs the mapping */
-	FILTERING_INDEPENDENT_UDP = 16,
-	FILTERING_INDEPENDENT_ICMP = 32,
+	BEHAVIOUR_MAPPING_TCP = 1, /* one port for all destinations, used by nobody else */
+	BEHAVIOUR_MAPPING_UDP = 2,
+	BEHAVIOUR_MAPPING_ICMP = 4,
+	BEHAVIOUR_FILTERING_TCP = 8, /* anybody may send to that port; needs the mapping */
+	BEHAVIOUR_FILTERING_UDP = 16,
+	BEHAVIOUR_FILTERING_ICMP = 32,
 };
 
 /* claim.state: what was seen of a TCP conversation. */

@@ -263,9 +263,9 @@ INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 	__u32 pool_key = claim->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 
-	return pool && pool->behaviour & (protocol == IPPROTO_TCP ? FILTERING_INDEPENDENT_TCP :
-					  protocol == IPPROTO_UDP ? FILTERING_INDEPENDENT_UDP :
-								    FILTERING_INDEPENDENT_ICMP);
+	return pool && pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
+					  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP :
+								    BEHAVIOUR_FILTERING_ICMP);
 }
 
 SEC("tc")

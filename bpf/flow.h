@@ -121,8 +121,8 @@ INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, stru
 
 INLINE int maps_independently(const struct pool *pool, __u8 protocol)
 {
-	return pool->behaviour & (protocol == IPPROTO_TCP ? MAPPING_INDEPENDENT_TCP :
-				  protocol == IPPROTO_UDP ? MAPPING_INDEPENDENT_UDP : MAPPING_INDEPENDENT_ICMP);
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
 }
 
 /* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It lives as long as

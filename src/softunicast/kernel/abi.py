@@ -76,12 +76,12 @@ class TcpSeen(IntEnum):
 
 
 class Behaviour(IntEnum):
-    INDEPENDENT_TCP = 1
-    INDEPENDENT_UDP = 2
-    INDEPENDENT_ICMP = 4
-    G_INDEPENDENT_TCP = 8
-    G_INDEPENDENT_UDP = 16
-    G_INDEPENDENT_ICMP = 32
+    MAPPING_TCP = 1
+    MAPPING_UDP = 2
+    MAPPING_ICMP = 4
+    FILTERING_TCP = 8
+    FILTERING_UDP = 16
+    FILTERING_ICMP = 32
 
 
 class AbiLimit(IntEnum):

@@ -36,18 +36,14 @@ def _pool_slices(pool: abi.Pool) -> Iterator[Slice]:
 
 
 def _behaviour_bits(behaviour: Behaviour) -> int:
-    bits = [abi.Behaviour[f"MAPPING_INDEPENDENT_{name.upper()}"] for name in behaviour.independent_mapping]
-    bits += [
-        abi.Behaviour[f"FILTERING_INDEPENDENT_{name.upper()}"] for name in behaviour.independent_filtering
-    ]
+    bits = [abi.Behaviour[f"MAPPING_{name.upper()}"] for name in behaviour.independent_mapping]
+    bits += [abi.Behaviour[f"FILTERING_{name.upper()}"] for name in behaviour.independent_filtering]
     return sum(bits)
 
 
 def _behaviour(bits: int) -> Behaviour:
     def having(what: str) -> frozenset[str]:
-        return frozenset(
-            name for name in PROTOCOLS if bits & abi.Behaviour[f"{what}_INDEPENDENT_{name.upper()}"]
-        )
+        return frozenset(name for name in PROTOCOLS if bits & abi.Behaviour[f"{what}_{name.upper()}"])
 
     return Behaviour(having("MAPPING"), having("FILTERING"))
 
