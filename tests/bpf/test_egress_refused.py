@@ -115,7 +115,7 @@ def test_forwarding_switched_off(world: World, kind: str) -> None:
         check_refused(world, every_kind()[kind], "no_route", UNREACHABLE, NET)
         # An agent that starts or stops must not be in the way of who talks to the server itself.
         assert dict(world.out(every_kind("10.0.0.1:53")[kind]).counted) == {"to_host": 1}
-        assert dict(world.out(gre(destination="10.0.0.1")).counted) == {"to_host": 1}
+        assert dict(world.out(gre(destination="10.0.0.1:0")).counted) == {"to_host": 1}
     finally:
         setting.write_text("1")
 
