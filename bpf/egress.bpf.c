@@ -49,6 +49,13 @@ INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, stru
 	return drop(skb, reason, HOOK_EGRESS_OUT, packet);
 }
 
+/* The kernel says nothing about routes while the on-ramp does not forward: for a moment when an agent starts or
+ * stops. Packets for the server itself are not its matter even then; its address there is the one clients use. */
+INLINE int for_host(const struct packet *packet, const struct onramp *onramp, enum way way)
+{
+	return way == WAY_HOST || (way == WAY_OFF && onramp && packet->destination == onramp->address);
+}
+
 /* May this packet begin a conversation? */
 INLINE int begins(const struct packet *packet)
 {
@@ -77,9 +84,9 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 	int reason;
 
 	way = route(skb, packet, &flow, now, &gateway);
-	if (way == WAY_HOST)
+	if (for_host(packet, onramp, way))
 		return pass_to_host();
-	if (way == WAY_NONE)
+	if (way != WAY_UPLINK)
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
@@ -94,13 +101,13 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 }
 
 /* A client packet that cannot be translated: when it is for the server itself, that is the server's matter. */
-APART int untranslatable(struct __sk_buff *skb, const struct packet *packet)
+APART int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
 	struct flow unused = {};
 	__u32 gateway;
 
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
-	    route(skb, packet, &unused, 0, &gateway) == WAY_HOST)
+	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
 	return drop(skb, packet->reason, HOOK_EGRESS_OUT, packet);
 }
@@ -167,12 +174,12 @@ int egress_out(struct __sk_buff *skb)
 		return ipv6_out(skb, &packet);
 	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u)
 		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
+	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
 	if (parsed != PARSED_OK)
-		return untranslatable(skb, &packet);
-	onramp = bpf_map_lookup_elem(&onramps, &interface);
+		return untranslatable(skb, &packet, onramp);
 	if (!onramp)
 		return drop(skb, REASON_NO_POOL, HOOK_EGRESS_OUT, &packet);
 	key.client = packet.source;

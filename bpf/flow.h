@@ -10,7 +10,7 @@
 #define FAMILY_IPV4 2             /* AF_INET */
 #define HOP_CACHED_NS 1000000000ULL /* a changed route or neighbour is noticed after this */
 
-enum way { WAY_UPLINK, WAY_HOST, WAY_NONE };
+enum way { WAY_UPLINK, WAY_HOST, WAY_NONE, WAY_OFF };
 
 /* The way to a soft-unicast address (hairpin, RFC 4787 REQ-9): the server that has its slice, perhaps this one.
  * The packet arrives there like one from the internet, with its sender's outside address and port. */
@@ -38,8 +38,8 @@ INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __
 	return WAY_UPLINK;
 }
 
-/* Where would the kernel route the packet? Fills the flow's next hop when it is the uplink; hop_ns stays 0
- * while the neighbour's MAC address is not known. */
+/* Where would the kernel route the packet? WAY_OFF: it does not say, forwarding is off. Fills the flow's next hop
+ * when it is the uplink; hop_ns stays 0 while the neighbour's MAC address is not known. */
 APART enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
 {
 	struct bpf_fib_lookup fib = {.family = FAMILY_IPV4, .ifindex = skb->ifindex};
@@ -57,6 +57,8 @@ APART enum way route(struct __sk_buff *skb, const struct packet *packet, struct 
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return WAY_HOST;
+	if (result == BPF_FIB_LKUP_RET_FWD_DISABLED)
+		return WAY_OFF;
 	if (!self || (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH) ||
 	    fib.ifindex != self->uplink)
 		return WAY_NONE;

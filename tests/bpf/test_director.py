@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 import pytest
@@ -36,6 +37,7 @@ UNKNOWN_ADDRESS = "198.51.100.77:2049"  # in the block, in no table
 STEERED = (UPLINK_MAC, NEIGHBOUR_MAC)
 
 
+@functools.cache
 def arriving(to: str, ttl: int = 64) -> dict[str, bytes]:
     """One packet of every kind the director can place."""
     identifier = frames.end(to)[1]

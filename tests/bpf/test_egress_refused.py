@@ -4,6 +4,7 @@ ICMP error that quotes them.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def without_default_route() -> Iterator[None]:
             netlink.route("add", dst="0.0.0.0/0", gateway="192.0.2.254")
 
 
+@functools.cache
 def every_kind(destination: str = REMOTE, ttl: int = 64) -> dict[str, bytes]:
     return {
         "tcp": tcp(CLIENT, destination, ttl=ttl),
@@ -111,6 +113,9 @@ def test_forwarding_switched_off(world: World, kind: str) -> None:
     setting.write_text("0")
     try:
         check_refused(world, every_kind()[kind], "no_route", UNREACHABLE, NET)
+        # An agent that starts or stops must not be in the way of who talks to the server itself.
+        assert dict(world.out(every_kind("10.0.0.1:53")[kind]).counted) == {"to_host": 1}
+        assert dict(world.out(gre(destination="10.0.0.1:0")).counted) == {"to_host": 1}
     finally:
         setting.write_text("1")
 

@@ -4,6 +4,7 @@ slices alone. The guard never changes a packet. Slices as in test_director.py.
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ OWN_ADDRESS = "192.0.2.1:2049"
 CLIENTS_ADDRESS = "10.0.0.2:2049"
 
 
+@functools.cache
 def leaving(source: str) -> dict[str, bytes]:
     """One packet of every kind that has a port."""
     identifier = frames.end(source)[1]

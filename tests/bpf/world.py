@@ -38,7 +38,7 @@ ADDRESS = IPv4Address("198.51.100.10")
 ADDRESS2 = IPv4Address("198.51.100.11")
 SERVERS = {ME: frames.UPLINK_MAC, NEIGHBOUR: frames.NEIGHBOUR_MAC}
 FAR_NS = time.monotonic_ns() + 10**13  # a deadline that no test lives to see
-LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=16384)
+LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=10240)
 
 # One of these, or a drop reason, for every packet that a program does anything with.
 OUTCOMES = {"here", "steered", "out", "in", "to_host"}

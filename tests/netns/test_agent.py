@@ -21,6 +21,7 @@ from tests.netns.pair_lab import Capture, PairLab, eventually
 
 from softunicast.core.slices import Slice
 from softunicast.kernel import links, namespaces
+from softunicast.lab import agents
 from softunicast.lab.pair import INTERNET, SHARED
 
 TTL_S: Final = 4
@@ -50,7 +51,7 @@ def host_of(lab: PairLab, server: str) -> dict[str, Any]:
     node = lab.lab.node_directory(server)
     return {
         "settings": namespaces.run_in(lab.lab.namespace(server), settings),
-        "addresses": lab.good(server, "ip", "-o", "address"),
+        "addresses": lab.good(server, "ip", "-o", "-4", "address"),
         "links": lab.good(server, "ip", "-d", "link"),  # XDP programs show here
         "qdiscs": lab.good(server, "tc", "qdisc"),
         "pins": sorted(path.name for path in (lab.lab.bpffs / server).rglob("*")),
@@ -140,6 +141,22 @@ def test_second_agent_is_refused_and_the_first_not_disturbed(lab: PairLab) -> No
     done = lab.run("server1", "softunicast", "agent", "--config", str(lab.config("server1")))
     assert done.code == 3
     assert f"another agent (pid {pid})" in done.complaint
+    serves(lab, "server1", "client1")
+
+
+def test_onramp_that_went_while_the_agent_was_dead_is_waited_for(lab: PairLab) -> None:
+    lab.end_agents(signal.SIGKILL, "server1")
+    lab.good("server1", "ip", "link", "set", "clients", "down")
+    lab.good("server1", "ip", "link", "set", "clients", "name", "away")
+    # Not start_agents, which waits for every on-ramp.
+    lab._agents["server1"] = agents.start(lab.lab, "server1")
+    eventually(lambda: lab.answers("server1"), "the agent answers")
+    problems = lab.ask("server1", "/v1/status")["problems"]
+    assert problems == ["on-ramp clients is not there"]
+    assert lab.ask("server1", "/v1/pools")[0]["onramps"] == []
+    lab.good("server1", "ip", "link", "set", "away", "name", "clients")
+    lab.good("server1", "ip", "link", "set", "clients", "up")
+    eventually(lambda: lab.ask("server1", "/v1/status")["problems"] == [], "the on-ramp is back")
     serves(lab, "server1", "client1")
 
 

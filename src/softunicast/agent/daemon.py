@@ -253,8 +253,10 @@ class Daemon:
         self._apply_again_ns = self._timing.now_ns() + int(REAPPLY_S * 1e9)
         if changes:
             self._log.debug("kernel changed", changes=changes)
-        if self.effects.missing_onramps != missing:
-            self._log.warning("on-ramps missing", interfaces=list(self.effects.missing_onramps))
+        if gone := set(self.effects.missing_onramps) - set(missing):
+            self._log.warning("on-ramps missing", interfaces=sorted(gone))
+        if back := set(missing) - set(self.effects.missing_onramps):
+            self._log.info("on-ramps are back", interfaces=sorted(back))
 
     # -- for whoever asks ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from softunicast import __version__
 from softunicast.agent.api import Api
 from softunicast.agent.daemon import Daemon
 from softunicast.agent.effects import NodeEffects
-from softunicast.agent.host import HostChanges
+from softunicast.agent.host import JOURNAL_FILE, HostChanges
 from softunicast.agent.keeper import Timing
 from softunicast.agent.kernel_thread import KernelThread
 from softunicast.agent.lock import StateLock
@@ -40,7 +40,9 @@ def run(config: Config) -> None:
     logs.configure(config.agent.log_format, config.agent.log_level)
     require_privileges()
     me, onramps = identify(config)
-    if onramps:
+    # A mistake in the configuration shows at the first start. After a crash the data path is to be taken over
+    # whatever became of one on-ramp meanwhile; it waits, as it would have in a running agent.
+    if onramps and not (Path(config.agent.state_dir) / JOURNAL_FILE).exists():
         raise HostError(
             f"there is no interface {onramps[0]}, an on-ramp", "see [[onramps]] in the configuration"
         )

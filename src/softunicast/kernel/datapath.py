@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
-from softunicast.core.errors import HostError, KernelError
+from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
@@ -158,16 +158,27 @@ class Datapath:
     def apply(self, wanted: KernelState) -> int:
         """Makes the tables equal to `wanted`, adding before removing. Returns the number of changes.
 
-        New on-ramps are attached after their pool is there and detached before it goes. Safe to repeat
-        after an error: it continues where it stopped.
+        Leases older than those in force are refused: `state` says what came of it. New on-ramps are attached
+        after their pool is there and detached before it goes. Raises InputError or KernelError, and then has
+        changed nothing if there was no room; after any other error it can be repeated, or given another state.
         """
+        wanted = self._tables.newest(wanted)
+        self._tables.check(wanted)
+        try:
+            return self._apply(wanted)
+        except BaseException:
+            with suppress(SoftunicastError):
+                self._tables.read()  # what is there now, so that the next attempt knows
+            raise
+
+    def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
         changes = tables.set_servers(wanted.servers)
         if tables.server_index(tables.me) != self._self_index():
             self._write_settings(links.interface(self.uplink).index)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
-            if tables.state.onramps.get(interface) != pool or f"egress_out@{interface}" not in self._links:
+            if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):
                 tables.set_onramp(interface, pool, None, 0)
                 self._attach_onramp(interface)
                 changes += 1
@@ -179,6 +190,11 @@ class Datapath:
             tables.remove_onramp(interface)
             changes += 1
         return changes + tables.remove(wanted)
+
+    def _is_attached(self, interface: str) -> bool:
+        """Not when the interface was made anew under its old name: the attachment went with the old one."""
+        index = links.index_of(interface)
+        return f"egress_out@{interface}" in self._links and self._tables.onramp_index(interface) == index
 
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))

@@ -15,12 +15,12 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.errors import InputError, KernelError
 from softunicast.core.plan import diff
 from softunicast.core.pools import PROTOCOLS, Behaviour, Timers
 from softunicast.core.slices import Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
+from softunicast.kernel.room import check_room, place_regions
 from softunicast.kernel.words import address_word, bytes_name, index_key, mac_bytes, name_bytes, word_address
 
 PORTS: Final = 65536
@@ -129,17 +129,51 @@ class Tables:
                 self._onramps[bytes_name(onramp.name)] = int.from_bytes(key, "little")
                 yield bytes_name(onramp.name), pools.get(onramp.pool, "?")
 
-    # writing: additions and changes, then removals
+    # before writing
+
+    def newest(self, wanted: KernelState) -> KernelState:
+        """`wanted`, but where it has an older lease (smaller epoch) than the one in force, that one stays."""
+        tables, servers = dict(wanted.addresses), dict(wanted.servers)
+        for address, table in wanted.addresses.items():
+            actual = self.state.addresses.get(address)
+            if actual is None or actual.slice_ports != table.slice_ports:
+                continue
+            newer = {
+                slot: actual.owners[slot]
+                for slot, owner in table.owners.items()
+                if slot in actual.owners and actual.owners[slot].epoch > owner.epoch
+            }
+            tables[address] = replace(table, owners={**table.owners, **newer})
+            for owner in newer.values():
+                servers.setdefault(owner.server, self.state.servers[owner.server])
+        return replace(wanted, addresses=tables, servers=servers)
+
+    def check(self, wanted: KernelState) -> None:
+        """InputError or KernelError when the tables cannot hold what is wanted beside what is there."""
+        check_room({name: table.max_entries for name, table in self.maps.items()}, self.state, wanted)
+        self._new_regions(wanted)
+
+    def _new_regions(self, wanted: KernelState) -> dict[IPv4Address, int]:
+        """First slots of new and resized tables. The regions in use stay so until the end."""
+        slots = {
+            address: PORTS // table.slice_ports
+            for address, table in wanted.addresses.items()
+            if (actual := self.state.addresses.get(address)) is None
+            or actual.slice_ports != table.slice_ports
+        }
+        return place_regions(self._regions.values(), slots, self.maps["slots"].max_entries)
+
+    # writing: additions and changes, then removals; what `newest` and `check` have let pass
 
     def add(self, wanted: KernelState) -> int:
         """Everything that is new or different. Returns the number of entries written."""
-        written = 0
+        written, regions = 0, self._new_regions(wanted)
         for block in wanted.blocks - self.state.blocks:
             key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
             self.maps["blocks"].set(key.pack(), bytes(4))
             written += 1
         for address, table in wanted.addresses.items():
-            written += self._set_address(address, table)
+            written += self._set_address(address, table, regions.get(address))
         for name, pool in wanted.pools.items():
             written += self._set_pool(name, pool)
         return written
@@ -168,10 +202,8 @@ class Tables:
         for name, mac in [*plan.add.items(), *plan.change.items()]:
             used = set(self._servers.values())
             limit = self.maps["servers"].max_entries
-            free = next((index for index in range(1, limit) if index not in used), None)
+            free = next(index for index in range(1, limit) if index not in used)
             index = self._servers.get(name, free)
-            if index is None:
-                raise KernelError(f"no room for server {name}: a site has at most {limit - 1} servers")
             kind = abi.ServerKind.SELF if name == self.me else abi.ServerKind.NEIGHBOUR
             self.maps["servers"].set(
                 index_key(index), abi.Server(mac_bytes(mac), kind, name_bytes(name)).pack()
@@ -179,30 +211,23 @@ class Tables:
             self._servers[name] = index
         return len(plan.add) + len(plan.change)
 
-    def _set_address(self, address: IPv4Address, table: AddressTable) -> int:
-        """Writes the slots that differ. A table of another slice size is built aside, then switched to."""
-        actual, slots = self.state.addresses.get(address), PORTS // table.slice_ports
-        if actual is not None and actual.slice_ports == table.slice_ports:
-            plan = diff(table.owners, actual.owners)
-            changed = {**plan.add, **plan.change}
-            items = list(self._slot_items(self._regions[address][0], changed, actual.owners))
+    def _set_address(self, address: IPv4Address, table: AddressTable, new_base: int | None) -> int:
+        """Writes the slots that differ. A new table, or one of another size, is built aside, then switched to."""
+        if new_base is None:
+            plan = diff(table.owners, self.state.addresses[address].owners)
+            items = list(self._slot_items(self._regions[address][0], {**plan.add, **plan.change}))
             self.maps["slots"].set_many(items)
             return len(items)
-        base = self._free_region(slots)
+        slots = PORTS // table.slice_ports
         everything = {index: table.owners.get(index, NOBODY) for index in range(slots)}
-        self.maps["slots"].set_many(self._slot_items(base, everything, {}))
-        entry = abi.Address(base, table.slice_ports.bit_length() - 1)
+        self.maps["slots"].set_many(self._slot_items(new_base, everything))
+        entry = abi.Address(new_base, table.slice_ports.bit_length() - 1)
         self.maps["addresses"].set(abi.AddressKey(address_word(address)).pack(), entry.pack())
-        self._regions[address] = (base, slots)
+        self._regions[address] = (new_base, slots)
         return slots
 
-    def _slot_items(
-        self, base: int, owners: Mapping[int, SlotOwner], actual: Mapping[int, SlotOwner]
-    ) -> Iterable[tuple[bytes, bytes]]:
+    def _slot_items(self, base: int, owners: Mapping[int, SlotOwner]) -> Iterable[tuple[bytes, bytes]]:
         for index, owner in owners.items():
-            before = actual.get(index)
-            if before is not None and owner.epoch < before.epoch:
-                continue  # an older lease than the one in force: refused
             number = self._servers[owner.server] if owner.server else 0
             yield index_key(base + index), abi.Slot(owner.deadline_ns, number, owner.epoch).pack()
 
@@ -220,31 +245,12 @@ class Tables:
         self.maps["slots"].set_many(items)
         return len(items)
 
-    def _free_region(self, slots: int) -> int:
-        """First fit between the regions in use; regions are aligned to their size."""
-        at = 0
-        for first, length in sorted(self._regions.values()):
-            if at + slots <= first:
-                break
-            at = max(at, -(-(first + length) // slots) * slots)
-        limit = self.maps["slots"].max_entries
-        if at + slots > limit:
-            raise KernelError(
-                f"no room for {slots} more slices in the table of {limit}", fix="raise limits.slots_max"
-            )
-        return at
-
     def _set_pool(self, name: str, pool: PoolSlices) -> int:
         if self.state.pools.get(name) == pool:
             return 0
         index = self._pools.get(name)
         if index is None:
             index = max(self._pools.values(), default=0) + 1
-        limit = int(abi.AbiLimit.POOL_SLICES_MAX)
-        if len(pool.slices) > limit:
-            raise InputError(
-                f"pool {name} has {len(pool.slices)} slices, a server can use {limit}", "lower slices_max"
-            )
         entries = b"".join(self._pool_slice(part).pack() for part in pool.slices)
         timers = pool.timers
         value = abi.Pool(
@@ -256,7 +262,7 @@ class Tables:
             len(pool.slices),
             _behaviour_bits(pool.behaviour),
             name_bytes(name),
-            entries.ljust(limit * abi.POOL_SLICE_BYTES, b"\0"),
+            entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
         )
         self.maps["pools"].set(index_key(index), value.pack())
         self._pools[name] = index
@@ -284,6 +290,10 @@ class Tables:
             self.maps["onramps"].delete(index_key(before))
         self._onramps[name] = index
         self.state = replace(self.state, onramps={**self.state.onramps, name: pool})
+
+    def onramp_index(self, name: str) -> int | None:
+        """The number of the interface that the entry of this on-ramp is for."""
+        return self._onramps.get(name)
 
     def remove_onramp(self, name: str) -> None:
         """The program must be detached already."""

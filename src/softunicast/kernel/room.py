@@ -1,0 +1,64 @@
+"""Does a state fit into the tables beside the one that is there? Asked before anything is written.
+
+Additions come before removals, so for a moment both are in the tables. Pure: sizes and states in, an error or
+places out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+from softunicast.core.desired import KernelState
+from softunicast.core.errors import InputError, KernelError
+from softunicast.kernel import abi
+from softunicast.kernel.words import name_bytes
+
+SLICES_MAX: Final = int(abi.AbiLimit.POOL_SLICES_MAX)
+
+_K = TypeVar("_K")
+
+
+def check_room(sizes: Mapping[str, int], actual: KernelState, wanted: KernelState) -> None:
+    """Entries and names. `sizes`: entries by table. Raises KernelError (no room) or InputError."""
+    counts = {
+        "blocks": len(actual.blocks | wanted.blocks),
+        "addresses": len({*actual.addresses, *wanted.addresses}),
+        "servers": len({*actual.servers, *wanted.servers}) + 1,  # 0 stands for nobody
+        "pools": len({*actual.pools, *wanted.pools}),
+        "onramps": len({*actual.onramps, *wanted.onramps}),
+    }
+    for table, count in counts.items():
+        if count > sizes[table]:
+            fix = "raise limits.addresses_max" if table == "addresses" else None
+            raise KernelError(f"no room for {count} {table} in the table of {sizes[table]}", fix=fix)
+    for name in {*wanted.servers, *wanted.pools}:
+        name_bytes(name)
+    for name, pool in wanted.pools.items():
+        if len(pool.slices) > SLICES_MAX:
+            raise InputError(
+                f"pool {name} has {len(pool.slices)} slices, a server can use {SLICES_MAX}",
+                "lower slices_max",
+            )
+
+
+def place_regions(taken: Iterable[tuple[int, int]], slots: Mapping[_K, int], limit: int) -> dict[_K, int]:
+    """A place for each of the regions of `slots` entries in a table of `limit`, beside the `taken` ones.
+
+    Regions are (first, entries); each is put, aligned to its size, into the first gap that holds it. Raises
+    KernelError when one finds none.
+    """
+    used, found = sorted(taken), dict[_K, int]()
+    for key, wanted in slots.items():
+        at = 0
+        for first, length in used:
+            if at + wanted <= first:
+                break
+            at = max(at, -(-(first + length) // wanted) * wanted)
+        if at + wanted > limit:
+            raise KernelError(
+                f"no room for {wanted} more slices in the table of {limit}", fix="raise limits.slots_max"
+            )
+        found[key] = at
+        used = sorted([*used, (at, wanted)])
+    return found

@@ -1,0 +1,78 @@
+"""While tables change, no packet to a slice that has an owner before and after is without one in between."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+from tests.bpf.frames import FROM_WIRE, REMOTE, tcp
+from tests.bpf.world import ADDRESS, ADDRESS2, BLOCK, FAR_NS, ME, NEIGHBOUR, ONRAMP, SERVERS, UPLINK, World
+
+from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.pools import Timers
+from softunicast.core.slices import Slice
+from softunicast.kernel.tables import EMPTY
+
+
+class Watcher(threading.Thread):
+    """Runs the director on packets to slices that always have an owner; remembers any that was dropped."""
+
+    def __init__(self, world: World, ports: list[int]) -> None:
+        super().__init__()
+        self.world = world
+        self.packets = [tcp(REMOTE, f"198.51.100.10:{port}", macs=FROM_WIRE) for port in ports]
+        self.runs = 0
+        self.dropped: list[str] = []
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.is_set():
+            for frame in self.packets:
+                result = self.world.run("director", frame, UPLINK)
+                self.runs += 1
+                if result.verdict not in ("pass", "tx"):
+                    self.dropped.append(result.verdict)
+
+
+def changing(step: int) -> KernelState:
+    """Every step changes owners around slots 1 (always this server's) and 2 (always the neighbour's), the size
+    of the slices, the pool, the other address's table and the servers."""
+    ports = (2048, 1024, 2048, 512)[step % 4]
+    at = {port: port // ports for port in (2048, 4096, 6144, 8192)}
+    owners = {slot: SlotOwner(ME, step, FAR_NS + step) for slot in range(at[2048], at[4096])}
+    owners |= {slot: SlotOwner(NEIGHBOUR, step, 0) for slot in range(at[4096], at[6144])}
+    if step % 3:
+        moving = ME if step % 2 else NEIGHBOUR
+        owners |= {slot: SlotOwner(moving, step, FAR_NS) for slot in range(at[6144], at[8192])}
+    tables = {ADDRESS: AddressTable(ports, owners)}
+    if step % 5:
+        tables[ADDRESS2] = AddressTable((64, 256)[step % 2], {step % 200: SlotOwner(ME, 1, FAR_NS)})
+    return KernelState(
+        frozenset({BLOCK} if step % 2 else {BLOCK, Slice.parse("192.168.0.0/16")}),
+        tables,
+        {**SERVERS, f"server{step % 7 + 3}": "02:00:00:00:00:09"},
+        {
+            "gb": PoolSlices(
+                Timers(), tuple(Slice.of(ADDRESS, slot * ports, ports) for slot in list(owners)[:2])
+            )
+        },
+        {ONRAMP: "gb"},
+    )
+
+
+def test_no_packet_is_without_an_owner_while_tables_change(world: World) -> None:
+    world.reset(replace(EMPTY, servers=SERVERS))
+    world.datapath.apply(changing(1))
+    before = world.counters()
+    watcher = Watcher(world, [2048, 2500, 4095, 4096, 5000, 6143])
+    watcher.start()
+    try:
+        for step in range(2, 250):
+            world.datapath.apply(changing(step))
+    finally:
+        watcher.stopped.set()
+        watcher.join()
+    assert watcher.runs > 1000
+    assert watcher.dropped == []
+    assert world.counters()["no_owner"] == before["no_owner"]
+    assert world.datapath.read() == changing(249)
