@@ -198,7 +198,7 @@ struct claim {
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
 	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
-	__u32 sent;         /* and where what it sent itself ends */
+	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
 	__u8 client_mac[6];
 	__u8 onramp_mac[6];
 };

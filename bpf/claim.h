@@ -14,7 +14,7 @@
 #include "maps.h"
 #include "parse.h"
 
-#define SEQUENCE_STEP_MAX (1 << 24) /* bytes a window can plausibly be open; more is a forgery or a stray */
+#define SEQUENCE_STEP_MAX (1u << 24) /* bytes a window can plausibly be open; more is a forgery or a stray */
 #define REFRESH_PARTS 8 /* a claim is refreshed when an eighth of its lifetime is gone */
 
 INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
@@ -23,30 +23,42 @@ INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
 	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
 }
 
-/* Remembers how far a side has come. `acknowledged` and `sent` only move on; numbers wrap. */
+/* Numbers wrap; they only move on, and never by more than a window can be. */
+INLINE void move_on(__u32 *number, __u32 to)
+{
+	if (to - *number < SEQUENCE_STEP_MAX)
+		*number = to;
+}
+
+/* Remembers how far the sender of a packet has come. A SYN begins the numbers: see below. */
 INLINE void follow(const struct packet *packet, __u32 *acknowledged, __u32 *sent)
 {
-	__s32 moved;
-
-	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & TCP_RST))
+	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_RST)))
 		return;
-	if ((packet->tcp_flags & TCP_ACK) &&
-	    ((packet->tcp_flags & TCP_SYN) || (__s32)(packet->acknowledgement - *acknowledged) > 0))
-		*acknowledged = packet->acknowledgement;
-	moved = packet->sequence_end - *sent;
-	if ((packet->tcp_flags & TCP_SYN) || (moved > 0 && moved < SEQUENCE_STEP_MAX))
-		*sent = packet->sequence_end;
+	if (packet->tcp_flags & TCP_ACK)
+		move_on(acknowledged, packet->acknowledgement);
+	move_on(sent, packet->sequence_end);
+}
+
+/* A SYN: where its sender begins, of which the receiver has acknowledged nothing yet. */
+INLINE void begin(const struct packet *syn, __u32 *acknowledged, __u32 *sent, __u32 *receiver_acknowledged)
+{
+	if (syn->tcp_flags & TCP_ACK)
+		*acknowledged = syn->acknowledgement;
+	*sent = syn->sequence_end;
+	*receiver_acknowledged = syn->sequence;
 }
 
 /* Would the receiver of this RST believe it (RFC 5961 section 3.2, RFC 7857 section 2.2)? Its number must lie
- * between what the receiver has acknowledged and the end of what the sender has sent; where the receiver has
- * acknowledged nothing yet (connection refused), the RST must acknowledge the receiver's SYN. */
+ * between what the receiver has acknowledged and the end of what the sender has sent; where the sender has sent
+ * nothing yet (connection refused), the RST must acknowledge the receiver's SYN. Data that somebody forges can
+ * move that end, but an RST further than a window away is not believed even then. */
 INLINE int believable(const struct packet *rst, __u32 receiver_acknowledged, __u32 sender_sent, __u32 receiver_sent,
 		      int opening)
 {
-	if (opening && (rst->tcp_flags & TCP_ACK))
-		return rst->acknowledgement == receiver_sent;
-	return (__s32)(rst->sequence - receiver_acknowledged) >= 0 && (__s32)(sender_sent - rst->sequence) >= 0;
+	if (opening)
+		return (rst->tcp_flags & TCP_ACK) && rst->acknowledgement == receiver_sent;
+	return rst->sequence - receiver_acknowledged < SEQUENCE_STEP_MAX && (__s32)(sender_sent - rst->sequence) >= 0;
 }
 
 /* What a packet from the client adds to what was seen. Traffic after an RST means that the conversation

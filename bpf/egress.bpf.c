@@ -92,7 +92,11 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
 	if (!begins(packet) && !answers(packet, key))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
-	follow(packet, &flow.acknowledged, &flow.sent);
+	if (packet->protocol == IPPROTO_TCP) {
+		__u32 nothing;
+
+		begin(packet, &flow.acknowledged, &flow.sent, &nothing);
+	}
 	reason = open_flow(skb, key, &flow, onramp->pool, now);
 	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
@@ -118,13 +122,16 @@ APART int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
  * the quoted destination finds the flow. */
 APART int error_out(struct __sk_buff *skb, struct packet *packet)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow_key key = {};
 	struct flow *flow = 0;
 	struct quote quote;
 	__u32 gateway = 0;
+	void *data, *end;
 
+	pull(skb, QUOTE_MAX);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
 	packet->reason = REASON_ICMP_ERROR;
 	if (!parse_quote(data, end, packet, &quote)) {
 		key.client = quote.destination;
@@ -209,16 +216,23 @@ APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 no
 	__u32 state, pool_key = claim->pool;
 	struct flow_key owner = claim->flow;
 	__u8 flags = packet->tcp_flags;
+	int opening = !(claim->state & SEEN_IN);
 	struct pool *pool;
-	struct flow *flow;
+	struct flow *flow = 0;
 	__u64 lifetime;
 
+	if (flags & (TCP_SYN | TCP_FIN | TCP_RST))
+		flow = bpf_map_lookup_elem(&flows, &owner);
 	follow(packet, &claim->acknowledged, &claim->sent);
 	if (flags & TCP_RST) {
-		flow = bpf_map_lookup_elem(&flows, &owner);
-		if (!flow || !believable(packet, flow->acknowledged, claim->sent, flow->sent, !(claim->state & SEEN_IN)))
+		if (!flow || !believable(packet, flow->acknowledged, claim->sent, flow->sent, opening))
 			return;
+	} else if (flags & TCP_SYN) { /* anybody can forge a SYN: it must be the first, or answer the client's */
+		if (flow && (opening || ((flags & TCP_ACK) && packet->acknowledgement == flow->sent)))
+			begin(packet, &claim->acknowledged, &claim->sent, &flow->acknowledged);
 	}
+	if ((flags & TCP_SYN) || packet->sequence_end != claim->sent)
+		flags &= ~TCP_FIN; /* forged as well: it ends what its sender has sent */
 	state = seen_in(claim->state, flags);
 	if (state == claim->state && claim->refresh_in_ns > now)
 		return;
@@ -229,19 +243,27 @@ APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 no
 	if (!extend(claim, &owner, now, now + lifetime))
 		return;
 	claim->state = state;
-	claim->refresh_in_ns = now + refresh_ns(pool, lifetime);
+	refresh_mapping(pool, &owner, now, lifetime);
+	/* After the end every packet is noticed: when the client goes on, the conversation does; and the port may be
+	 * used again only when both have been silent for a moment. */
+	claim->refresh_in_ns = ended(state) ? 0 : now + refresh_ns(pool, lifetime);
+	if (flow && ended(state))
+		flow->refresh_ns = 0;
 }
 
 /* An error about a packet that left from one of our ports: to the client, when a flow sent it. */
 APART int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
 	struct claim_key key = {};
 	struct claim *claim;
 	struct quote quote;
+	void *data, *end;
 	__u32 onramp;
 
+	pull(skb, QUOTE_MAX);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
 	if (parse_quote(data, end, packet, &quote) || quote.source != packet->destination)
 		return TC_ACT_UNSPEC;
 	key.local = quote.source;

@@ -66,14 +66,14 @@ INLINE int fast_in(struct xdp_md *xdp, const struct packet *packet)
 	struct ethhdr *eth = data;
 	__u32 interface;
 
-	if (!claim || claim->expires_ns == CLAIM_BUSY || claim->expires_ns <= now || packet->ttl <= 1)
+	if (!claim || !alive(claim, now) || packet->ttl <= 1)
 		return XDP_PASS;
-	if (packet->protocol == IPPROTO_TCP &&
-	    ((packet->tcp_flags & TCP_RST) || seen_in(claim->state, packet->tcp_flags) != claim->state || claim->refresh_in_ns <= now))
+	if (packet->protocol == IPPROTO_TCP && ((packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
+						!(claim->state & SEEN_IN) || claim->refresh_in_ns <= now))
 		return XDP_PASS;
 	interface = claim->flow.onramp;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
-	if (!onramp || end - data > onramp->xdp_mtu + ETH_HLEN || (void *)(eth + 1) > end ||
+	if (!onramp || bpf_xdp_get_buff_len(xdp) > onramp->xdp_mtu + ETH_HLEN || (void *)(eth + 1) > end ||
 	    translate_frame(data, end, packet, 0, claim->flow.client, claim->flow.client_port))
 		return XDP_PASS;
 	follow(packet, &claim->acknowledged, &claim->sent);
@@ -97,8 +97,8 @@ INLINE int fast_out(struct xdp_md *xdp, const struct packet *packet, const struc
 	__u32 first = 0;
 
 	if (!flow || flow->refresh_ns <= now || flow->hop_ns <= now || packet->ttl <= 1 ||
-	    (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || end - data > flow->hop_mtu + ETH_HLEN || flow->hairpin ||
-	    (void *)(eth + 1) > end || place_of(flow->local, flow->local_port, &slot) != PLACE_HERE)
+	    (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || flow->hairpin ||
+	    bpf_xdp_get_buff_len(xdp) > flow->hop_mtu + ETH_HLEN || (void *)(eth + 1) > end || place_of(flow->local, flow->local_port, &slot) != PLACE_HERE)
 		return XDP_PASS;
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (!self || translate_frame(data, end, packet, 1, flow->local, flow->local_port))

@@ -128,7 +128,8 @@ INLINE int maps_independently(const struct pool *pool, __u8 protocol)
 }
 
 /* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It lives as long as
- * the longest of its conversations. */
+ * the longest of its conversations; so that an ended TCP conversation does not keep its port for hours, one that
+ * is the only one the mapping has had shortens it, too. */
 INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key, __u64 now, __u64 lifetime)
 {
 	struct flow_key mapping = *key;
@@ -145,7 +146,7 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 	claim_key.local = flow->local;
 	claim_key.local_port = flow->local_port;
 	claim = bpf_map_lookup_elem(&claims, &claim_key);
-	if (claim && claim->expires_ns < now + lifetime)
+	if (claim && (claim->expires_ns < now + lifetime || claim->sent == 1))
 		extend(claim, &mapping, now, now + lifetime);
 }
 
@@ -177,10 +178,13 @@ APART int refresh(struct flow *flow, const struct flow_key *key, const struct pa
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
 	claim->state = state;
+	if ((flags & (TCP_SYN | TCP_RST)) == TCP_SYN)
+		begin(packet, &flow->acknowledged, &flow->sent, &claim->acknowledged);
 	refresh_mapping(pool, key, now, lifetime);
-	/* Until the conversation is established its state may change with every packet. */
+	/* Until the conversation is established its state may change with every packet; once it has ended, its port
+	 * may be used again when it has been silent for a moment. */
 	flow->refresh_ns = 0;
-	if (key->protocol != IPPROTO_TCP || (state & SEEN_IN))
+	if (key->protocol != IPPROTO_TCP || ((state & SEEN_IN) && !ended(state)))
 		flow->refresh_ns = now + refresh_ns(pool, lifetime);
 	return 1;
 }

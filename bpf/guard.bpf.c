@@ -33,6 +33,7 @@ int guard(struct __sk_buff *skb)
 	if (parsed == PARSED_ERROR) {
 		struct quote quote;
 
+		pull(skb, QUOTE_MAX);
 		/* An error about a packet that came to one of our ports leaves from that port, so to speak. */
 		if (parse_quote((void *)(long)skb->data, (void *)(long)skb->data_end, &packet, &quote) ||
 		    quote.destination != packet.source)

@@ -20,6 +20,17 @@ INLINE int find_port(struct search *search, const struct pool *pool)
 	return REASON_NONE;
 }
 
+/* What search->claim is for: the conversation `key`, of which `flow` has the first packet's numbers. */
+INLINE void towards(struct search *search, const struct flow_key *key, const struct flow *flow)
+{
+	search->key.remote = key->remote;
+	search->key.remote_port = key->remote_port;
+	search->claim->flow = *key;
+	search->claim->acknowledged = flow->sent - 1;
+	search->claim->sent = flow->acknowledged; /* not 0 when the client answers the peer's SYN */
+	search->claim->state = flow->acknowledged ? SEEN_IN : 0;
+}
+
 /* The mapping of the client's address and port: the one it has, or a new one. Leaves its local end in
  * search->key. */
 APART int find_mapping(struct search *search, const struct pool *pool, const struct flow_key *key, struct flow *made)
@@ -59,6 +70,37 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	return REASON_NONE;
 }
 
+/* Claims the client's port towards key's remote end. Returns the reason why not, or REASON_NONE; `known` when
+ * another CPU has claimed it for this very conversation this moment. */
+APART int claim_mapped(struct search *search, const struct pool *pool, const struct flow_key *key, struct flow *flow,
+		       int *known)
+{
+	struct claim_key mapping = {.protocol = key->protocol};
+	struct claim *claim;
+	int reason;
+
+	reason = find_mapping(search, pool, key, flow);
+	if (reason)
+		return reason;
+	mapping.local = search->key.local;
+	mapping.local_port = search->key.local_port;
+	search->early = 1; /* the port is this client's alone: its own ended conversations are not in its way */
+	towards(search, key, flow);
+	if (!insert_claim(search)) {
+		claim = bpf_map_lookup_elem(&claims, &search->key);
+		*known = claim && same_flow(&claim->flow, key);
+		return *known ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
+	}
+	if (socket_holds(search->skb, &search->key)) {
+		bpf_map_delete_elem(&claims, &search->key);
+		return REASON_SLICE_FULL;
+	}
+	claim = key->protocol == IPPROTO_TCP ? bpf_map_lookup_elem(&claims, &mapping) : 0;
+	if (claim)
+		__sync_fetch_and_add(&claim->sent, 1);
+	return REASON_NONE;
+}
+
 /* Finds and claims a port. Returns the reason why not, or REASON_NONE. */
 APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow,
 					       __u32 pool_key, __u64 now)
@@ -69,7 +111,7 @@ APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	__u32 first = 0;
 	struct flow *other;
 	__u64 lifetime;
-	int reason;
+	int reason, known = 0;
 
 	search.claim = bpf_map_lookup_elem(&scratch, &first);
 	if (!pool || !key || !flow || !search.claim)
@@ -88,26 +130,18 @@ APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	/* The same client starts with the same slice, so that its address stays the same while there is room. */
 	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
 	if (maps_independently(pool, key->protocol)) {
-		reason = find_mapping(&search, pool, key, flow);
-		if (reason)
-			return reason;
-		search.early = 1; /* the port is this client's alone: its own ended conversations are not in its way */
-		search.key.remote = key->remote;
-		search.key.remote_port = key->remote_port;
-		search.claim->flow = *key;
-		if (!insert_claim(&search))
-			return search.full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
+		reason = claim_mapped(&search, pool, key, flow, &known);
 	} else {
-		search.key.remote = key->remote;
-		search.key.remote_port = key->remote_port;
-		search.claim->flow = *key;
+		towards(&search, key, flow);
 		reason = find_port(&search, pool);
-		if (reason)
-			return reason;
 	}
+	if (reason)
+		return reason;
 	flow->local = search.key.local;
 	flow->local_port = search.key.local_port;
 	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
+	if (known) /* and will remember it */
+		return REASON_NONE;
 	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
 		bpf_map_delete_elem(&claims, &search.key);
 		other = bpf_map_lookup_elem(&flows, key);

@@ -45,6 +45,7 @@ struct packet {
 	__u32 sequence_end;     /* TCP: behind the payload, SYN and FIN */
 	__u32 acknowledgement;  /* TCP, 0 without ACK */
 	__u16 l4_offset;        /* bytes from the start of the frame */
+	__u16 l4_bytes;         /* from there to the end of the packet; a frame may be longer */
 	__u8 protocol;
 	__u8 ttl;
 	__u8 tcp_flags;
@@ -144,9 +145,11 @@ INLINE int parse_behind(void *data, void *end, __u32 frame_bytes, const int tags
 	packet->protocol = ip->protocol;
 	packet->ttl = ip->ttl;
 	packet->l4_offset = l2_bytes + header_bytes;
+	/* 0.0.0.0 is nobody's address, and stands for "any" in the tables. */
 	if (ip->version != 4 || header_bytes < sizeof(*ip) || total_bytes < header_bytes ||
-	    total_bytes > frame_bytes - l2_bytes)
+	    total_bytes > frame_bytes - l2_bytes || !ip->saddr || !ip->daddr)
 		return refuse(packet, REASON_MALFORMED);
+	packet->l4_bytes = total_bytes - header_bytes;
 	if (ip->frag_off & be16(IP_MORE_FRAGMENTS | IP_OFFSET))
 		return refuse(packet, REASON_FRAGMENT);
 	return parse_l4((void *)ip + header_bytes, end, total_bytes - header_bytes, packet);

@@ -45,6 +45,8 @@ INLINE int parse_quote(void *data, void *end, const struct packet *packet, struc
 
 	quote->ip_offset = packet->l4_offset + sizeof(struct icmp_header);
 	ip = data + (quote->ip_offset & 0x7f);
+	if (packet->l4_bytes < sizeof(struct icmp_header) + sizeof(*ip) + 8)
+		return -1; /* what follows is not part of the packet, whatever the frame has there */
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 || (ip->frag_off & be16(IP_OFFSET)) ||
 	    !header_checksum_right(ip, end))
 		return -1;
@@ -53,7 +55,7 @@ INLINE int parse_quote(void *data, void *end, const struct packet *packet, struc
 	quote->protocol = ip->protocol;
 	quote->l4_offset = quote->ip_offset + ip->ihl * 4;
 	l4 = data + (quote->l4_offset & 0xff);
-	if ((void *)(l4 + 8) > end)
+	if ((void *)(l4 + 8) > end || quote->l4_offset + 8 > packet->l4_offset + packet->l4_bytes)
 		return -1;
 	if (quote->protocol == IPPROTO_ICMP) {
 		if (l4[0] != ICMP_ECHO && l4[0] != ICMP_ECHO_REPLY)
@@ -92,6 +94,7 @@ INLINE int translate_error(void *data, void *end, const struct packet *packet, c
 	struct icmp_header *icmp = data + (packet->l4_offset & 0x7f);
 	__u8 *l4 = data + (quote->l4_offset & 0xff);
 	__u16 *check, *place, sum;
+	__u32 at; /* of the quoted checksum; it may not be quoted */
 
 	keep(inner);
 	keep(icmp);
@@ -103,14 +106,16 @@ INLINE int translate_error(void *data, void *end, const struct packet *packet, c
 	change_address(source ? &inner->saddr : &inner->daddr, address, &icmp->checksum);
 	place = (void *)(l4 + (quote->protocol == IPPROTO_ICMP ? 4 : source ? 0 : 2));
 	change_word(place, port, &icmp->checksum);
-	check = (void *)(l4 + (quote->protocol == IPPROTO_ICMP ? 2 : quote->protocol == IPPROTO_UDP ? 6 : 16));
-	if ((void *)(check + 1) <= end && (quote->protocol != IPPROTO_UDP || *check)) {
+	at = quote->protocol == IPPROTO_ICMP ? 2 : quote->protocol == IPPROTO_UDP ? 6 : 16;
+	check = (void *)(l4 + at);
+	if ((void *)(check + 1) <= end && quote->l4_offset + at + 2 <= packet->l4_offset + packet->l4_bytes &&
+	    (quote->protocol != IPPROTO_UDP || *check)) {
 		sum = checksum_replace(*check, old_port, port);
 		if (quote->protocol != IPPROTO_ICMP) {
 			sum = checksum_replace(sum, old_address, address);
 			sum = checksum_replace(sum, old_address >> 16, address >> 16);
 		}
-		change_word(check, sum, &icmp->checksum);
+		change_word(check, quote->protocol == IPPROTO_UDP && !sum ? 0xffff : sum, &icmp->checksum);
 	}
 	old_address = source ? ip->daddr : ip->saddr;
 	if (source)

@@ -16,12 +16,19 @@ struct rewrite {
 };
 
 #define HEADERS_MAX (ETH_HLEN + 2 * sizeof(struct vlan_tag) + 60 + sizeof(struct tcphdr))
+#define QUOTE_MAX (HEADERS_MAX + sizeof(struct icmp_header) + 60) /* with the headers that an ICMP error quotes */
 
-/* Makes all headers readable in the linear part. Packet pointers taken before are void afterwards. */
+/* Makes the first bytes of the frame, or all it has, readable in the linear part. Packet pointers taken before
+ * are void afterwards. */
+INLINE void pull(struct __sk_buff *skb, __u32 bytes)
+{
+	if (skb->data_end - skb->data < (long)bytes && skb->data_end - skb->data < (long)skb->len)
+		bpf_skb_pull_data(skb, skb->len < bytes ? skb->len : bytes);
+}
+
 INLINE void pull_headers(struct __sk_buff *skb)
 {
-	if (skb->data_end - skb->data < (long)HEADERS_MAX && skb->data_end - skb->data < (long)skb->len)
-		bpf_skb_pull_data(skb, skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX);
+	pull(skb, HEADERS_MAX);
 }
 
 /* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */

@@ -85,11 +85,12 @@ INLINE int insert_claim(struct search *search)
 		return 0;
 	drop_flow_of(&search->key, &old->flow);
 	old->flow = search->claim->flow;
-	old->state = 0;
+	old->state = search->claim->state;
 	old->pool = search->pool;
 	old->since_ns = search->now_ns;
 	old->refresh_in_ns = 0;
-	old->acknowledged = old->sent = 0;
+	old->acknowledged = search->claim->acknowledged;
+	old->sent = search->claim->sent;
 	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
 	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;

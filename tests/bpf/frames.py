@@ -51,11 +51,20 @@ def tcp(
     macs: Macs = FROM_CLIENT,
     options: list[Any] | None = None,
     ip_options: list[Any] | None = None,
+    sequence: int = 5,
+    acknowledgement: int = 0,
     **fields: Any,
 ) -> bytes:
     if ip_options:
         fields["options"] = ip_options
-    segment = TCP(sport=end(source)[1], dport=end(destination)[1], flags=flags, seq=5, options=options or [])
+    segment = TCP(
+        sport=end(source)[1],
+        dport=end(destination)[1],
+        flags=flags,
+        seq=sequence,
+        ack=acknowledgement,
+        options=options or [],
+    )
     return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / segment / Raw(payload))
 
 

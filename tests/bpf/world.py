@@ -24,13 +24,15 @@ from tests.bpf import frames
 
 from softunicast.core.config import Limits
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.pools import Timers
+from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, namespaces
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.testrun import Result, run_tc, run_xdp
 from softunicast.kernel.words import be16
 
+# Every protocol: one port serves many destinations.
+DEPENDENT = Behaviour(frozenset(), frozenset())
 ME, NEIGHBOUR = "server1", "server2"
 UPLINK, ONRAMP, ONRAMP2 = "upl", "cl", "cm"
 BLOCK = Slice.parse("198.51.100.0/24")
@@ -102,7 +104,7 @@ def state(
         blocks=frozenset({BLOCK}),
         addresses={ADDRESS: AddressTable(ports, owners)},
         servers=SERVERS,
-        pools={"gb": PoolSlices(timers, slices)},
+        pools={"gb": PoolSlices(timers, slices, DEPENDENT)},
         onramps={ONRAMP: "gb", ONRAMP2: "gb"} if onramps is None else onramps,
     )
 

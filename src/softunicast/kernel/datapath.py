@@ -104,9 +104,9 @@ class Datapath:
         self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
-        for interface in state.onramps:
+        for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
-                self._attach_onramp(interface)
+                self._attach_onramp(interface, pool)
 
     def _write_settings(self, uplink: int) -> None:
         self_index, mtu = self._tables.server_index(self._tables.me), links.interface(self.uplink).mtu
@@ -121,18 +121,17 @@ class Datapath:
         name = program if interface == self.uplink else pin.name
         self._links[name] = Link.attach(self._objects[obj].programs[program], index, kind, pin)
 
-    def _attach_onramp(self, interface: str) -> None:
+    def _attach_onramp(self, interface: str, pool: str) -> None:
         """tc always; XDP in front of it where it pays, for established flows."""
         device = links.interface(interface)
+        address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
+        self._tables.set_onramp(interface, pool, address, 0)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
-        pin, pool = self._pin("fast", interface), self._tables.state.onramps[interface]
-        address, xdp_mtu = device.addresses[0].ip if device.addresses else None, 0
         if choose_attachment(device, self._attach_by.get(interface, "auto")) == "xdp":
             self._links[pin.name] = attach_xdp(self._objects["fast"].programs["fast"], device.index, pin)
-            xdp_mtu = device.mtu
+            self._tables.set_onramp(interface, pool, address, device.mtu)
         elif pin.exists():
             self._take_pin(pin).remove()
-        self._tables.set_onramp(interface, pool, address, xdp_mtu)
 
     def _take_pin(self, pin: Path) -> Link:
         return Link(check(load_library().bpf_obj_get(str(pin).encode()), f"opening {pin}"), pin)
@@ -179,8 +178,7 @@ class Datapath:
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
             if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):
-                tables.set_onramp(interface, pool, None, 0)
-                self._attach_onramp(interface)
+                self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
             for program in ("fast", "egress_out"):
