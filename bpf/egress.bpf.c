@@ -142,8 +142,10 @@ APART int error_out(struct __sk_buff *skb, struct packet *packet)
 		key.protocol = quote.protocol;
 		flow = bpf_map_lookup_elem(&flows, &key);
 	}
-	if (!flow || packet->destination != quote.source || packet->ttl <= 1)
+	if (!flow || packet->destination != quote.source)
 		return NOT_A_FLOW;
+	if (packet->ttl <= 1)
+		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_OUT, packet);
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
 	if (translate_error(data, end, packet, &quote, 0, flow->local, flow->local_port))

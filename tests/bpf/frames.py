@@ -6,6 +6,7 @@ Ends are "address:port"; for ICMP echo the port is the identifier. Defaults: a c
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -128,6 +129,23 @@ def refusal(
     inner = quoted[14:][: (quoted[14] & 15) * 4 + transport]
     header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0)
     return bytes(ethernet(macs) / header / ICMP(type=kind, code=code) / Raw(inner))
+
+
+def error(
+    source: str,
+    destination: str,
+    quoted: bytes,
+    kind: tuple[int, int] = (3, 3),
+    word: int = 0,
+    ttl: int = 64,
+    macs: Macs = FROM_WIRE,
+    **fields: Any,
+) -> bytes:
+    """An ICMP error from any router; `quoted` are the bytes it quotes, `word` its second four (MTU, pointer)."""
+    message = struct.pack("!BBHI", *kind, 0, word) + quoted
+    checksum = 0xFFFF ^ sum_words(message)
+    whole = message[:2] + struct.pack("!H", checksum) + message[4:]
+    return bytes(ethernet(macs) / ip(source, destination, ttl, proto=1, **fields) / Raw(whole))
 
 
 def changed(frame: bytes, at: int, value: bytes) -> bytes:

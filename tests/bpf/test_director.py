@@ -10,7 +10,7 @@ import functools
 import struct
 
 import pytest
-from scapy.layers.inet import ICMP, IP, UDP, IPOption_NOP
+from scapy.layers.inet import ICMP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
@@ -125,7 +125,10 @@ def test_an_owner_without_a_server_entry(world: World) -> None:
         ("fragment", Raw(b"x" * 32), {"frag": 5, "proto": 17}),
         ("fragment", Raw(b"x" * 32), {"frag": 5, "flags": "MF", "proto": 17}),
         *(("icmp_error", ICMP(type=kind) / Raw(b"x" * 28), {}) for kind in (3, 11, 12)),
-        *(("protocol", ICMP(type=kind) / Raw(b"x" * 28), {}) for kind in (4, 5, 9, 10, 13, 14, 15, 17, 30, 255)),
+        *(
+            ("protocol", ICMP(type=kind) / Raw(b"x" * 28), {})
+            for kind in (4, 5, 9, 10, 13, 14, 15, 17, 30, 255)
+        ),
         *(("protocol", Raw(b"x" * 28), {"proto": number}) for number in (0, 4, 41, 47, 50, 132, 136)),
     ],
 )
