@@ -85,6 +85,11 @@ INLINE int ended(__u32 state)
 	return (state & SEEN_RST) || (state & (SEEN_FIN_OUT | SEEN_FIN_IN)) == (SEEN_FIN_OUT | SEEN_FIN_IN);
 }
 
+INLINE int established(__u32 state)
+{
+	return (state & (SEEN_OUT | SEEN_IN)) == (SEEN_OUT | SEEN_IN) && !ended(state);
+}
+
 /* How long a claim lives without traffic, by what was seen (RFC 7857 section 2, RFC 4787 REQ-5, RFC 5508 REQ-2). */
 INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {
@@ -94,9 +99,7 @@ INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 		return pool->icmp_ns;
 	if (ended(state))
 		return pool->tcp_closing_ns;
-	if ((state & (SEEN_OUT | SEEN_IN)) == (SEEN_OUT | SEEN_IN))
-		return pool->tcp_established_ns;
-	return pool->tcp_opening_ns;
+	return established(state) ? pool->tcp_established_ns : pool->tcp_opening_ns;
 }
 
 /* A flow asks its claim this often. Bounded by the closing time, because the peer's RST may shorten the

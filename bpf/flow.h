@@ -184,7 +184,7 @@ APART int refresh(struct flow *flow, const struct flow_key *key, const struct pa
 	/* Until the conversation is established its state may change with every packet; once it has ended, its port
 	 * may be used again when it has been silent for a moment. */
 	flow->refresh_ns = 0;
-	if (key->protocol != IPPROTO_TCP || ((state & SEEN_IN) && !ended(state)))
+	if (key->protocol != IPPROTO_TCP || established(state))
 		flow->refresh_ns = now + refresh_ns(pool, lifetime);
 	return 1;
 }
