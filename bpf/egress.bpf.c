@@ -64,15 +64,18 @@ INLINE int begins(const struct packet *packet)
 	return packet->protocol == IPPROTO_UDP || packet->icmp_type == ICMP_ECHO;
 }
 
-/* A SYN/ACK to a SYN that came in through an endpoint-independent mapping (RFC 5382 REQ-3). */
-INLINE int answers(const struct packet *packet, const struct flow_key *key)
+/* Does it answer a SYN or an echo request that came in through an endpoint-independent mapping (RFC 5382 REQ-3)? */
+INLINE int answers(const struct packet *packet, const struct flow_key *key, __u32 pool_key)
 {
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct flow_key mapping = *key;
 
+	if (packet->protocol == IPPROTO_TCP ?
+		    (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != (TCP_SYN | TCP_ACK) :
+		    packet->icmp_type != ICMP_ECHO_REPLY)
+		return 0;
 	mapping.remote = mapping.remote_port = 0;
-	return packet->protocol == IPPROTO_TCP &&
-	       (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == (TCP_SYN | TCP_ACK) &&
-	       bpf_map_lookup_elem(&flows, &mapping);
+	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, &mapping);
 }
 
 INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
@@ -90,7 +93,7 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	if (!begins(packet) && !answers(packet, key))
+	if (!begins(packet) && !answers(packet, key, onramp->pool))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
 	if (packet->protocol == IPPROTO_TCP) {
 		__u32 nothing;
@@ -294,9 +297,7 @@ INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 	__u32 pool_key = claim->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 
-	return pool && pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
-					  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP :
-								    BEHAVIOUR_FILTERING_ICMP);
+	return pool && filters_independently(pool, protocol);
 }
 
 SEC("tc")

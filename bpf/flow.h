@@ -121,6 +121,13 @@ INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, stru
 	return REASON_NONE;
 }
 
+/* Of a pool that maps so: may anybody send to the port? */
+INLINE int filters_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP : BEHAVIOUR_FILTERING_ICMP);
+}
+
 INLINE int maps_independently(const struct pool *pool, __u8 protocol)
 {
 	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
@@ -150,7 +157,15 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 		extend(claim, &mapping, now, now + lifetime);
 }
 
-/* Asks the claim of a known flow, and keeps it alive. Returns 0 when it is no longer this flow's. */
+APART int held_here(__u32 local, __u16 local_port)
+{
+	struct slot *slot;
+
+	return place_of(local, local_port, &slot) == PLACE_HERE;
+}
+
+/* Asks the claim of a known flow, and keeps it alive. Returns 0 when it is no longer this flow's, or when its
+ * slice is lost and what follows can begin anew elsewhere (a TCP conversation cannot: the guard says why). */
 APART int refresh(struct flow *flow, const struct flow_key *key, const struct packet *packet, __u64 now)
 {
 	struct claim_key claim_key = {.local = flow->local,
@@ -164,7 +179,7 @@ APART int refresh(struct flow *flow, const struct flow_key *key, const struct pa
 	struct pool *pool;
 	__u64 lifetime;
 
-	if (!claim)
+	if (!claim || ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow->local, flow->local_port)))
 		return 0;
 	if ((flags & TCP_RST) && (claim->state & SEEN_IN) &&
 	    !believable(packet, claim->acknowledged, flow->sent, claim->sent, 0))

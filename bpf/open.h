@@ -44,6 +44,11 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	search->key.remote = search->key.remote_port = 0;
 	search->claim->flow = mapping;
 	known = bpf_map_lookup_elem(&flows, &mapping);
+	/* A mapping in a slice that was lost would send the client's packets into the guard. */
+	if (known && !held_here(known->local, known->local_port)) {
+		bpf_map_delete_elem(&flows, &mapping);
+		known = 0;
+	}
 	if (known) {
 		search->key.local = known->local;
 		search->key.local_port = known->local_port;
