@@ -50,6 +50,7 @@ HELPER(long, sk_release, void *sock);
 HELPER(struct bpf_sock *, skc_lookup_tcp, void *ctx, struct bpf_sock_tuple *tuple, __u32 bytes, __u64 netns,
        __u64 flags);
 HELPER(long, redirect_neigh, __u32 ifindex, struct bpf_redir_neigh *params, int bytes, __u64 flags);
+HELPER(long, check_mtu, void *ctx, __u32 ifindex, __u32 *mtu, __s32 change, __u64 flags);
 HELPER(__u64, ktime_get_coarse_ns, void);
 HELPER(__u64, ktime_get_ns, void);
 HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 flags);

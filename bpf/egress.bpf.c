@@ -32,7 +32,7 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 		  __u32 error)
 {
 	count_drop(reason, HOOK_EGRESS_OUT, skb->ifindex, packet);
-	return icmp_error(skb, packet, onramp->address, error);
+	return icmp_error(skb, packet, onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
 
 INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow,
@@ -120,6 +120,8 @@ APART int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 }
 
 #define NOT_A_FLOW -2
+#define NOT_TOO_BIG -2
+#define BYTES_ALWAYS_FIT 576 /* RFC 791: smaller packets need no check */
 
 /* A client's (or a router's behind it) error about a packet that we gave it. Its quote came to the client, so
  * the quoted destination finds the flow. */
@@ -300,6 +302,21 @@ INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 	return pool && filters_independently(pool, protocol);
 }
 
+/* A reply larger than the client's interface carries is not dropped unsaid there: its sender hears which size
+ * fits, from the shared address (RFC 4787 REQ-13). Returns the verdict, or NOT_TOO_BIG. */
+APART int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onramp)
+{
+	__u32 bytes = packet_bytes(skb, packet), mtu = bytes;
+
+	/* The helper writes the interface's MTU. Its verdict is about the buffer, which may be many packets. */
+	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
+		return NOT_TOO_BIG;
+	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
+	if (icmp_error(skb, packet, packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
+		return TC_ACT_SHOT;
+	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
+}
+
 SEC("tc")
 int egress_in(struct __sk_buff *skb)
 {
@@ -310,7 +327,7 @@ int egress_in(struct __sk_buff *skb)
 	struct claim *claim;
 	__u64 now;
 	__u32 onramp;
-	int parsed;
+	int parsed, verdict;
 
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
@@ -333,11 +350,14 @@ int egress_in(struct __sk_buff *skb)
 	}
 	if (packet.ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);
+	onramp = claim->flow.onramp;
+	verdict = too_big(skb, &packet, onramp);
+	if (verdict != NOT_TOO_BIG)
+		return verdict;
 	if (key.remote && packet.protocol == IPPROTO_TCP)
 		seen_reply(claim, &packet, now);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;
-	onramp = claim->flow.onramp;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
 	if (translate(skb, &packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Answering a client's packet with an ICMP error (RFC 792, RFC 1812 section 4.3.2), out of the on-ramp it
- * came from. The packet itself becomes the answer: cut after the transport header's first bytes, room made
- * in front, new headers written. */
+/* Answering a packet with an ICMP error (RFC 792, RFC 1812 section 4.3.2), out of the interface it came from. The
+ * packet itself becomes the answer: cut after the transport header's first bytes, room made in front, new headers
+ * written. */
 #pragma once
 
 #include "count.h"
@@ -68,7 +68,7 @@ INLINE __u16 quote_sum(struct cut_bytes *quote, __u32 header_bytes, const struct
 	return fold((__u64)fold(bpf_csum_diff(0, 0, (void *)quote, sizeof(*quote), 0)) + (__u16)~held);
 }
 
-/* Turns the packet into an ICMP error to its sender and sends it. Returns the tc verdict. */
+/* Turns the packet into an ICMP error to its sender, Ethernet addresses included. Returns 0 when it can be sent. */
 APART int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
 						__u32 type_code)
 {
@@ -80,16 +80,16 @@ APART int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 o
 	__u8 mac[ETH_ALEN];
 
 	if (!packet || !own_address)
-		return TC_ACT_SHOT;
+		return -1;
 	header_bytes = (packet->l4_offset - ETH_HLEN) & 0x3c;
 	transport_bytes = cut(skb, packet, &partial);
 	if (transport_bytes < 0)
-		return TC_ACT_SHOT;
+		return -1;
 	quote_bytes = header_bytes + (transport_bytes == 20 ? 20 : 8);
 	if (quote_bytes > sizeof(quote) || quote_bytes < 28 || bpf_skb_load_bytes(skb, ETH_HLEN, &quote, quote_bytes))
-		return TC_ACT_SHOT;
+		return -1;
 	if (bpf_skb_adjust_room(skb, sizeof(headers), BPF_ADJ_ROOM_MAC, 0))
-		return TC_ACT_SHOT;
+		return -1;
 
 	headers.icmp.type = type_code >> 8;
 	headers.icmp.code = type_code;
@@ -105,13 +105,13 @@ APART int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 o
 	headers.ip.daddr = packet->source;
 	headers.ip.check = ~fold(bpf_csum_diff(0, 0, (void *)&headers.ip, sizeof(headers.ip), 0));
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &headers, sizeof(headers), 0))
-		return TC_ACT_SHOT;
+		return -1;
 	eth = (void *)(long)skb->data;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
+		return -1;
 	copy(mac, eth->h_dest, ETH_ALEN);
 	copy(eth->h_dest, eth->h_source, ETH_ALEN);
 	copy(eth->h_source, mac, ETH_ALEN);
 	count(TRAFFIC_ICMP_SENT);
-	return bpf_redirect(skb->ifindex, 0);
+	return 0;
 }

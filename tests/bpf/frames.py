@@ -184,3 +184,11 @@ def checksums_right(frame: bytes) -> tuple[bool, bool]:
     length = segment[4:6] if protocol == 17 else len(segment).to_bytes(2, "big")
     covered = segment[: int.from_bytes(length, "big")]
     return header_right, sum_words(header[12:20] + bytes([0, protocol]) + length + covered) == 0xFFFF
+
+
+def with_ip(frame: bytes, **fields: Any) -> bytes:
+    """The same frame with other fields in the (first) IP header, and its checksum."""
+    whole = Ether(frame)
+    for name, value in (fields | {"chksum": None}).items():
+        setattr(whole[IP], name, value)
+    return bytes(whole)
