@@ -197,8 +197,10 @@ APART int refresh(struct flow *flow, const struct flow_key *key, const struct pa
 		begin(packet, &flow->acknowledged, &flow->sent, &claim->acknowledged);
 	refresh_mapping(pool, key, now, lifetime);
 	/* Until the conversation is established its state may change with every packet; once it has ended, its port
-	 * may be used again when it has been silent for a moment. */
+	 * may be used again when both sides have been silent for a moment. */
 	flow->refresh_ns = 0;
+	if (ended(state))
+		claim->refresh_in_ns = 0;
 	if (key->protocol != IPPROTO_TCP || established(state))
 		flow->refresh_ns = now + refresh_ns(pool, lifetime);
 	return 1;

@@ -273,10 +273,11 @@ def test_a_live_conversations_port_is_never_used_again(small: World, end: str) -
 
 
 @pytest.mark.parametrize("speaker", ["out", "back"])
-def test_silence_begins_with_the_last_packet(small: World, speaker: str) -> None:
+@pytest.mark.parametrize("end", ["both fins", "both fins, the peer's first"])
+def test_silence_begins_with_the_last_packet(small: World, end: str, speaker: str) -> None:
     """Of either side: bytes before the FIN may still be on their way, again."""
     talk = full(small)[3]
-    play(talk, ENDS["both fins"])
+    play(talk, ENDS[end])
     for _ in range(4):
         silent(small, SILENT_S - 0.2)
         play(talk, ((speaker, "A"),))
