@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
@@ -101,7 +101,7 @@ class Config:
     limits: Limits
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
-    attach: Mapping[str, str]
+    attach: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -213,8 +213,8 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             section.wrong("name", f"pool {name} is here twice", "give each pool its own name")
         timers = section.section("timers")
         values = {
-            field.name: timers.number(field.name, int(getattr(Timers(), field.name)), 1, TIMER_MAX_S)
-            for field in fields(Timers)
+            timer.name: timers.number(timer.name, int(getattr(Timers(), timer.name)), 1, TIMER_MAX_S)
+            for timer in fields(Timers)
         }
         timers.done()
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
