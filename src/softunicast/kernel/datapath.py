@@ -108,7 +108,10 @@ class Datapath:
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int) -> None:
         pin = self._pin(program, interface)
         name = program if interface == self.uplink else pin.name
-        self._links[name] = Link.attach(self._objects[obj].programs[program], index, kind, pin)
+        made = Link.attach(self._objects[obj].programs[program], index, kind, pin)
+        before, self._links[name] = self._links.get(name), made
+        if before is not None:
+            before.close()
 
     def _attach_onramp(self, interface: str) -> None:
         index = links.interface(interface).index
@@ -161,12 +164,17 @@ class Datapath:
                 self._attach_onramp(interface)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            link = self._links.pop(f"egress_out@{interface}", None)
-            if link is not None:
-                link.remove()
+            self._detach_onramp(interface)
             tables.remove_onramp(interface)
             changes += 1
         return changes + tables.remove(wanted)
+
+    def _detach_onramp(self, interface: str) -> None:
+        link = self._links.pop(f"egress_out@{interface}", None)
+        if link is not None:
+            link.remove()
+        else:  # its interface was gone when this process came; the pin holds an empty shell
+            self._pin("egress_out", interface).unlink(missing_ok=True)
 
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""

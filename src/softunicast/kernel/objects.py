@@ -173,7 +173,11 @@ class Link:
             f"attaching {pin.name}",
             "see what is attached with: bpftool net; another XDP program must be removed first",
         )
-        check(library.bpf_obj_pin(fd, str(pin).encode()), f"pinning {pin}")
+        try:
+            check(library.bpf_obj_pin(fd, str(pin).encode()), f"pinning {pin}")
+        except KernelError:
+            os.close(fd)  # which detaches: it holds nothing else
+            raise
         return cls(fd, pin)
 
     def close(self) -> None:
