@@ -28,7 +28,7 @@ from softunicast.agent.privileges import require_privileges
 from softunicast.core.config import Config
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 from softunicast.core.records import Server
-from softunicast.kernel import links
+from softunicast.kernel import links, probe
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.explain import explain
 from softunicast.ledger.sqlite import SqliteLedger
@@ -39,6 +39,7 @@ def run(config: Config) -> None:
     """Runs the agent in the calling process until SIGTERM or SIGINT. Raises SoftunicastError."""
     logs.configure(config.agent.log_format, config.agent.log_level)
     require_privileges()
+    probe.require()
     me, onramps = identify(config)
     # A mistake in the configuration shows at the first start. After a crash the data path is to be taken over
     # whatever became of one on-ramp meanwhile; it waits, as it would have in a running agent.
