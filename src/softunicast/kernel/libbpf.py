@@ -94,7 +94,9 @@ def load_library() -> Any:
     try:
         library = ffi.dlopen(name)
     except OSError as error:
-        raise HostError(f"{name} not found: BPF programs cannot be loaded", "apt-get install libbpf1") from error
+        raise HostError(
+            f"{name} not found: BPF programs cannot be loaded", "apt-get install libbpf1"
+        ) from error
     library.libbpf_set_print(ffi.NULL)
     return library
 
