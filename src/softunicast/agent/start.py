@@ -27,6 +27,7 @@ from softunicast.agent.notify import notify
 from softunicast.agent.privileges import require_privileges
 from softunicast.core.config import Config
 from softunicast.core.errors import HostError, InputError, SoftunicastError
+from softunicast.core.pools import select
 from softunicast.core.records import Server
 from softunicast.kernel import links, probe
 from softunicast.kernel.datapath import Datapath
@@ -91,6 +92,9 @@ async def _run(config: Config, me: Server) -> None:
     ledger = await SqliteLedger.open(Path(config.ledger.path), quarantine_s=config.agent.quarantine_s)
     kernel = KernelThread()
     try:
+        addresses = (await ledger.snapshot()).addresses
+        for pool in config.pools:
+            select(pool, addresses, me.site)
         host = HostChanges.open(Path(config.agent.state_dir))
         datapath = await kernel(
             Datapath.open, Path(config.agent.bpffs), config.uplink.interface, me.name, config.limits
