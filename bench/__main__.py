@@ -6,10 +6,11 @@ import argparse
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench import report
+from bench import document, report
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 
 QUESTIONS: Final = ("packets", "director", "iperf", "connections")
@@ -29,6 +30,8 @@ def main() -> int:
             raise InputError(f"there is no question {min(unknown)}", f"name some of {', '.join(QUESTIONS)}")
         for name in arguments.questions or QUESTIONS:
             importlib.import_module(f"bench.{name}").run(arguments.quick, arguments.out)
+        if arguments.out == report.RESULTS:
+            document.write()
     except SoftunicastError as error:
         sys.stderr.write(f"bench: {error}\n")
         return error.exit_code
@@ -41,8 +44,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="prove that everything runs; the numbers mean nothing"
     )
-    parser.add_argument("--out", type=Path, default=report.RESULTS, help="folder for the JSON")
-    return parser.parse_args()
+    parser.add_argument(
+        "--out", type=Path, help="folder for the JSON (default: bench/results; --quick: a new one)"
+    )
+    arguments = parser.parse_args()
+    if arguments.out is None:
+        arguments.out = (
+            Path(tempfile.mkdtemp(prefix="softunicast-bench-")) if arguments.quick else report.RESULTS
+        )
+    return arguments
 
 
 if __name__ == "__main__":
