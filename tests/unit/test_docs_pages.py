@@ -71,7 +71,7 @@ def test_every_page_is_in_the_index() -> None:
 HOSTS = re.compile(
     r"\b(?:pypi|pythonhosted|npmjs|crates|rubygems|golang|debian|docker|artifactory)\.(?:org|com|io|net)\b"
 )
-PLACES = re.compile(r"(?<![\w.$}*-])/(?:work|tmp|root|home)(?:/|\b)")
+PLACES = re.compile(r"(?<![\w.$}*-])/(?:work\b|(?:tmp|root|home)/[\w.])")
 
 
 def test_no_file_names_a_package_host_or_a_place_on_this_machine() -> None:
