@@ -147,7 +147,7 @@ def world(lab: PairLab) -> dict[str, Any]:
 
     return {
         "settings": namespaces.run_in(lab.lab.namespace("server1"), settings),
-        "addresses": lab.good("server1", "ip", "-o", "address"),
+        "addresses": lab.good("server1", "ip", "-4", "-o", "address"),  # IPv6 settles by itself
         "links": lab.good("server1", "ip", "-d", "link"),
         "qdiscs": lab.good("server1", "tc", "qdisc"),
         "programs": json.loads(lab.good("server1", "bpftool", "-j", "net")),
