@@ -144,8 +144,12 @@ def _load_error(name: str, code: int, logs: Mapping[str, Any]) -> KernelError:
     for program, log in logs.items():
         lines = [line for line in ffi.string(log).decode(errors="replace").splitlines() if line]
         lines = [line for line in lines if not line.startswith(("processed ", "-- "))]
-        if lines:
-            return kernel_error(code, f"loading {name}: the kernel refused {program}: {lines[-1]}")
+        if lines:  # not a matter of privilege, although the verifier says EACCES, too
+            return KernelError(
+                f"loading {name}: the kernel refused {program}: {lines[-1]} ({errno.errorcode.get(code, code)})",
+                code,
+                "see what `softunicast doctor` finds; if nothing, report this with the output of `uname -r`",
+            )
     return kernel_error(code, f"loading {name}")
 
 
@@ -209,7 +213,10 @@ def have_bpffs(path: Path) -> bool:
 
 def mount_bpffs(path: Path) -> None:
     """Makes `path` the root of a bpffs, unless it lies in one already."""
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"making the folder {path}: {error.strerror}", "name another one in [agent] bpffs") from error
     if have_bpffs(path):
         return
     done = subprocess.run(["mount", "-t", "bpf", "bpf", path], capture_output=True, text=True, check=False)
