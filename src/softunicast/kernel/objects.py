@@ -216,7 +216,9 @@ def mount_bpffs(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f"making the folder {path}: {error.strerror}", "name another one in [agent] bpffs") from error
+        raise HostError(
+            f"making the folder {path}: {error.strerror}", "name another one in [agent] bpffs"
+        ) from error
     if have_bpffs(path):
         return
     done = subprocess.run(["mount", "-t", "bpf", "bpf", path], capture_output=True, text=True, check=False)
