@@ -262,3 +262,35 @@ class TestComingAndGoing:
         for talk in talks:
             answer = json.loads(talk.communicate(timeout=20)[0])
             assert (answer["failure"], answer["echoed"]) == (None, 400)
+
+
+def test_a_new_uplink_without_programs_does_not_speak(make_pair: Callable[..., PairLab]) -> None:
+    """The interface goes, and director and guard with it; when it is back, the kernel stays silent."""
+    lab = make_pair()
+    foreign = lab.slice_of("server2").port_first
+    lab.good("server1", "ip", "link", "delete", "uplink")
+    eventually(lambda: not processes.is_alive(lab.agent("server1")), "the agent ends")
+    for node, line in (
+        ("server1", f"link add uplink type veth peer name s1 netns {lab.lab.namespace('router')}"),
+        ("server1", "address add 192.0.2.1/24 dev uplink"),
+        ("server1", "link set uplink up"),
+        ("server1", "route add default via 192.0.2.254"),
+        ("router", "link set s1 master lan up"),
+        ("router", "link set s1 type bridge_slave state 3"),
+    ):
+        lab.good(node, "ip", *line.split())
+    mac = namespaces.run_in(lab.lab.namespace("server1"), links.interface, "uplink").mac
+
+    with lab.capture("router", "s1") as capture, closing(lab.packet_socket("router", "s1")) as sender:
+        sender.send(
+            bytes(
+                Ether(dst=mac) / IP(src=INTERNET, dst=str(SHARED)) / TCP(sport=4000, dport=foreign, flags="S")
+            )
+        )
+        heard = lab.passed("server1", capture)
+    assert [frame for frame in heard if IP in frame and frame[IP].src == str(SHARED)] == []
+
+    lab.start_agents("server1")
+    assert json.loads(lab.good("client1", "curl", "-s", "-m", "5", f"http://{INTERNET}/"))["address"] == str(
+        SHARED
+    )

@@ -104,6 +104,11 @@ class NodeEffects:
         changes += self.host.have_addresses(addresses_here(wanted, self._me))
         return changes
 
+    def leave_addresses(self) -> None:
+        """Director and guard are gone: when the uplink comes back without them, the kernel must not answer from
+        addresses on `lo`, or it would reset the conversations of other servers."""
+        self.host.have_addresses(frozenset())
+
     def stop(self, wanted: KernelState, slices: Collection[Slice]) -> Stopped:
         """Takes everything back, as far as it goes. `slices`: those whose live flows are to be counted."""
         errors: list[SoftunicastError] = []

@@ -2,8 +2,8 @@
 
 Everything that can be refused is refused before anything is changed. When the start fails later, a data path
 that was there before is left running, and a new one is taken back. A clean stop restores the host unless the
-configuration says "keep"; any other end (a crash, SIGKILL, a lost uplink) leaves the data path to carry on until
-its deadlines, for the next agent to adopt.
+configuration says "keep"; any other end (a crash, SIGKILL) leaves the data path to carry on until its deadlines,
+for the next agent to adopt. So does a lost uplink, only that the addresses are taken from `lo`.
 """
 
 from __future__ import annotations
