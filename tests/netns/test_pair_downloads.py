@@ -80,6 +80,13 @@ class TestDownloads:
             assert expected <= {local for _, _, local, _ in pair_lab.flows(server)}
 
 
+def test_nothing_is_said_beside_the_answer(pair_lab: PairLab, capfd: pytest.CaptureFixture[str]) -> None:
+    """People watch the demo: curl must not draw its progress over it."""
+    [answer] = answers({"client1": pair_lab.download("client1", "--count", "3", "--bytes", "1000")}).values()
+    assert answer["completed"] == 3
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_both_clients_from_the_same_source_to_the_same_destination(pair_lab: PairLab, protocol: str) -> None:
     source = f"{CLIENT}:41000"
