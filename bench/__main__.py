@@ -13,7 +13,7 @@ from typing import Final
 from bench import document, report
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 
-QUESTIONS: Final = ("packets", "director", "iperf", "connections")
+QUESTIONS: Final = ("packets", "programs", "director", "iperf", "connections")
 
 
 def main() -> int:

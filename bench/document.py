@@ -17,6 +17,7 @@ from bench import director, packets
 from bench.paths import PATHS
 from bench.report import RESULTS
 from bench.svg import Bar, grouped_bars
+from bench.targets import TARGETS
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "reference" / "performance.md"
@@ -202,11 +203,29 @@ def _plot_connections(result: Result) -> str:
     return grouped_bars(title, "per s", ["wrk, Connection: close"], series)
 
 
+def _programs(results: Mapping[str, Result]) -> str:
+    found: dict[tuple[str, int], list[str]] = {}
+    for row in results["programs"]["results"]:
+        text = f"{row['program']} {_text(row['run_ns'], 0)}"
+        found.setdefault((row["direction"], row["flows"]), []).append(text)
+    titles = _cells(results[packets.NAME])
+    return _table(
+        ("packets", "first program, ns", "second program, ns"),
+        [[titles[cell], *texts] for cell, texts in found.items()],
+    )
+
+
+def _targets(results: Mapping[str, Result]) -> str:
+    return _table(("what", "against", "must be", "is", ""), [target.row(results) for target in TARGETS])
+
+
 TABLES: Final[Mapping[str, Callable[[Mapping[str, Result]], str]]] = {
     "host": _host,
     "packets": _packets,
     "packets_to_nft": _packets_to("nft"),
     "packets_to_plain": _packets_to("plain"),
+    "programs": _programs,
+    "targets": _targets,
     "director": _director,
     "iperf": _iperf,
     "connections": _connections,

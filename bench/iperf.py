@@ -40,7 +40,7 @@ class Series:
 
 def run(quick: bool, folder: Path) -> None:
     """Measures, prints, saves."""
-    plan = {"rounds": 1, "seconds": 1} if quick else {"rounds": 5, "seconds": 2}
+    plan = {"rounds": 1, "seconds": 1} if quick else {"rounds": 5, "seconds": 1}
     cells = CELLS[:1] if quick else CELLS
     with (
         host.settings(host.conntrack_sized()),
