@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import errno
+import os
 import time
 from pathlib import Path
 
+from cffi import FFI
 from pyroute2 import IPRoute
 from tests.bpf.world import LIMITS, ME, UPLINK, state
 
@@ -44,19 +45,33 @@ def numbers(datapath: Datapath) -> Numbers:
     }
 
 
-def alive() -> Numbers:
-    """Everything that is in the kernel."""
-    found = {}
-    for kind in ("prog", "map", "link"):
-        done = subprocess.run(["bpftool", "-j", kind, "list"], check=True, capture_output=True)
-        found[kind] = {item["id"] for item in json.loads(done.stdout)}
-    return found
+_BY_NUMBER = FFI()
+_BY_NUMBER.cdef("""
+int bpf_prog_get_fd_by_id(uint32_t id);
+int bpf_map_get_fd_by_id(uint32_t id);
+int bpf_link_get_fd_by_id(uint32_t id);
+""")
+_LIBRARY = _BY_NUMBER.dlopen("libbpf.so.1")
+
+
+def exists(kind: str, number: int) -> bool:
+    fd = getattr(_LIBRARY, f"bpf_{kind}_get_fd_by_id")(number)
+    if fd >= 0:
+        os.close(fd)
+        return True
+    assert _BY_NUMBER.errno == errno.ENOENT
+    return False
+
+
+def left_of(wanted: Numbers) -> Numbers:
+    """Those that are still in the kernel."""
+    return {kind: {number for number in found if exists(kind, number)} for kind, found in wanted.items()}
 
 
 def wait_until_gone(wanted: Numbers) -> None:
     """The kernel frees them a moment after the last descriptor is closed."""
-    deadline = time.monotonic() + 5
-    while left := {kind: wanted[kind] & found for kind, found in alive().items() if wanted[kind] & found}:
+    deadline = time.monotonic() + 10
+    while any((left := left_of(wanted)).values()):
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
 

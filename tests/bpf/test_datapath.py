@@ -13,8 +13,8 @@ import pytest
 from tests.bpf.frames import FROM_WIRE, REMOTE, local_end, tcp, udp
 from tests.bpf.kernel_objects import (
     Numbers,
-    alive,
     has_xdp,
+    left_of,
     number_of,
     numbers,
     opened,
@@ -25,6 +25,7 @@ from tests.bpf.kernel_objects import (
 from tests.bpf.world import (
     LIMITS,
     ME,
+    NEIGHBOUR,
     UPLINK,
     World,
     state,
@@ -46,7 +47,7 @@ def test_removed_leaves_nothing(mount: Path) -> None:
     datapath = running(mount)
     held = numbers(datapath)
     assert [len(held[kind]) for kind in ("prog", "link")] == [5, 5]
-    assert all(held[kind] <= found for kind, found in alive().items())
+    assert left_of(held) == held
     datapath.remove()
     wait_until_gone(held)
     assert pins(mount) == set()
@@ -60,7 +61,7 @@ def test_the_kernel_carries_on_without_a_process(mount: Path) -> None:
     held = numbers(datapath)
     before = World(datapath).counters()
     datapath.close()
-    assert held["link"] <= alive()["link"]
+    assert left_of(held)["link"] == held["link"]
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind(("upp", 0))
         wire.send(tcp(REMOTE, NOBODY, macs=FROM_WIRE))
@@ -125,7 +126,7 @@ def test_maps_of_another_layout_are_refused(mount: Path) -> None:
 
 def check_unharmed(mount: Path, held: Numbers, kept: set[str]) -> None:
     """What was refused has changed nothing: the same attachments, pins and tables."""
-    assert held["link"] <= alive()["link"]
+    assert left_of(held)["link"] == held["link"]
     assert pins(mount) == kept
     again = opened(mount)
     assert again.adopted
@@ -200,3 +201,13 @@ def test_flows_are_listed_and_counted_by_slice(mount: Path) -> None:
     assert datapath.flows(3) == (0, [])
     assert datapath.count_flows([mine]) == {mine: 0}
     datapath.remove()
+
+
+def test_opened_under_another_name_it_stays_whose_it_was(mount: Path) -> None:
+    """An agent looks at what runs before it knows whether it may take it over; until `apply` nothing changes."""
+    datapath = running(mount)
+    ours = World(datapath).out(tcp()).frame
+    datapath.close()
+    other = Datapath.open(mount, UPLINK, NEIGHBOUR, LIMITS)
+    assert World(other).guard(ours).verdict == "next"
+    other.remove()

@@ -88,7 +88,7 @@ class Datapath:
         state = self._tables.read()
         index = links.interface(self.uplink).index
         self._drop_links_of_others()
-        self._write_settings(index)
+        self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
         director = self._objects["director"].programs["director"]
         self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
@@ -97,8 +97,7 @@ class Datapath:
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface)
 
-    def _write_settings(self, uplink: int) -> None:
-        self_index = self._tables.server_index(self._tables.me)
+    def _write_settings(self, uplink: int, self_index: int) -> None:
         settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index)
         self._maps["settings"].set(index_key(0), settings.pack())
 
@@ -155,8 +154,8 @@ class Datapath:
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
         changes = tables.set_servers(wanted.servers)
-        if tables.server_index(tables.me) != self._self_index():
-            self._write_settings(links.interface(self.uplink).index)
+        if (me := tables.server_index(tables.me)) != self._self_index():
+            self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
             if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):

@@ -28,6 +28,7 @@ XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 
 _LOG_BYTES: Final = 1 << 20
 _BPFFS_MAGIC: Final = 0xCAFE4A11
+_BPFFS_USUAL: Final = Path("/sys/fs/bpf")
 _PER_CPU_TYPES: Final = {5, 6, 10, 21}
 
 
@@ -212,7 +213,10 @@ def have_bpffs(path: Path) -> bool:
 
 
 def mount_bpffs(path: Path) -> None:
-    """Makes `path` the root of a bpffs, unless it lies in one already."""
+    """Makes `path` the root of a bpffs, unless it lies in one already. /sys/fs/bpf, where only a bpffs can have
+    folders, is mounted itself when nothing is there."""
+    if _BPFFS_USUAL in path.parents and not have_bpffs(_BPFFS_USUAL):
+        mount_bpffs(_BPFFS_USUAL)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
