@@ -101,7 +101,9 @@ class NodeEffects:
         changes += self.datapath.apply(replace(wanted, onramps=kept))
         self._onramps = present
         changes += sum(self.host.raise_setting(ipv4_conf(name, "forwarding"), 1) for name in present)
-        changes += self.host.have_addresses(addresses_here(wanted, self._me))
+        # An apply that was under way when the uplink went must not bring back what leave_addresses took.
+        addresses = frozenset() if self.uplink_is_gone() else addresses_here(wanted, self._me)
+        changes += self.host.have_addresses(addresses)
         return changes
 
     def leave_addresses(self) -> None:

@@ -127,7 +127,9 @@ class Section:
         if type(value) in kinds and low <= value <= high:
             return type(default)(value)
         whole = "whole " if isinstance(default, int) else ""
-        self.wrong(key, f"{_shown(value)} is not possible", f"give a {whole}number from {low:.12g} to {high:.12g}")
+        self.wrong(
+            key, f"{_shown(value)} is not possible", f"give a {whole}number from {low:.12g} to {high:.12g}"
+        )
         return default
 
     def texts(self, key: str) -> dict[str, str]:
