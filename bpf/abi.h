@@ -161,7 +161,7 @@ struct flow {
 	__u16 local_port; /* be */
 	__u8 hop_destination[6];
 	__u8 hop_source[6];
-	__u8 zero[6];
+	__u8 client_mac[6]; /* as the claim has it: a packet from another one tells the claim */
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */

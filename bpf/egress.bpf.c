@@ -140,8 +140,9 @@ int egress_out(struct __sk_buff *skb)
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (flow && packet.ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
 		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	if (flow && (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) &&
-	    !refresh(flow, &key, packet.tcp_flags, now)) {
+	if (flow &&
+	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || has_moved(skb, flow)) &&
+	    !refresh(skb, flow, &key, packet.tcp_flags, now)) {
 		bpf_map_delete_elem(&flows, &key);
 		flow = 0;
 	}

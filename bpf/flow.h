@@ -85,9 +85,23 @@ INLINE __u32 seen_in(__u32 state, __u8 flags)
 	return state | SEEN_IN | (flags & TCP_FIN ? SEEN_FIN_IN : 0);
 }
 
-/* Asks the claim of a known flow, and keeps it alive. Returns 0 when it is no longer this flow's. */
-INLINE int refresh(struct flow *flow, const struct flow_key *key, __u8 flags, __u64 now)
+/* Does the client send from another MAC address than before? Its router failed over, or it was made anew under its
+ * old address: from then on replies must go there. */
+INLINE int has_moved(struct __sk_buff *skb, const struct flow *flow)
 {
+	struct ethhdr *eth = (void *)(long)skb->data;
+	const __u16 *now = (void *)eth->h_source, *before = (void *)flow->client_mac;
+
+	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
+		return 0;
+	return (now[0] ^ before[0]) | (now[1] ^ before[1]) | (now[2] ^ before[2]);
+}
+
+/* Asks the claim of a known flow, keeps it alive, and tells it where the client is. Returns 0 when it is no longer
+ * this flow's. */
+INLINE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_key *key, __u8 flags, __u64 now)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
 	struct claim_key claim_key = {.local = flow->local,
 				      .local_port = flow->local_port,
 				      .remote = key->remote,
@@ -98,7 +112,7 @@ INLINE int refresh(struct flow *flow, const struct flow_key *key, __u8 flags, __
 	struct pool *pool;
 	__u64 lifetime;
 
-	if (!claim)
+	if (!claim || (void *)(eth + 1) > (void *)(long)skb->data_end)
 		return 0;
 	pool_key = claim->pool;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
@@ -109,6 +123,9 @@ INLINE int refresh(struct flow *flow, const struct flow_key *key, __u8 flags, __
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
 	claim->state = state;
+	copy(claim->client_mac, eth->h_source, ETH_ALEN);
+	copy(claim->onramp_mac, eth->h_dest, ETH_ALEN);
+	copy(flow->client_mac, eth->h_source, ETH_ALEN);
 	/* Until the conversation is established its state may change with every packet. */
 	flow->refresh_ns = 0;
 	if (key->protocol != IPPROTO_TCP || (state & SEEN_IN))
@@ -132,6 +149,7 @@ static __attribute__((noinline)) int open_flow(struct __sk_buff *skb, const stru
 		return REASON_INTERNAL;
 	copy(search.claim.client_mac, eth->h_source, ETH_ALEN);
 	copy(search.claim.onramp_mac, eth->h_dest, ETH_ALEN);
+	copy(flow->client_mac, eth->h_source, ETH_ALEN);
 	lifetime = lifetime_ns(pool, key->protocol, 0);
 	search.until_ns = search.claim.expires_ns = now + lifetime;
 	search.claim.since_ns = now;

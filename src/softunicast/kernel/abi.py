@@ -261,6 +261,7 @@ class Flow(NamedTuple):
     local_port: int
     hop_destination: bytes
     hop_source: bytes
+    client_mac: bytes
 
     def pack(self) -> bytes:
         return _flow.pack(*self)
@@ -270,7 +271,7 @@ class Flow(NamedTuple):
         return cls._make(_flow.unpack(data))
 
 
-_flow = Struct("<QQIH6s6s6x")
+_flow = Struct("<QQIH6s6s6s")
 FLOW_BYTES: Final = 40
 
 
