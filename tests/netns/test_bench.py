@@ -58,6 +58,17 @@ def test_packets_has_every_path_and_column(folder: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_programs_are_each_accounted_for(folder: Path) -> None:
+    rows = results(folder, "programs")
+    found = {
+        direction: {row["program"] for row in rows if row["direction"] == direction}
+        for direction in ("out", "in")
+    }
+    assert found == {"out": {"egress_out", "guard"}, "in": {"director", "egress_in"}}
+    assert all(row["run_ns"]["median"] > 0 for row in rows)
+
+
+@pytest.mark.timeout(300)
 def test_director_has_every_table_size(folder: Path) -> None:
     rows = results(folder, "director")
     assert [row["slices"] for row in rows] == [0, 100, 32_768, 1_000_000]
