@@ -12,7 +12,8 @@ WIDTH, HEIGHT = 960, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 84, 44
 # Okabe and Ito's palette: told apart by everybody, and in grey.
 COLOURS: Final = ("#999999", "#56b4e9", "#0072b2", "#d55e00", "#e0c060", "#cc79a7", "#009e73")
-_STEPS: Final = (1.0, 2.0, 5.0, 10.0)
+_STEPS: Final = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+_LEGEND_COLUMN: Final = 220
 _FONT: Final = 'font-family="sans-serif"'
 
 
@@ -64,18 +65,19 @@ def _grid(top: float, unit: str) -> list[str]:
         value = top * part / 5
         y = HEIGHT - BOTTOM - _scaled(value, top)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#dddddd"/>')
-        parts.append(_label(LEFT - 8, y + 4, f"{value:,.4g}", "end"))
+        parts.append(_label(LEFT - 8, y + 4, f"{value:,.0f}" if top >= 10 else f"{value:.1f}", "end"))
     return parts
 
 
 def _legend(names: Sequence[str]) -> list[str]:
-    parts, x = [], float(LEFT)
+    parts = []
+    columns = (WIDTH - LEFT - RIGHT) // _LEGEND_COLUMN
     for number, name in enumerate(names):
+        x, y = LEFT + number % columns * _LEGEND_COLUMN, 36 + number // columns * 17
         parts.append(
-            f'<rect x="{x:.0f}" y="40" width="12" height="12" fill="{COLOURS[number % len(COLOURS)]}"/>'
+            f'<rect x="{x}" y="{y}" width="12" height="12" fill="{COLOURS[number % len(COLOURS)]}"/>'
         )
-        parts.append(_label(x + 17, 50, name, "start"))
-        x += 17 + 6.6 * len(name) + 12
+        parts.append(_label(x + 17, y + 10, name, "start"))
     return parts
 
 
