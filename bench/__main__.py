@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench import document, report
+from bench import document, host, report
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 
 QUESTIONS: Final = ("packets", "programs", "director", "iperf", "connections")
@@ -28,10 +28,11 @@ def main() -> int:
         unknown = set(arguments.questions) - set(QUESTIONS)
         if unknown:
             raise InputError(f"there is no question {min(unknown)}", f"name some of {', '.join(QUESTIONS)}")
-        for name in arguments.questions or QUESTIONS:
-            importlib.import_module(f"bench.{name}").run(arguments.quick, arguments.out)
-        if arguments.out == report.RESULTS:
-            document.write()
+        with host.alone():
+            for name in arguments.questions or QUESTIONS:
+                importlib.import_module(f"bench.{name}").run(arguments.quick, arguments.out)
+            if arguments.out == report.RESULTS:
+                document.write()
     except SoftunicastError as error:
         sys.stderr.write(f"bench: {error}\n")
         return error.exit_code
