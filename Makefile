@@ -43,7 +43,7 @@ BENCH = bash bench/setup.sh && $(BIN)/python -m bench $(if $(QUICK),--quick) $(i
 bench: $(READY) ## every benchmark, peers included: tables, JSON, plots (about eight minutes; QUICK=1: one)
 	@$(BENCH)
 
-bench-packets bench-director bench-iperf bench-connections: $(READY)
+bench-packets bench-programs bench-director bench-iperf bench-connections: $(READY)
 	@$(BENCH) $(@:bench-%=%)
 
 abi: $(READY) ## regenerate src/softunicast/kernel/abi.py from the objects' BTF
@@ -56,5 +56,5 @@ requirements: $(READY) ## refresh the hash-pinned export (requirements/dev.txt)
 clean: ## remove the environment and everything built
 	@rm -rf $(VENV) build dist src/softunicast/kernel/bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help setup demo test lint format unit bpf netns bench bench-packets bench-director bench-iperf \
+.PHONY: help setup demo test lint format unit bpf netns bench bench-packets bench-programs bench-director bench-iperf \
   bench-connections abi requirements clean

@@ -6,13 +6,14 @@ import argparse
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
-from bench import report
+from bench import document, host, report
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 
-QUESTIONS: Final = ("packets", "director", "iperf", "connections")
+QUESTIONS: Final = ("packets", "programs", "director", "iperf", "connections")
 
 
 def main() -> int:
@@ -27,8 +28,11 @@ def main() -> int:
         unknown = set(arguments.questions) - set(QUESTIONS)
         if unknown:
             raise InputError(f"there is no question {min(unknown)}", f"name some of {', '.join(QUESTIONS)}")
-        for name in arguments.questions or QUESTIONS:
-            importlib.import_module(f"bench.{name}").run(arguments.quick, arguments.out)
+        with host.alone():
+            for name in arguments.questions or QUESTIONS:
+                importlib.import_module(f"bench.{name}").run(arguments.quick, arguments.out)
+            if arguments.out == report.RESULTS:
+                document.write()
     except SoftunicastError as error:
         sys.stderr.write(f"bench: {error}\n")
         return error.exit_code
@@ -41,8 +45,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="prove that everything runs; the numbers mean nothing"
     )
-    parser.add_argument("--out", type=Path, default=report.RESULTS, help="folder for the JSON")
-    return parser.parse_args()
+    parser.add_argument(
+        "--out", type=Path, help="folder for the JSON (default: bench/results; --quick: a new one)"
+    )
+    arguments = parser.parse_args()
+    if arguments.out is None:
+        arguments.out = (
+            Path(tempfile.mkdtemp(prefix="softunicast-bench-")) if arguments.quick else report.RESULTS
+        )
+    return arguments
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ http {{
 
 def run(quick: bool, folder: Path) -> None:
     """Measures, prints, saves."""
-    plan = {"rounds": 1, "seconds": 1} if quick else {"rounds": 7, "seconds": 2}
+    plan = {"rounds": 1, "seconds": 1} if quick else {"rounds": 5, "seconds": 2}
     server = ("nginx", "-p", "{folder}", "-c", "{folder}/nginx.conf", "-e", "{folder}/nginx.log")
     files = {"nginx.conf": _NGINX}
     with host.settings(host.conntrack_sized()), wires(server, PORT, SLICES, files) as all_wires:

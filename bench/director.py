@@ -109,7 +109,7 @@ class Bench:
 def run(quick: bool, folder: Path) -> None:
     """Measures, prints, saves."""
     plan = (
-        {"rounds": 1, "runs": 2, "packets": 16_384} if quick else {"rounds": 7, "runs": 8, "packets": 131_072}
+        {"rounds": 1, "runs": 2, "packets": 16_384} if quick else {"rounds": 5, "runs": 6, "packets": 131_072}
     )
     targets = (DROP, REFLECT, *DIRECTORS)
     whole: dict[str, list[float]] = {target.name: [] for target in targets}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import subprocess
@@ -15,6 +16,8 @@ from bench.paths import CONNTRACK_MAX
 from softunicast.core.errors import HostError
 from softunicast.kernel import sysctl
 
+TURN_TIMEOUT_S: Final = 240.0
+_TURN: Final = Path("/run/subench.lock")
 _MITIGATIONS: Final = Path("/sys/devices/system/cpu/vulnerabilities")
 
 
@@ -31,6 +34,24 @@ def facts() -> dict[str, object]:
         "mitigations": {path.name: path.read_text().strip() for path in sorted(_MITIGATIONS.glob("*"))},
         "versions": {name: _version(*command) for name, command in _VERSIONS.items()},
     }
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One run at a time on a host: two would disturb each other, and restore each other's settings."""
+    deadline = time.monotonic() + TURN_TIMEOUT_S
+    with _TURN.open("w") as turn:
+        while True:
+            try:
+                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise HostError(
+                        "another benchmark has been running on this host", "wait for its end"
+                    ) from error
+                time.sleep(0.5)
+        yield
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Series:
 
 def run(quick: bool, folder: Path) -> None:
     """Measures, prints, saves."""
-    plan = {"rounds": 1, "seconds": 1} if quick else {"rounds": 5, "seconds": 2}
+    plan = {"rounds": 1, "seconds": 1} if quick else {"rounds": 5, "seconds": 1}
     cells = CELLS[:1] if quick else CELLS
     with (
         host.settings(host.conntrack_sized()),
@@ -66,17 +66,13 @@ Cells = Mapping[tuple[int, str], Rounds]
 
 
 def _show(title: str, found: Mapping[str, Cells]) -> None:
-    cells = list(found[PEER])
-    names = [f"{direction} {streams}" for streams, direction in cells]
-    rows = [
-        [
-            PATHS[path].title,
-            *(at[cell].text(2) for cell in cells),
-            *(at[cell].ratio(found[PEER][cell]).text(2) for cell in cells),
+    columns = ["path", *(f"{direction} {streams}" for streams, direction in found[PEER])]
+    peers = {path: {cell: at[cell].ratio(found[PEER][cell]) for cell in at} for path, at in found.items()}
+    for heading, values, digits in ((title, found, 1), (f"{title}: as a multiple of nft's", peers, 2)):
+        rows = [
+            [PATHS[path].title, *(value.text(digits) for value in at.values())] for path, at in values.items()
         ]
-        for path, at in found.items()
-    ]
-    report.show(title, ["path", *names, *(f"x of nft, {name}" for name in names)], rows)
+        report.show(heading, columns, rows)
 
 
 def _records(rate: Mapping[str, Cells], cost: Mapping[str, Cells]) -> list[dict[str, object]]:

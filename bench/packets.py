@@ -32,9 +32,9 @@ class Plan:
     """How much is measured. `quick` proves that everything runs; its numbers mean nothing."""
 
     flows: tuple[int, ...] = (1_000, 30_000, 1_000_000)
-    rounds: int = 7
-    runs: int = 8
-    packets: int = 32_768
+    rounds: int = 5
+    runs: int = 4
+    packets: int = 65_536
 
     @property
     def cells(self) -> tuple[Cell, ...]:

@@ -91,6 +91,8 @@ def _run_here(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_S)
     except FileNotFoundError as error:
         raise HostError(f"there is no {command[0]}", "bash bench/setup.sh") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{' '.join(command)} did not end within {RUN_TIMEOUT_S:.0f} s") from error
 
 
 def _start_here(command: tuple[str, ...]) -> subprocess.Popen[bytes]:

@@ -179,6 +179,8 @@ struct flow {
 	__u32 acknowledged; /* TCP: what the client has acknowledged of the peer's bytes, */
 	__u32 sent;         /* and where what it sent itself ends: sequence numbers */
 	__u32 hairpin;      /* the next hop is this server itself */
+	__u8 client_mac[6]; /* as the claim has it: a packet from another one tells the claim */
+	__u8 zero[2];
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */

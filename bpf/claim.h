@@ -130,6 +130,18 @@ INLINE int extend(struct claim *claim, const struct flow_key *flow, __u64 now, _
 	return 1; /* four others refreshed it meanwhile: it is alive */
 }
 
+/* Does the client send from another MAC address than before? Its router failed over, or it was made anew under its
+ * old address: from then on replies must go there. */
+INLINE int has_moved(void *data, void *end, const struct flow *flow)
+{
+	struct ethhdr *eth = data;
+	const __u16 *now = (void *)eth->h_source, *before = (void *)flow->client_mac;
+
+	if ((void *)(eth + 1) > end)
+		return 0;
+	return (now[0] ^ before[0]) | (now[1] ^ before[1]) | (now[2] ^ before[2]);
+}
+
 INLINE void drop_flow_of(const struct claim_key *key, const struct flow_key *flow_key)
 {
 	struct flow_key old = *flow_key; /* the claim is in a map that may change; the helper wants the stack */

@@ -206,8 +206,10 @@ int egress_out(struct __sk_buff *skb)
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (flow && packet.ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
 		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	if (flow && (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) &&
-	    !refresh(flow, &key, &packet, now)) {
+	if (flow &&
+	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
+	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
+	    !refresh(skb, flow, &key, &packet, now)) {
 		bpf_map_delete_elem(&flows, &key);
 		flow = 0;
 	}
@@ -250,7 +252,7 @@ APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 no
 	if (!extend(claim, &owner, now, now + lifetime))
 		return;
 	claim->state = state;
-	refresh_mapping(pool, &owner, now, lifetime);
+	refresh_mapping(pool, &owner, claim, now, lifetime);
 	/* After the end every packet is noticed: when the client goes on, the conversation does; and the port may be
 	 * used again only when both have been silent for a moment. */
 	claim->refresh_in_ns = ended(state) ? 0 : now + refresh_ns(pool, lifetime);

@@ -134,10 +134,11 @@ INLINE int maps_independently(const struct pool *pool, __u8 protocol)
 				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
 }
 
-/* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It lives as long as
- * the longest of its conversations; so that an ended TCP conversation does not keep its port for hours, one that
- * is the only one the mapping has had shortens it, too. */
-INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key, __u64 now, __u64 lifetime)
+/* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It is where its client is,
+ * and lives as long as the longest of its conversations; so that an ended TCP conversation does not keep its port for
+ * hours, one that is the only one the mapping has had shortens it, too. `session`: the one that goes on. */
+INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key, const struct claim *session, __u64 now,
+			    __u64 lifetime)
 {
 	struct flow_key mapping = *key;
 	struct claim_key claim_key = {.protocol = key->protocol};
@@ -153,8 +154,12 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 	claim_key.local = flow->local;
 	claim_key.local_port = flow->local_port;
 	claim = bpf_map_lookup_elem(&claims, &claim_key);
-	if (claim && (claim->expires_ns < now + lifetime || claim->sent == 1))
+	if (!claim || !same_flow(&claim->flow, &mapping))
+		return;
+	if (claim->expires_ns < now + lifetime || claim->sent == 1)
 		extend(claim, &mapping, now, now + lifetime);
+	copy(claim->client_mac, session->client_mac, ETH_ALEN);
+	copy(claim->onramp_mac, session->onramp_mac, ETH_ALEN);
 }
 
 APART int held_here(__u32 local, __u16 local_port)
@@ -164,10 +169,13 @@ APART int held_here(__u32 local, __u16 local_port)
 	return place_of(local, local_port, &slot) == PLACE_HERE;
 }
 
-/* Asks the claim of a known flow, and keeps it alive. Returns 0 when it is no longer this flow's, or when its
- * slice is lost and what follows can begin anew elsewhere (a TCP conversation cannot: the guard says why). */
-APART int refresh(struct flow *flow, const struct flow_key *key, const struct packet *packet, __u64 now)
+/* Asks the claim of a known flow, keeps it alive, and tells it where the client is. Returns 0 when it is no longer
+ * this flow's, or when its slice is lost and what follows can begin anew elsewhere (a TCP conversation cannot: the
+ * guard says why). */
+APART int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_key *key, const struct packet *packet,
+		  __u64 now)
 {
+	struct ethhdr *eth = (void *)(long)skb->data;
 	struct claim_key claim_key = {.local = flow->local,
 				      .local_port = flow->local_port,
 				      .remote = key->remote,
@@ -179,7 +187,8 @@ APART int refresh(struct flow *flow, const struct flow_key *key, const struct pa
 	struct pool *pool;
 	__u64 lifetime;
 
-	if (!claim || ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow->local, flow->local_port)))
+	if (!claim || (void *)(eth + 1) > (void *)(long)skb->data_end ||
+	    ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow->local, flow->local_port)))
 		return 0;
 	if ((flags & TCP_RST) && (claim->state & SEEN_IN) &&
 	    !believable(packet, claim->acknowledged, flow->sent, claim->sent, 0))
@@ -193,9 +202,12 @@ APART int refresh(struct flow *flow, const struct flow_key *key, const struct pa
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
 	claim->state = state;
+	copy(claim->client_mac, eth->h_source, ETH_ALEN);
+	copy(claim->onramp_mac, eth->h_dest, ETH_ALEN);
+	copy(flow->client_mac, eth->h_source, ETH_ALEN);
 	if ((flags & (TCP_SYN | TCP_RST)) == TCP_SYN)
 		begin(packet, &flow->acknowledged, &flow->sent, &claim->acknowledged);
-	refresh_mapping(pool, key, now, lifetime);
+	refresh_mapping(pool, key, claim, now, lifetime);
 	/* Until the conversation is established its state may change with every packet; once it has ended, its port
 	 * may be used again when both sides have been silent for a moment. */
 	flow->refresh_ns = 0;

@@ -43,7 +43,8 @@ int guard(struct __sk_buff *skb)
 	if (parsed == PARSED_DROP) {
 		struct address_key key = {.address = packet.source};
 
-		if (!bpf_map_lookup_elem(&addresses, &key) && !in_block(packet.source))
+		/* l4_offset is 0 when the header could not even be read: it could say anything. */
+		if (packet.l4_offset && !bpf_map_lookup_elem(&addresses, &key) && !in_block(packet.source))
 			return TC_ACT_UNSPEC;
 		return drop(skb, packet.reason == REASON_MALFORMED ? REASON_MALFORMED :
 				 packet.reason == REASON_FRAGMENT ? REASON_GUARD_FRAGMENT : REASON_GUARD_PROTOCOL, &packet);

@@ -126,6 +126,7 @@ APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 		return REASON_INTERNAL;
 	copy(search.claim->client_mac, eth->h_source, ETH_ALEN);
 	copy(search.claim->onramp_mac, eth->h_dest, ETH_ALEN);
+	copy(flow->client_mac, eth->h_source, ETH_ALEN);
 	lifetime = lifetime_ns(pool, key->protocol, 0);
 	search.until_ns = search.claim->expires_ns = now + lifetime;
 	search.closing_ns = pool->tcp_closing_ns;

@@ -32,8 +32,8 @@ if [ ! -x .venv/bin/python ]; then
 fi
 if ! cmp -s requirements/dev.txt .venv/.requirements; then
   say "installing Python packages (hash-pinned)"
-  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+  .venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
   cp requirements/dev.txt .venv/.requirements
 fi
 say "building softunicast and its BPF objects"
-.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from tests.bpf.world import World
 
 # Their assertions should explain themselves like those of test modules; before anything imports them.
-for part in ("frames", "world"):
+for part in ("frames", "kernel_objects", "world"):
     pytest.register_assert_rewrite(f"tests.bpf.{part}")
 
 
@@ -27,3 +28,12 @@ def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def world(module_world: World) -> World:
     module_world.reset()
     return module_world
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    """The bpffs of a server on which nothing is open yet."""
+    from tests.bpf.world import make_server
+
+    with make_server(tmp_path) as made:
+        yield made

@@ -102,11 +102,12 @@ def test_the_old_client_comes_back_before_anybody_took_its_port(world: World) ->
 
 @pytest.mark.parametrize("flags", ["S", "A", "FA", "R"])
 @pytest.mark.parametrize("refresh_ns", [0, BUSY])
-def test_a_claim_of_somebody_else(world: World, flags: str, refresh_ns: int) -> None:
+@pytest.mark.parametrize("other", [{"client": 1}, {"client_port": 1}, {"onramp": 1}])
+def test_a_claim_of_somebody_else(world: World, flags: str, refresh_ns: int, other: dict[str, int]) -> None:
     """A flow entry whose claim names another flow is void as soon as it asks."""
     local_end(world.out(tcp()).frame)
     key, claim = only_claim(world)
-    theirs = abi.FlowKey.unpack(claim.flow)._replace(client_port=1)
+    theirs = abi.FlowKey.unpack(claim.flow)._replace(**other)
     world.datapath.map("claims").set(key.pack(), claim._replace(flow=theirs.pack()).pack())
     world.change_flows(refresh_ns=refresh_ns)
     ran = world.out(tcp(flags=flags))

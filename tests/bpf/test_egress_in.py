@@ -199,3 +199,22 @@ def test_the_last_dropped_packet_is_named(world: World) -> None:
     assert last
     assert (last.hook, last.interface, last.protocol) == ("egress in", UPLINK, "tcp")
     assert (last.source, last.destination) == (REMOTE, local)
+
+
+@pytest.mark.parametrize("kind", ["tcp data", "udp", "echo"])
+def test_a_client_that_sends_from_another_mac(world: World, kind: str) -> None:
+    """Its router failed over, or its container was made anew: replies follow with the very next packet."""
+    protocol = kind.split()[0]
+    local = open_flow(world, protocol)
+    if protocol == "tcp":
+        world.back(tcp(REMOTE, local, "SA", macs=FROM_WIRE))
+        world.out(tcp(flags="A"))
+    moved, onramp = "02:00:00:00:0c:77", "02:00:00:00:0c:78"
+    macs = (moved, onramp)
+    ran = world.out(
+        {"tcp": tcp(flags="A", macs=macs), "udp": udp(macs=macs), "echo": echo(macs=macs)}[protocol]
+    )
+    assert (dict(ran.counted), local_end(ran.frame)) == ({"out": 1}, local)
+    back = world.back(reply(kind, local, 64, FROM_WIRE))
+    assert back.frame == reply(kind, CLIENT, 63, (onramp, moved))
+    assert len(world.claims()) == len(world.flows()) == 1

@@ -141,8 +141,8 @@ def test_two_onramps_with_the_same_client(world: World) -> None:
     assert "new_flow" in second.counted
     ends = local_end(first.frame), local_end(second.frame)
     assert ends[0] != ends[1]
-    for onramp, local in zip((ONRAMP, ONRAMP2), ends, strict=True):
-        assert local_end(world.out(tcp(flags="A"), onramp).frame) == local
+    for onramp, mac, local in zip((ONRAMP, ONRAMP2), (ONRAMP_MAC, ONRAMP2_MAC), ends, strict=True):
+        assert local_end(world.out(tcp(flags="A", macs=(CLIENT_MAC, mac)), onramp).frame) == local
     for local, macs in (
         (ends[0], (ONRAMP_MAC, CLIENT_MAC)),
         (ends[1], (ONRAMP2_MAC, CLIENT_MAC)),

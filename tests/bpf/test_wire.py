@@ -204,17 +204,34 @@ def test_a_neighbour_not_known_yet(wire: Wire) -> None:
         assert check_translated(captured(sniffer, is_protocol(17))) == check_translated(frame)
 
 
+FORGED_MACS = bytes.fromhex(GATEWAY_MAC.replace(":", "") + UPLINK_MAC.replace(":", ""))
+
+
+def forged(source: str, port: int) -> bytes:
+    """UDP, as root writes it on a raw socket."""
+    ends = socket.inet_aton(source) + bytes([8, 8, 8, 0])
+    header = struct.pack("!BBHHHBBH8s", 0x45, 0, 28, 0, 0, 64, 17, 0, ends)
+    return FORGED_MACS + b"\x08\x00" + header + struct.pack("!HHHH", port, 9, 8, 0)
+
+
 def test_the_guard_stops_a_raw_socket(wire: Wire) -> None:
-    """Root forges a packet from the neighbour's slice: it never arrives, what is sent after it does."""
-    forged = bytes.fromhex(GATEWAY_MAC.replace(":", "") + UPLINK_MAC.replace(":", "")) + b"\x08\x00"
-    header = struct.pack(
-        "!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, bytes([198, 51, 100, 10]), bytes([8] * 4)
-    )
-    foreign, held = (struct.pack("!HHHH", port, 9, 8, 0) for port in (4097, 2049))
+    """A packet from the neighbour's slice never arrives; what is sent after it does."""
     with capture("upp") as sniffer, capture(UPLINK) as raw:
         before = wire.world.counters()["guard_foreign"]
         with pytest.raises(OSError, match=os.strerror(errno.ENOBUFS)):
-            raw.send(forged + header + foreign)
-        raw.send(forged + header + held)
-        assert captured(sniffer, is_protocol(17))[34:36] == held[:2]
+            raw.send(forged("198.51.100.10", 4097))
+        raw.send(forged("198.51.100.10", 2049))
+        assert captured(sniffer, is_protocol(17))[34:36] == struct.pack("!H", 2049)
         assert wire.world.counters()["guard_foreign"] == before + 1
+
+
+def test_the_guard_stops_a_header_it_cannot_read(wire: Wire) -> None:
+    """Network cards pad short frames with zeros, which can make a whole header of this one."""
+    with capture("upp") as sniffer, capture(UPLINK) as raw:
+        before = wire.world.counters()["malformed"]
+        for length in (14, 20, 33):
+            with pytest.raises(OSError, match=os.strerror(errno.ENOBUFS)):
+                raw.send(forged("198.51.100.10", 4097)[:length])
+        raw.send(FORGED_MACS + b"\x88\xcc" + bytes(4))  # short, but not IPv4
+        assert len(captured(sniffer, lambda frame: frame[:12] == FORGED_MACS)) == 18
+        assert wire.world.counters()["malformed"] == before + 3

@@ -118,9 +118,8 @@ def state(
 class World:
     """The namespace is the calling thread's. `run_...` methods are the four hooks."""
 
-    def __init__(self, datapath: Datapath, name: str) -> None:
+    def __init__(self, datapath: Datapath) -> None:
         self.datapath = datapath
-        self.name = name
         self.index = {device: socket.if_nametoindex(device) for device in (UPLINK, ONRAMP, ONRAMP2)}
 
     # running packets
@@ -257,16 +256,23 @@ def bpffs(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def make_server(folder: Path) -> Iterator[Path]:
+    """The namespace with its interfaces, entered; gives the bpffs, on which nothing is open yet."""
+    with namespace(), bpffs(folder) as mount:
+        build_server()
+        yield mount
+
+
+@contextmanager
 def make_world(
     folder: Path, limits: Limits = LIMITS, attach: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[World]:
     """Everything built, opened, with the tables of `state()`; and everything gone again."""
-    with namespace() as name, bpffs(folder) as mount:
-        build_server()
+    with make_server(folder) as mount:
         datapath = Datapath.open(mount, UPLINK, ME, limits, attach)
         try:
             datapath.apply(state())
-            yield World(datapath, name)
+            yield World(datapath)
         finally:
             datapath.remove()
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,7 +146,7 @@ class PairLab:
         for process in ending:
             os.kill(process.pid, number)
         for process in ending:
-            eventually(lambda pid=process.pid: os.waitpid(pid, os.WNOHANG)[0], f"{process} ends")
+            eventually(partial(_reaped, process.pid), f"{process} ends")
 
     def start_agents(self, *servers: str) -> None:
         """Start these agents, or all, and wait until they work."""
@@ -246,6 +247,10 @@ class Capture:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _reaped(pid: int) -> bool:
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
 
 
 def _packet_socket(interface: str) -> socket.socket:

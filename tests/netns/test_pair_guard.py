@@ -10,6 +10,7 @@ import errno
 import socket
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
@@ -81,7 +82,7 @@ class TestForged:
     ) -> None:
         for port in (foreign.port_first, foreign.port_last):
             packet = kind(str(SHARED), port)
-            seen = seen_of(pair_lab, lambda packet=packet: forge(pair_lab, packet, how))
+            seen = seen_of(pair_lab, partial(forge, pair_lab, packet, how))
             assert seen == ([], {"guard_foreign": 1})
             last = pair_lab.last_drop("server1", "guard_foreign")
             assert (last["source"], last["interface"]) == (f"{SHARED}:{port}", "uplink")
@@ -108,7 +109,7 @@ class TestWithoutPort:
     def test_fragments(self, pair_lab: PairLab, foreign: Slice, how: str) -> None:
         for port in (foreign.port_first, pair_lab.slice_of("server1").port_first):
             whole = IP(src=str(SHARED), dst=INTERNET) / UDP(sport=port, dport=ECHO_PORT) / bytes(2000)
-            pieces = fragment(whole, fragsize=1000)
+            pieces = fragment(whole, fragsize=1000)  # type: ignore[no-untyped-call]
 
             def send(pieces: list[Packet] = pieces) -> None:
                 for piece in pieces:

@@ -21,7 +21,7 @@ from tests.netns.pair_lab import PairLab, eventually
 from softunicast.core.records import SLICE_PORTS_DEFAULT
 from softunicast.kernel import links, namespaces
 from softunicast.lab import peers, processes
-from softunicast.lab.pair import INTERNET, SHARED
+from softunicast.lab.pair import ECHO_PORT, INTERNET, SERVER_OF, SHARED
 
 OWN = {"server1": "192.0.2.1", "server2": "192.0.2.2"}
 ROUTER = "192.0.2.254"
@@ -243,22 +243,54 @@ class TestComingAndGoing:
         for node, said in cycle.pings.items():
             assert " 0% packet loss" in said, f"{node}: {said}"
 
-    def test_the_neighbour_is_not_disturbed(self, pair_lab: PairLab) -> None:
-        """Replies for server2 that reach server1 are steered as long as a data path is there: killing its agent
-        loses none. (A clean stop takes the director away: the router has to send elsewhere before.)"""
+    def test_not_a_datagram_of_a_flow_is_lost(self, pair_lab: PairLab) -> None:
+        """Killing agents costs no packet: neither of their own clients nor of those whose replies they steer.
+        (A clean stop takes the director away: the router has to send elsewhere before.)"""
         peers.forget(pair_lab.lab)
         talks = [
             pair_lab.probe(
-                "client2",
-                *("echo", "--protocol", "udp", "--source-port", str(43000 + number), "--count", "400"),
-                *("--destination", f"{INTERNET}:7", "--delay-s", "0.005"),
+                client,
+                *("echo", "--protocol", "udp", "--source-port", str(43000 + number), "--count", "500"),
+                *("--destination", f"{INTERNET}:{ECHO_PORT}", "--delay-s", str(STEP_S)),
             )
-            for number in range(6)
+            for client in SERVER_OF
+            for number in range(4)
         ]
         eventually(lambda: len(peers.seen(pair_lab.lab)) == len(talks), "all talk")
-        pair_lab.end_agents(signal.SIGKILL, "server1")
-        pair_lab.start_agents("server1")
-        assert any(talk.poll() is None for talk in talks)
+        pair_lab.end_agents(signal.SIGKILL)
+        pair_lab.start_agents()
         for talk in talks:
-            answer = json.loads(talk.communicate(timeout=20)[0])
-            assert (answer["failure"], answer["echoed"]) == (None, 400)
+            answer = json.loads(talk.communicate(timeout=60)[0])
+            assert (answer["failure"], answer["echoed"]) == (None, 500)
+
+
+def test_a_new_uplink_without_programs_does_not_speak(make_pair: Callable[..., PairLab]) -> None:
+    """The interface goes, and director and guard with it; when it is back, the kernel stays silent."""
+    lab = make_pair()
+    foreign = lab.slice_of("server2").port_first
+    lab.good("server1", "ip", "link", "delete", "uplink")
+    eventually(lambda: not processes.is_alive(lab.agent("server1")), "the agent ends")
+    for node, line in (
+        ("server1", f"link add uplink type veth peer name s1 netns {lab.lab.namespace('router')}"),
+        ("server1", "address add 192.0.2.1/24 dev uplink"),
+        ("server1", "link set uplink up"),
+        ("server1", "route add default via 192.0.2.254"),
+        ("router", "link set s1 master lan up"),
+        ("router", "link set s1 type bridge_slave state 3"),
+    ):
+        lab.good(node, "ip", *line.split())
+    mac = namespaces.run_in(lab.lab.namespace("server1"), links.interface, "uplink").mac
+
+    with lab.capture("router", "s1") as capture, closing(lab.packet_socket("router", "s1")) as sender:
+        sender.send(
+            bytes(
+                Ether(dst=mac) / IP(src=INTERNET, dst=str(SHARED)) / TCP(sport=4000, dport=foreign, flags="S")
+            )
+        )
+        heard = lab.passed("server1", capture)
+    assert [frame for frame in heard if IP in frame and frame[IP].src == str(SHARED)] == []
+
+    lab.start_agents("server1")
+    assert json.loads(lab.good("client1", "curl", "-s", "-m", "5", f"http://{INTERNET}/"))["address"] == str(
+        SHARED
+    )

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -155,8 +156,17 @@ def test_a_frozen_agent_loses_its_slice_and_never_uses_it_again(lab: PairLab) ->
         assert found[reason] > before[reason], reason
     lost = [event for event in lab.log(old) if event["event"] == "slice lost"]
     assert [(event["slice"], event["epoch"]) for event in lost] == [(str(slice_), lease.epoch)]
+    assert [holder(lab, new, slice_, at) for at in (stopped, taps.heard[new][0])] == [old, new]
+    assert holder(lab, new, slice_, expired_unix + QUARANTINE_S / 2) is None
     for name in SERVER_OF:
         assert outcome(lab, name)["outcome"] == "ok"
+
+
+def holder(lab: PairLab, asked: str, slice_: Slice, at: float) -> str | None:
+    """Who had the slice at that unix time, as the ledger tells it later."""
+    when = datetime.fromtimestamp(at, UTC).isoformat()
+    found = lab.softunicast(asked, "leases", "--who", f"{SHARED}:{slice_.port_last}", "--at", when)
+    return None if found is None else str(found["server"])
 
 
 def elsewhere(lab: PairLab, server: str, slice_: Slice) -> bool:

@@ -19,7 +19,7 @@ from softunicast.observe.logs import Log
 
 SWEEP_S: Final = 10.0
 DROPS_S: Final = 1.0
-UPLINK_S: Final = 5.0
+UPLINK_S: Final = 1.0  # cheap to ask, and until then nobody watches what leaves by a new interface
 
 
 class Trouble:
@@ -70,10 +70,11 @@ async def report_drops(kernel: KernelThread, effects: NodeEffects, log: Log) -> 
 
 
 async def watch_uplink(kernel: KernelThread, effects: NodeEffects) -> None:
-    """Director and guard went with the interface: raises HostError."""
+    """Director and guard went with the interface: takes the addresses from `lo`, and raises HostError."""
     while True:
         await asyncio.sleep(UPLINK_S)
         if await kernel(effects.uplink_is_gone):
+            await kernel(effects.leave_addresses)
             raise HostError(
                 f"the uplink {effects.uplink} is gone, or is another interface now",
                 "start the agent again when it is back",

@@ -101,8 +101,15 @@ class NodeEffects:
         changes += self.datapath.apply(replace(wanted, onramps=kept))
         self._onramps = present
         changes += sum(self.host.raise_setting(ipv4_conf(name, "forwarding"), 1) for name in present)
-        changes += self.host.have_addresses(addresses_here(wanted, self._me))
+        # An apply that was under way when the uplink went must not bring back what leave_addresses took.
+        addresses = frozenset() if self.uplink_is_gone() else addresses_here(wanted, self._me)
+        changes += self.host.have_addresses(addresses)
         return changes
+
+    def leave_addresses(self) -> None:
+        """Director and guard are gone: when the uplink comes back without them, the kernel must not answer from
+        addresses on `lo`, or it would reset the conversations of other servers."""
+        self.host.have_addresses(frozenset())
 
     def stop(self, wanted: KernelState, slices: Collection[Slice]) -> Stopped:
         """Takes everything back, as far as it goes. `slices`: those whose live flows are to be counted."""

@@ -2,8 +2,8 @@
 
 Everything that can be refused is refused before anything is changed. When the start fails later, a data path
 that was there before is left running, and a new one is taken back. A clean stop restores the host unless the
-configuration says "keep"; any other end (a crash, SIGKILL, a lost uplink) leaves the data path to carry on until
-its deadlines, for the next agent to adopt.
+configuration says "keep"; any other end (a crash, SIGKILL) leaves the data path to carry on until its deadlines,
+for the next agent to adopt. So does a lost uplink, only that the addresses are taken from `lo`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from softunicast.agent.notify import notify
 from softunicast.agent.privileges import require_privileges
 from softunicast.core.config import Config
 from softunicast.core.errors import HostError, InputError, SoftunicastError
+from softunicast.core.pools import select
 from softunicast.core.records import Server
-from softunicast.kernel import links
+from softunicast.kernel import links, probe
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.explain import explain
 from softunicast.ledger.sqlite import SqliteLedger
@@ -39,6 +40,7 @@ def run(config: Config) -> None:
     """Runs the agent in the calling process until SIGTERM or SIGINT. Raises SoftunicastError."""
     logs.configure(config.agent.log_format, config.agent.log_level)
     require_privileges()
+    probe.require()
     me, onramps = identify(config)
     # A mistake in the configuration shows at the first start. After a crash the data path is to be taken over
     # whatever became of one on-ramp meanwhile; it waits, as it would have in a running agent.
@@ -90,6 +92,9 @@ async def _run(config: Config, me: Server) -> None:
     ledger = await SqliteLedger.open(Path(config.ledger.path), quarantine_s=config.agent.quarantine_s)
     kernel = KernelThread()
     try:
+        addresses = (await ledger.snapshot()).addresses
+        for pool in config.pools:
+            select(pool, addresses, me.site)
         host = HostChanges.open(Path(config.agent.state_dir))
         datapath = await kernel(
             Datapath.open,

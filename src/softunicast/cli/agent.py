@@ -27,7 +27,8 @@ def command(path: Path, check: bool) -> None:
     """Run this server's agent: hold leases, program the kernel, answer the other nouns.
 
     Stays in the foreground and logs to stderr. SIGTERM or Ctrl-C gives the leases back and leaves the host as it
-    was found. When the agent is killed, packets keep flowing until the leases end; start it again before that.
+    was found, unless on_stop = "keep". When the agent is killed, packets keep flowing until the leases end; start
+    it again before that.
 
     \b
     Examples:
@@ -82,7 +83,8 @@ def intentions(config: Config) -> Iterator[str]:
     for pool in config.pools:
         tags = ", ".join(f"{key}={value}" for key, value in pool.tags.items()) or "any tags"
         clients = [name for name, of in config.onramps.items() if of == pool.name]
-        yield f"would hold up to {pool.slices_max} slices for pool {pool.name} ({tags})"
+        slices = "a slice" if pool.slices_max == 1 else f"up to {pool.slices_max} slices"
+        yield f"would hold {slices} for pool {pool.name} ({tags})"
         if clients:
             yield f"would translate what comes in by {', '.join(clients)} into pool {pool.name}"
     yield f"would renew leases of {agent.ttl_s:g} s every {agent.ttl_s / 3:g} s and listen on {agent.socket}"

@@ -13,6 +13,7 @@ import click
 
 from softunicast.cli import show
 from softunicast.core.errors import InputError, UnknownNameError
+from softunicast.core.records import SLICE_PORTS_DEFAULT
 
 if TYPE_CHECKING:
     from softunicast.lab.demo import Report
@@ -43,7 +44,7 @@ def list_(as_json: bool) -> None:
 
     found = []
     for name, build in TOPOLOGIES.items():
-        topology = build()
+        topology = build(SLICE_PORTS_DEFAULT)
         found.append({"name": name, "about": topology.about, "nodes": [node.name for node in topology.nodes]})
     columns: list[show.Column] = [
         ("NAME", lambda row: row["name"]),
@@ -56,15 +57,23 @@ def list_(as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 @click.option("--id", "lab_id", metavar="ID", help="What to call this lab; NAME if not given.")
+@click.option(
+    "--slice-ports",
+    type=int,
+    default=SLICE_PORTS_DEFAULT,
+    show_default=True,
+    metavar="PORTS",
+    help="How many ports a slice has: few make a full slice easy to see.",
+)
 @click.option("--no-agents", is_flag=True, help="A lab without softunicast, for experiments.")
-def up(name: str, lab_id: str | None, no_agents: bool) -> None:
+def up(name: str, lab_id: str | None, slice_ports: int, no_agents: bool) -> None:
     """Build the topology NAME and wait until it works.
 
     When it fails, or is interrupted, everything is removed again.
     """
     from softunicast.lab import build, catalogue
 
-    lab = build.up(catalogue.topology(name), lab_id, agents=not no_agents, say=show.remark)
+    lab = build.up(catalogue.topology(name, slice_ports), lab_id, agents=not no_agents, say=show.remark)
     chosen = "" if lab.id == "pair" else f"--lab {lab.id} "
     click.echo(f"lab {lab.id} is up: {', '.join(lab.nodes)}")
     show.remark(f"look around: softunicast lab exec {chosen}{next(iter(lab.nodes))} -- ip address")

@@ -127,7 +127,9 @@ class Section:
         if type(value) in kinds and low <= value <= high:
             return type(default)(value)
         whole = "whole " if isinstance(default, int) else ""
-        self.wrong(key, f"{_shown(value)} is not possible", f"give a {whole}number from {low:g} to {high:g}")
+        self.wrong(
+            key, f"{_shown(value)} is not possible", f"give a {whole}number from {low:.12g} to {high:.12g}"
+        )
         return default
 
     def texts(self, key: str) -> dict[str, str]:
@@ -171,7 +173,7 @@ class Section:
         if self.have(key):
             return self._values[key]
         if default is None and (self.at in self._lines or not self.at):
-            self.wrong(None, f"{_dotted(self.at)} has no {key}", f"add {key} = {kind}")
+            self.wrong(None, f"{_dotted(self.at)} has no {key}", f"add {key} = ... ({kind})")
         return default
 
 

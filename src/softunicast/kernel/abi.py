@@ -279,6 +279,7 @@ class Flow(NamedTuple):
     acknowledged: int
     sent: int
     hairpin: int
+    client_mac: bytes
 
     def pack(self) -> bytes:
         return _flow.pack(*self)
@@ -288,8 +289,8 @@ class Flow(NamedTuple):
         return cls._make(_flow.unpack(data))
 
 
-_flow = Struct("<QQIH6s6sHIII")
-FLOW_BYTES: Final = 48
+_flow = Struct("<QQIH6s6sHIII6s2x")
+FLOW_BYTES: Final = 56
 
 
 class ClaimKey(NamedTuple):

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from softunicast.core.errors import KernelError
 from softunicast.kernel.libbpf import ffi, kernel_error, load_library
 
 OBJECT: Final = Path(__file__).parent / "bpf" / "abi.bpf.o"
 TARGET: Final = Path(__file__).parent / "abi.py"
 
-INT, PTR, ARRAY, STRUCT, ENUM, CONST, FUNC, VAR, DATASEC = 1, 2, 3, 4, 6, 10, 12, 14, 15
-_EXTRA_BYTES: Final = {INT: 4, ARRAY: 12, VAR: 4, 13: 0, FUNC: 0}
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+FUNC, FUNC_PROTO, VAR, DATASEC = 12, 13, 14, 15
+_EXTRA_BYTES: Final = dict.fromkeys((PTR, FWD, TYPEDEF, VOLATILE, CONST, FUNC), 0) | {INT: 4, VAR: 4}
 _FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
@@ -61,7 +63,7 @@ def _types(data: bytes, strings: bytes) -> list[Type]:
         at += 12
         members: list[tuple[str, int, int]] = []
         count = 0
-        if kind == STRUCT:
+        if kind in (STRUCT, UNION):
             for _ in range(length):
                 member, type_id, bits = struct.unpack_from("<III", data, at)
                 members.append((name_at(member), type_id, bits))
@@ -76,14 +78,18 @@ def _types(data: bytes, strings: bytes) -> list[Type]:
             at += 12
         elif kind == DATASEC:
             at += 12 * length
+        elif kind == FUNC_PROTO:
+            at += 8 * length
         elif kind in _EXTRA_BYTES:
             at += _EXTRA_BYTES[kind]
+        else:
+            raise KernelError(f"reading BTF: a type of kind {kind} is not understood", fix="teach abigen.py")
         types.append(Type(kind, name_at(name), size_or_type, tuple(members), count))
     return types
 
 
 def _resolve(types: list[Type], type_id: int) -> Type:
-    while types[type_id].kind in (8, CONST, 9):  # typedef, const, volatile
+    while types[type_id].kind in (TYPEDEF, CONST, VOLATILE):
         type_id = types[type_id].size_or_type
     return types[type_id]
 

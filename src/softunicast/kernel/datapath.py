@@ -99,7 +99,7 @@ class Datapath:
         state = self._tables.read()
         index = links.interface(self.uplink).index
         self._drop_links_of_others()
-        self._write_settings(index)
+        self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
         director = self._objects["director"].programs["director"]
         self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
@@ -108,8 +108,8 @@ class Datapath:
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
 
-    def _write_settings(self, uplink: int) -> None:
-        self_index, mtu = self._tables.server_index(self._tables.me), links.interface(self.uplink).mtu
+    def _write_settings(self, uplink: int, self_index: int) -> None:
+        mtu = links.interface(self.uplink).mtu
         settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu)
         self._maps["settings"].set(index_key(0), settings.pack())
 
@@ -119,7 +119,12 @@ class Datapath:
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int) -> None:
         pin = self._pin(program, interface)
         name = program if interface == self.uplink else pin.name
-        self._links[name] = Link.attach(self._objects[obj].programs[program], index, kind, pin)
+        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin))
+
+    def _keep(self, name: str, link: Link) -> None:
+        before, self._links[name] = self._links.get(name), link
+        if before is not None:
+            before.close()
 
     def _attach_onramp(self, interface: str, pool: str) -> None:
         """tc always; XDP in front of it where it pays, for established flows."""
@@ -128,20 +133,18 @@ class Datapath:
         self._tables.set_onramp(interface, pool, address, 0)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
         if choose_attachment(device, self._attach_by.get(interface, "auto")) == "xdp":
-            self._links[pin.name] = attach_xdp(self._objects["fast"].programs["fast"], device.index, pin)
+            self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             self._tables.set_onramp(interface, pool, address, device.mtu)
-        elif pin.exists():
-            self._take_pin(pin).remove()
-
-    def _take_pin(self, pin: Path) -> Link:
-        return Link(check(load_library().bpf_obj_get(str(pin).encode()), f"opening {pin}"), pin)
+        else:
+            self._detach("fast", interface)
 
     def _drop_links_of_others(self) -> None:
         """Attachments to an uplink that is not configured any more."""
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
             if program not in ("egress_out", "fast") and interface != self.uplink:
-                self._take_pin(pin).remove()
+                fd = load_library().bpf_obj_get(str(pin).encode())
+                Link(check(fd, f"opening {pin}"), pin).remove()
 
     # tables
 
@@ -153,6 +156,11 @@ class Datapath:
     def state(self) -> KernelState:
         """What the kernel holds, as of the last `apply` or `read`."""
         return self._tables.state
+
+    @property
+    def own_mac(self) -> str | None:
+        """This server's MAC address, as its neighbours know it; None before the first `apply`."""
+        return self.state.servers.get(self._tables.me)
 
     def apply(self, wanted: KernelState) -> int:
         """Makes the tables equal to `wanted`, adding before removing. Returns the number of changes.
@@ -173,21 +181,26 @@ class Datapath:
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
         changes = tables.set_servers(wanted.servers)
-        if tables.server_index(tables.me) != self._self_index():
-            self._write_settings(links.interface(self.uplink).index)
+        if (me := tables.server_index(tables.me)) != self._self_index():
+            self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
             if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):
                 self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            for program in ("fast", "egress_out"):
-                link = self._links.pop(f"{program}@{interface}", None)
-                if link is not None:
-                    link.remove()
+            self._detach("fast", interface)
+            self._detach("egress_out", interface)
             tables.remove_onramp(interface)
             changes += 1
         return changes + tables.remove(wanted)
+
+    def _detach(self, program: str, interface: str) -> None:
+        link = self._links.pop(f"{program}@{interface}", None)
+        if link is not None:
+            link.remove()
+        else:  # of another process: the pin alone holds it, or an empty shell when its interface is gone
+            self._pin(program, interface).unlink(missing_ok=True)
 
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""

@@ -99,7 +99,7 @@ def describe(frame: bytes) -> str:
     names = {number: name for name, number in NUMBERS.items()}
     segment = frame[14 + (fields[0] & 15) * 4 :]
     protocol = names.get(fields[6], f"protocol {fields[6]}")
-    if len(segment) < 8:
+    if len(segment) < (14 if protocol == "tcp" else 8):  # as far as its flags
         return f"{protocol} {source} > {destination} (truncated)"
     first, second = struct.unpack_from("!HH", segment)
     if protocol == "icmp":

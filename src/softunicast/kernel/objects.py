@@ -28,6 +28,7 @@ XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
 
 _LOG_BYTES: Final = 1 << 20
 _BPFFS_MAGIC: Final = 0xCAFE4A11
+_BPFFS_USUAL: Final = Path("/sys/fs/bpf")
 _PER_CPU_TYPES: Final = {5, 6, 10, 21}
 
 
@@ -144,8 +145,12 @@ def _load_error(name: str, code: int, logs: Mapping[str, Any]) -> KernelError:
     for program, log in logs.items():
         lines = [line for line in ffi.string(log).decode(errors="replace").splitlines() if line]
         lines = [line for line in lines if not line.startswith(("processed ", "-- "))]
-        if lines:
-            return kernel_error(code, f"loading {name}: the kernel refused {program}: {lines[-1]}")
+        if lines:  # not a matter of privilege, although the verifier says EACCES, too
+            return KernelError(
+                f"loading {name}: the kernel refused {program}: {lines[-1]} ({errno.errorcode.get(code, code)})",
+                code,
+                "see what `softunicast doctor` finds; if nothing, report this with the output of `uname -r`",
+            )
     return kernel_error(code, f"loading {name}")
 
 
@@ -173,7 +178,11 @@ class Link:
             f"attaching {pin.name}",
             "see what is attached with: bpftool net; another XDP program must be removed first",
         )
-        check(library.bpf_obj_pin(fd, str(pin).encode()), f"pinning {pin}")
+        try:
+            check(library.bpf_obj_pin(fd, str(pin).encode()), f"pinning {pin}")
+        except KernelError:
+            os.close(fd)  # which detaches: it holds nothing else
+            raise
         return cls(fd, pin)
 
     def close(self) -> None:
@@ -204,8 +213,16 @@ def have_bpffs(path: Path) -> bool:
 
 
 def mount_bpffs(path: Path) -> None:
-    """Makes `path` the root of a bpffs, unless it lies in one already."""
-    path.mkdir(parents=True, exist_ok=True)
+    """Makes `path` the root of a bpffs, unless it lies in one already. /sys/fs/bpf, where only a bpffs can have
+    folders, is mounted itself when nothing is there."""
+    if _BPFFS_USUAL in path.parents and not have_bpffs(_BPFFS_USUAL):
+        mount_bpffs(_BPFFS_USUAL)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"making the folder {path}: {error.strerror}", "name another one in [agent] bpffs"
+        ) from error
     if have_bpffs(path):
         return
     done = subprocess.run(["mount", "-t", "bpf", "bpf", path], capture_output=True, text=True, check=False)

@@ -47,6 +47,10 @@ def up(topology: Topology, lab_id: str | None = None, *, agents: bool = True, sa
     lab = _planned(topology, lab_id or topology.name, agents)
     check_root()
     processes.check_program("ip", "iproute2")
+    if agents:
+        from softunicast.kernel import probe  # loads libbpf: only when there are agents
+
+        probe.require()
     taken = [name for name in lab.nodes.values() if namespaces.path(name).exists()]
     if taken and not lab.directory.exists():
         raise InputError(f"there is a network namespace {taken[0]} already", "give the lab another --id")

@@ -49,7 +49,8 @@ def run(
     """
     path = f"bytes/{size}" if over_s is None else f"slow/{size}?seconds={over_s:g}"
     argv = [
-        *("curl", "--silent", "--parallel", "--parallel-immediate", "--parallel-max", str(count)),
+        *("curl", "--silent", "--no-progress-meter", "--parallel", "--parallel-immediate"),
+        *("--parallel-max", str(count)),
         *("--connect-timeout", str(CONNECT_TIMEOUT_S), "--max-time", f"{timeout_s:g}"),
         *("--user-agent", label, "--write-out", _REPORT, "--config", "-"),
     ]

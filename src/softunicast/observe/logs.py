@@ -38,7 +38,7 @@ def configure(style: str = "auto", level: str = "info", stream: TextIO | None = 
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp" if people else "at"),
     ]
     if people:
-        processors.append(structlog.dev.ConsoleRenderer(colors=target.isatty()))
+        processors += [_as_text, structlog.dev.ConsoleRenderer(colors=target.isatty())]
     else:
         # Values appear as str() gives them: a slice is its text.
         renderer = structlog.processors.JSONRenderer(default=str)
@@ -50,6 +50,12 @@ def configure(style: str = "auto", level: str = "info", stream: TextIO | None = 
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+
+
+def _as_text(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Values as str() gives them, as in JSON: a slice is its text."""
+    plain = (str, int, float, bool, type(None), list, dict, tuple)
+    return {key: value if isinstance(value, plain) else str(value) for key, value in event.items()}
 
 
 def logger(**fields: object) -> Log:

@@ -330,7 +330,7 @@ async def test_lost_uplink_ends_the_agent(node: Node, monkeypatch: pytest.Monkey
         async with asyncio.timeout(WAIT_S):
             await daemon.run(asyncio.Event())
     await daemon.end(restore=False)
-    assert node.calls.on_loopback == {SHARED}
+    assert node.calls.on_loopback == set(), "nobody watches what the kernel would answer for it"
 
 
 async def test_unknown_tag_is_refused_with_nothing_changed(node: Node) -> None:

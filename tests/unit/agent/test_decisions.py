@@ -22,7 +22,7 @@ from softunicast.agent.decisions import (
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.errors import HostError, UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import Pool, Timers
+from softunicast.core.pools import Behaviour, Pool, Timers
 from softunicast.core.records import Snapshot
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop

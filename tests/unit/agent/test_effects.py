@@ -141,3 +141,11 @@ def test_uplink_that_is_another_interface_now(node: Node) -> None:
     assert node.effects.uplink_is_gone()
     del node.indices["uplink"]
     assert node.effects.uplink_is_gone()
+
+
+def test_an_apply_under_way_when_the_uplink_goes_brings_no_address_back(node: Node) -> None:
+    node.apply(STATE)
+    del node.indices["uplink"]
+    node.effects.leave_addresses()
+    node.apply(STATE)
+    assert node.calls.on_loopback == set()

@@ -39,7 +39,7 @@ def test_check_says_what_would_happen(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["agent", "--config", path, "--check"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{path}: no problems\n")
-    assert "would hold up to 1 slices for pool gb (country=gb)" in out
+    assert "would hold a slice for pool gb (country=gb)" in out
     assert "would translate what comes in by sutest-none into pool gb" in out
     assert "note: on this host, there is no interface sutest-up" in out
     assert "note: there is no ledger /nonexistent/ledger.db" in out

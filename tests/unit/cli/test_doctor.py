@@ -26,7 +26,7 @@ site = "lab"
 interface = "uplink"
 [ledger]
 kind = "sqlite"
-path = "/tmp/ledger.db"
+path = "/var/lib/softunicast/ledger.db"
 [agent]
 socket = "{directory}/agent.sock"
 state_dir = "{directory}/state"

@@ -86,6 +86,20 @@ def test_an_unknown_topology_names_the_known_ones() -> None:
         catalogue.topology("pear")
 
 
+@pytest.mark.parametrize("ports", [16, 64, 32768])
+def test_slices_of_any_possible_size(ports: int) -> None:
+    [address] = catalogue.topology("pair", ports).inventory.addresses
+    assert address.slice_ports == ports
+
+
+@pytest.mark.parametrize("ports", [-64, 0, 8, 100, 65536])
+def test_impossible_slices_are_refused(ports: int) -> None:
+    with pytest.raises(
+        InputError, match=f"slices of {ports} ports are not possible; fix: give a power of two"
+    ):
+        catalogue.topology("pair", ports)
+
+
 def test_pair_has_what_its_data_path_needs() -> None:
     topology = pair(slice_ports=64)
     ports = {(port.node, port.interface): port for link in topology.links for port in link.ends}

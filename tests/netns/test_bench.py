@@ -1,0 +1,95 @@
+"""The benchmarks run from end to end and give every row. What the numbers are is nobody's business here: a
+benchmark is no timed test. The page that shows the last full run must show what its JSON says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NETNS = Path("/run/netns")
+PATHS = {"plain", "nft", "masquerade", "softunicast_tc", "floor_tc", "floor_xdp"}
+SERVED = {"plain", "nft", "masquerade", "softunicast_tc"}
+RUN_TIMEOUT_S = 280.0
+
+
+def results(folder: Path, name: str) -> list[dict[str, Any]]:
+    document = json.loads((folder / f"{name}.json").read_text())
+    assert document["benchmark"] == name
+    assert {"processor", "cores", "kernel", "measured_at", "versions"} <= document["host"].keys()
+    found: list[dict[str, Any]] = document["results"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One quick run of everything."""
+    out = tmp_path_factory.mktemp("bench")
+    subprocess.run(["bash", "bench/setup.sh"], cwd=ROOT, check=True, timeout=RUN_TIMEOUT_S)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "--quick", "--out", out],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    printed, said = process.communicate(timeout=RUN_TIMEOUT_S)
+    assert process.returncode == 0, said[-2000:]
+    assert printed.count("\n") > 20
+    assert not list(NETNS.glob(f"subench-{process.pid}-*"))
+    assert not list(Path("/run").glob(f"subench-{process.pid}-*"))
+    return out
+
+
+@pytest.mark.timeout(300)
+def test_packets_has_every_path_and_column(folder: Path) -> None:
+    rows = results(folder, "packets")
+    cells = {(row["direction"], row["flows"]) for row in rows}
+    assert {direction for direction, _ in cells} == {"out", "in", "new"}
+    assert len({flows for direction, flows in cells if direction == "out"}) == 3
+    assert {(row["path"], row["direction"], row["flows"]) for row in rows} == {
+        (path, *cell) for path in PATHS | {"generator"} for cell in cells
+    }
+    for row in rows:
+        assert row["path"] == "generator" or row["ratio_to"].keys() == {"plain", "nft"}
+        assert len(row["cost_ns"]["rounds"]) == 1
+
+
+@pytest.mark.timeout(300)
+def test_programs_are_each_accounted_for(folder: Path) -> None:
+    rows = results(folder, "programs")
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        found.setdefault(row["direction"], set()).add(row["program"])
+    out, back = {"egress_out", "guard"}, {"director", "egress_in"}
+    assert found == {"out": out, "in": back, "new": out}
+    assert all(row["run_ns"]["median"] > 0 for row in rows)
+
+
+@pytest.mark.timeout(300)
+def test_director_has_every_table_size(folder: Path) -> None:
+    rows = results(folder, "director")
+    assert [row["slices"] for row in rows] == [0, 100, 32_768, 1_000_000]
+    assert all(row["mpps"]["median"] > 0 for row in rows if row["slices"])
+    assert all("program_ns" in row for row in rows if row["slices"])
+
+
+@pytest.mark.timeout(300)
+def test_real_programs_go_through_every_path(folder: Path) -> None:
+    bulk, connections = results(folder, "iperf"), results(folder, "connections")
+    assert {row["path"] for row in bulk} == {row["path"] for row in connections} == SERVED
+    assert all(row["gbps"]["median"] > 0 and row["cpu_ms_per_gbit"]["median"] > 0 for row in bulk)
+    assert all(row["per_s"]["median"] > 0 for row in connections)
+
+
+def test_page_and_plots_show_the_results() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.document", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
