@@ -107,8 +107,7 @@ APART int claim_mapped(struct search *search, const struct pool *pool, const str
 }
 
 /* Finds and claims a port. Returns the reason why not, or REASON_NONE. */
-APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow,
-					       __u32 pool_key, __u64 now)
+ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow, __u32 pool_key, __u64 now)
 {
 	struct search search = {.skb = skb, .now_ns = now, .pool = pool_key};
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
