@@ -55,8 +55,11 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 		claim = bpf_map_lookup_elem(&claims, &search->key);
 		if (claim && claim->expires_ns < search->until_ns ?
 			    extend(claim, &mapping, search->now_ns, search->until_ns) :
-			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, &mapping))
+			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, &mapping)) {
+			copy(claim->client_mac, search->claim->client_mac, ETH_ALEN);
+			copy(claim->onramp_mac, search->claim->onramp_mac, ETH_ALEN);
 			return REASON_NONE;
+		}
 		bpf_map_delete_elem(&flows, &mapping);
 	}
 	reason = find_port(search, pool);
