@@ -10,6 +10,12 @@
 #define FAMILY_IPV4 2             /* AF_INET */
 #define HOP_CACHED_NS 1000000000ULL /* a changed route or neighbour is noticed after this */
 
+INLINE int drop(struct __sk_buff *skb, enum reason reason, enum hook hook, const struct packet *packet)
+{
+	count_drop(reason, hook, skb->ifindex, packet);
+	return TC_ACT_SHOT;
+}
+
 enum way { WAY_UPLINK, WAY_HOST, WAY_NONE, WAY_OFF };
 
 /* The way to a soft-unicast address (hairpin, RFC 4787 REQ-9): the server that has its slice, perhaps this one.

@@ -12,6 +12,8 @@
 #define UNREACHABLE_TOO_BIG 4
 #define UNREACHABLE_PROHIBITED 13 /* RFC 5508 REQ-8: no resources for a query; a UDP socket fails with it too */
 
+#define ERROR(type, code) ((type) << 8 | (code))
+
 struct cut_bytes { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
 	__u8 bytes[80];
 };

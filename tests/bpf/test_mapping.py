@@ -147,7 +147,8 @@ def test_the_default(world: World) -> None:
     for protocol in PROTOCOLS:
         for port in range(16, 32):
             frame = incoming(protocol, STRANGER, f"{ADDRESS}:{port}")
-            assert world.run("egress_in", frame, UPLINK).verdict == "next"
+            verdict = world.run("egress_in", frame, UPLINK).verdict
+            assert verdict == ("next" if protocol == "tcp" else "drop")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -260,9 +261,11 @@ def test_a_slice_that_was_lost(world: World, protocol: str, behaviour: Behaviour
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-def test_what_a_socket_has_with_one_destination(world: World, kind: int) -> None:
-    """The client's port cannot change for one destination: that one is refused, the others are not."""
-    world.reset(behaving(MAPPING, 16))
+@pytest.mark.parametrize("behaviour", [MAPPING, OPEN])
+def test_what_a_socket_has_with_one_destination(world: World, kind: int, behaviour: Behaviour) -> None:
+    """The client's port cannot change for one destination: that one is refused, the others are not. And what comes
+    from there is the socket's."""
+    world.reset(behaving(behaviour, 16))
     protocol = "udp" if kind == socket.SOCK_DGRAM else "tcp"
     with on_loopback(str(ADDRESS)), socket.socket(socket.AF_INET, kind) as held:
         local = local_of(world.out(first(protocol)))
@@ -273,6 +276,9 @@ def test_what_a_socket_has_with_one_destination(world: World, kind: int) -> None
         before = world.claims()
         assert world.out(first(protocol, remote=REMOTES[2])).reason == "slice_full"
         assert world.claims().keys() == before.keys()
+        flags = {"flags": "SA"} if protocol == "tcp" else {}
+        answer = {"tcp": tcp, "udp": udp}[protocol](REMOTES[2], local, macs=FROM_WIRE, **flags)
+        assert (world.back(answer).verdict, world.back(answer).counted) == ("next", {})
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -309,7 +315,8 @@ def strangers(protocol: str, local: str) -> list[bytes]:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("let_in", [False, True])
 def test_who_may_send_to_a_mapping(world: World, protocol: str, let_in: bool) -> None:
-    """Nobody's packet but a peer's keeps anything alive (RFC 7857 section 7)."""
+    """Who is not let in is not answered either, by nobody: a refusal by the kernel would end what two clients begin
+    from both sides. Nobody's packet but a peer's keeps anything alive (RFC 7857 section 7)."""
     world.reset(behaving(OPEN if let_in else MAPPING))
     local = local_of(world.out(first(protocol)))
     before = world.claims()
@@ -321,8 +328,23 @@ def test_who_may_send_to_a_mapping(world: World, protocol: str, let_in: bool) ->
             assert frames.checksums_right(ran.frame) == (True, True)
             assert ran.frame[30:34] == socket.inet_aton("10.0.0.2")
         else:
-            assert (ran.verdict, ran.counted, ran.frame) == ("next", {}, frame)
+            assert (ran.verdict, ran.reason, ran.frame) == ("drop", "filtered", frame)
     assert world.claims() == before
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_refusing_a_stranger_keeps_nothing_alive(open_to_all: World, protocol: str) -> None:
+    """RFC 7857 section 7: else a stranger could keep a port taken by asking for what the client has not."""
+    local = local_of(open_to_all.out(first(protocol)))
+    assert open_to_all.back(incoming(protocol, STRANGER, local)).outcome == "in"
+    before = open_to_all.claims()
+    if protocol == "tcp":
+        assert open_to_all.out(tcp(CLIENT, STRANGER, "RA")).reason == "no_flow"
+    asked = incoming(protocol, STRANGER, CLIENT, 63, TO_CLIENT)[14:][:28]
+    assert (
+        open_to_all.out(frames.error(CLIENT, STRANGER, asked, macs=frames.FROM_CLIENT)).reason == "icmp_error"
+    )
+    assert open_to_all.claims() == before
 
 
 def test_each_protocol_is_set_for_itself(world: World) -> None:

@@ -31,12 +31,13 @@ class Reason(IntEnum):
     HOP_LIMIT = 16
     TOO_BIG = 17
     FAMILY = 18
-    GUARD_FOREIGN = 19
-    GUARD_NOBODY = 20
-    GUARD_EXPIRED = 21
-    GUARD_FRAGMENT = 22
-    GUARD_PROTOCOL = 23
-    MAX = 24
+    FILTERED = 19
+    GUARD_FOREIGN = 20
+    GUARD_NOBODY = 21
+    GUARD_EXPIRED = 22
+    GUARD_FRAGMENT = 23
+    GUARD_PROTOCOL = 24
+    MAX = 25
 
 
 class Traffic(IntEnum):
