@@ -91,7 +91,7 @@ def test_mapping_and_filtering(text: str, mapping: set[str], filtering: set[str]
 
 
 def test_how_onramps_are_attached() -> None:
-    assert parse_config(GOOD, "x").attach == {}
+    assert parse_config(GOOD, "x").attach == {"clients": "auto"}
     for how in ("auto", "tc", "xdp"):
         assert parse_config(f'{GOOD}attach = "{how}"\n', "x").attach == {"clients": how}
 
