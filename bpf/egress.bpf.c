@@ -82,7 +82,7 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 			const struct onramp *onramp, __u64 now)
 {
 	struct flow flow = {};
-	__u32 gateway, error;
+	__u32 gateway = 0, error;
 	enum way way;
 	int reason;
 
@@ -108,11 +108,13 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 }
 
 /* A client packet that cannot be translated: when it is for the server itself, that is the server's matter. */
-APART int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
+ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
 	struct flow unused = {};
-	__u32 gateway;
+	__u32 gateway = 0;
 
+	if (!packet)
+		return TC_ACT_SHOT;
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
@@ -125,7 +127,7 @@ APART int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 /* A client's (or a router's behind it) error about a packet that we gave it. Its quote came to the client, so
  * the quoted destination finds the flow. */
-APART int error_out(struct __sk_buff *skb, struct packet *packet)
+ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow_key key = {};
@@ -134,6 +136,8 @@ APART int error_out(struct __sk_buff *skb, struct packet *packet)
 	__u32 gateway = 0;
 	void *data, *end;
 
+	if (!packet)
+		return TC_ACT_SHOT;
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
@@ -220,22 +224,28 @@ int egress_out(struct __sk_buff *skb)
 
 /* A reply keeps a TCP claim alive and moves its state on. Replies of other protocols do not: whoever knows
  * the port could keep it taken for ever (RFC 4787 REQ-6 leaves it open). */
-APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 now)
+ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now)
 {
-	__u32 state, pool_key = claim->pool;
-	struct flow_key owner = claim->flow;
-	__u8 flags = packet->tcp_flags;
-	int opening = !(claim->state & SEEN_IN);
-	struct pool *pool;
+	struct flow_key owner;
 	struct flow *flow = 0;
+	__u32 state, pool_key;
+	struct pool *pool;
 	__u64 lifetime;
+	int opening;
+	__u8 flags;
 
+	if (!claim || !packet)
+		return 0;
+	pool_key = claim->pool;
+	owner = claim->flow;
+	flags = packet->tcp_flags;
+	opening = !(claim->state & SEEN_IN);
 	if (flags & (TCP_SYN | TCP_FIN | TCP_RST))
 		flow = bpf_map_lookup_elem(&flows, &owner);
 	follow(packet, &claim->acknowledged, &claim->sent);
 	if (flags & TCP_RST) {
 		if (!flow || !believable(packet, flow->acknowledged, claim->sent, flow->sent, opening))
-			return;
+			return 0;
 	} else if (flags & TCP_SYN) { /* anybody can forge a SYN: it must be the first, or answer the client's */
 		if (flow && (opening || ((flags & TCP_ACK) && packet->acknowledgement == flow->sent)))
 			begin(packet, &claim->acknowledged, &claim->sent, &flow->acknowledged);
@@ -244,13 +254,13 @@ APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 no
 		flags &= ~TCP_FIN; /* forged as well: it ends what its sender has sent */
 	state = seen_in(claim->state, flags);
 	if (state == claim->state && claim->refresh_in_ns > now)
-		return;
+		return 0;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
-		return;
+		return 0;
 	lifetime = lifetime_ns(pool, IPPROTO_TCP, state);
 	if (!extend(claim, &owner, now, now + lifetime))
-		return;
+		return 0;
 	claim->state = state;
 	refresh_mapping(pool, &owner, claim, now, lifetime);
 	/* After the end every packet is noticed: when the client goes on, the conversation does; and the port may be
@@ -258,10 +268,11 @@ APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 no
 	claim->refresh_in_ns = ended(state) ? 0 : now + refresh_ns(pool, lifetime);
 	if (flow && ended(state))
 		flow->refresh_ns = 0;
+	return 0;
 }
 
 /* An error about a packet that left from one of our ports: to the client, when a flow sent it. */
-APART int error_in(struct __sk_buff *skb, const struct packet *packet)
+ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
 	struct claim_key key = {};
@@ -270,6 +281,8 @@ APART int error_in(struct __sk_buff *skb, const struct packet *packet)
 	void *data, *end;
 	__u32 onramp;
 
+	if (!packet)
+		return TC_ACT_SHOT;
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
@@ -306,10 +319,13 @@ INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 
 /* A reply larger than the client's interface carries is not dropped unsaid there: its sender hears which size
  * fits, from the shared address (RFC 4787 REQ-13). Returns the verdict, or NOT_TOO_BIG. */
-APART int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onramp)
+ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onramp)
 {
-	__u32 bytes = packet_bytes(skb, packet), mtu = bytes;
+	__u32 bytes, mtu;
 
+	if (!packet)
+		return NOT_TOO_BIG;
+	bytes = mtu = packet_bytes(skb, packet);
 	/* The helper writes the interface's MTU. Its verdict is about the buffer, which may be many packets. */
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;

@@ -40,13 +40,15 @@ INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __
 
 /* Where would the kernel route the packet? WAY_OFF: it does not say, forwarding is off. Fills the flow's next hop
  * when it is the uplink; hop_ns stays 0 while the neighbour's MAC address is not known. */
-APART enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
+ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
 {
 	struct bpf_fib_lookup fib = {.family = FAMILY_IPV4, .ifindex = skb->ifindex};
 	struct settings *self;
 	__u32 first = 0;
 	long result;
 
+	if (!packet || !flow || !gateway)
+		return WAY_NONE;
 	if (in_block(packet->destination))
 		return route_hairpin(packet, flow, now);
 	fib.l4_protocol = packet->protocol;
@@ -162,7 +164,7 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 	copy(claim->onramp_mac, session->onramp_mac, ETH_ALEN);
 }
 
-APART int held_here(__u32 local, __u16 local_port)
+ALONE int held_here(__u32 local, __u16 local_port)
 {
 	struct slot *slot;
 
@@ -172,21 +174,26 @@ APART int held_here(__u32 local, __u16 local_port)
 /* Asks the claim of a known flow, keeps it alive, and tells it where the client is. Returns 0 when it is no longer
  * this flow's, or when its slice is lost and what follows can begin anew elsewhere (a TCP conversation cannot: the
  * guard says why). */
-APART int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_key *key, const struct packet *packet,
+ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_key *key, const struct packet *packet,
 		  __u64 now)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct claim_key claim_key = {.local = flow->local,
-				      .local_port = flow->local_port,
-				      .remote = key->remote,
-				      .remote_port = key->remote_port,
-				      .protocol = key->protocol};
-	struct claim *claim = bpf_map_lookup_elem(&claims, &claim_key);
-	__u8 flags = packet->tcp_flags;
+	struct claim_key claim_key = {};
 	__u32 state, pool_key;
+	struct claim *claim;
 	struct pool *pool;
 	__u64 lifetime;
+	__u8 flags;
 
+	if (!flow || !key || !packet)
+		return 0;
+	flags = packet->tcp_flags;
+	claim_key.local = flow->local;
+	claim_key.local_port = flow->local_port;
+	claim_key.remote = key->remote;
+	claim_key.remote_port = key->remote_port;
+	claim_key.protocol = key->protocol;
+	claim = bpf_map_lookup_elem(&claims, &claim_key);
 	if (!claim || (void *)(eth + 1) > (void *)(long)skb->data_end ||
 	    ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow->local, flow->local_port)))
 		return 0;

@@ -69,7 +69,7 @@ INLINE __u16 quote_sum(struct cut_bytes *quote, __u32 header_bytes, const struct
 }
 
 /* Turns the packet into an ICMP error to its sender, Ethernet addresses included. Returns 0 when it can be sent. */
-APART int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
+ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
 						__u32 type_code)
 {
 	struct error_headers headers = {};

@@ -55,8 +55,11 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 		claim = bpf_map_lookup_elem(&claims, &search->key);
 		if (claim && claim->expires_ns < search->until_ns ?
 			    extend(claim, &mapping, search->now_ns, search->until_ns) :
-			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, &mapping))
+			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, &mapping)) {
+			copy(claim->client_mac, search->claim->client_mac, ETH_ALEN);
+			copy(claim->onramp_mac, search->claim->onramp_mac, ETH_ALEN);
 			return REASON_NONE;
+		}
 		bpf_map_delete_elem(&flows, &mapping);
 	}
 	reason = find_port(search, pool);
@@ -107,8 +110,7 @@ APART int claim_mapped(struct search *search, const struct pool *pool, const str
 }
 
 /* Finds and claims a port. Returns the reason why not, or REASON_NONE. */
-APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow,
-					       __u32 pool_key, __u64 now)
+ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow, __u32 pool_key, __u64 now)
 {
 	struct search search = {.skb = skb, .now_ns = now, .pool = pool_key};
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);

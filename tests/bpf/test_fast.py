@@ -182,6 +182,7 @@ def test_what_needs_a_decision(world: World, protocol: str) -> None:
     for ttl in (0, 1):
         check_passed(world, flow.sent(ttl))
     assert world.fast(flow.sent()).outcome == "out"
+    check_passed(world, flow.sent(macs=("02:00:00:00:0c:41", frames.ONRAMP_MAC)))  # the claim has to know
     for owner in (SlotOwner(ME, 1, 5), SlotOwner("server2", 5, 0), None):  # the guard's question
         world.datapath.apply(slot_changed(world.datapath.state, 1, owner))
         check_passed(world, flow.sent())

@@ -400,3 +400,17 @@ def test_no_address_passes_for_any(mapping: World, protocol: str) -> None:
         ran = mapping.back(frame)
         assert (ran.verdict, ran.counted) == ("next", {})
         assert mapping.out(first(protocol, remote=f"0.0.0.0:{port}")).reason == "malformed"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_client_that_moved_to_another_mac_address(open_to_all: World, protocol: str) -> None:
+    """Strangers follow it as well as its peers do, from its next packet on, of an old conversation or a new one."""
+    local = local_of(open_to_all.out(first(protocol)))
+    for number, remote in enumerate((REMOTE, REMOTES[2]), 1):
+        mac = f"02:00:00:00:0c:4{number}"
+        assert (
+            local_of(open_to_all.out(first(protocol, remote=remote, macs=(mac, frames.ONRAMP_MAC)))) == local
+        )
+        for sender in (remote, STRANGER):
+            ran = open_to_all.back(incoming(protocol, sender, local))
+            assert ran.frame[:6].hex(":") == mac
