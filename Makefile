@@ -51,7 +51,7 @@ abi: $(READY) ## regenerate src/softunicast/kernel/abi.py from the objects' BTF
 
 requirements: $(READY) ## refresh the hash-pinned export (requirements/dev.txt)
 	@$(BIN)/uv pip compile -q --upgrade --group dev pyproject.toml requirements/build.in --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11 -o requirements/dev.txt
+	  --no-header --no-annotate --python-version 3.11 -o requirements/dev.txt
 
 clean: ## remove the environment and everything built
 	@rm -rf $(VENV) build dist src/softunicast/kernel/bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis

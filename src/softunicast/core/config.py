@@ -266,7 +266,7 @@ def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str
             section.wrong("interface", f"{interface} is the uplink", "name the interface clients come in by")
         if pool and pool not in pools:
             section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
-        attach[interface] = section.choice("attach", ("auto", "tc", "xdp"), "auto")
+        attach.setdefault(interface, section.choice("attach", ("auto", "tc", "xdp"), "auto"))
         section.done()
         onramps.setdefault(interface, pool)
     if len(sections) > ONRAMPS_MAX:
