@@ -48,7 +48,7 @@ def changing(step: int) -> KernelState:
     owners = {slot: SlotOwner(ME, step, FAR_NS + step) for slot in range(at[2048], at[4096])}
     owners |= {slot: SlotOwner(NEIGHBOUR, step, 0) for slot in range(at[4096], at[6144])}
     if step % 3:
-        moving = ME if step % 2 else NEIGHBOUR
+        moving = (ME, NEIGHBOUR, f"server{step % 7 + 3}")[step % 4 % 3]
         owners |= {slot: SlotOwner(moving, step, FAR_NS) for slot in range(at[6144], at[8192])}
     tables = {ADDRESS: AddressTable(ports, owners)}
     if step % 5:
@@ -101,12 +101,13 @@ def test_every_single_write(world: World) -> None:
     world.reset(replace(EMPTY, servers=SERVERS))
     world.datapath.apply(changing(1))
     arriving = [tcp(REMOTE, f"198.51.100.10:{port}", macs=FROM_WIRE) for port in PORTS]
-    looks = [0]
+    moving, looks = tcp(REMOTE, "198.51.100.10:6144", macs=FROM_WIRE), [0]
 
     def look() -> None:
         looks[0] += 1
         for frame in arriving:
             assert world.run("director", frame, UPLINK).verdict in ("pass", "tx")
+        assert world.director(moving).reason != "no_neighbour"
         sent = world.out(udp(f"10.0.0.2:{1024 + looks[0]}"))
         assert sent.outcome == "out"
         assert world.guard(sent.frame).verdict == "next"
