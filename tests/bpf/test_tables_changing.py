@@ -41,14 +41,14 @@ class Watcher(threading.Thread):
 
 
 def changing(step: int) -> KernelState:
-    """Every step changes owners around slots 1 (always this server's) and 2 (always the neighbour's), the size
-    of the slices, the pool, the other address's table and the servers."""
-    ports = (2048, 1024, 2048, 512)[step % 4]
+    """Every step changes owners beside ports 2048-4095 (always this server's) and 4096-6143 (always the
+    neighbour's), the pool, the other address's table and the servers; every second one the size of the slices."""
+    ports = (2048, 1024, 2048, 512)[step // 2 % 4]
     at = {port: port // ports for port in (2048, 4096, 6144, 8192)}
     owners = {slot: SlotOwner(ME, step, FAR_NS + step) for slot in range(at[2048], at[4096])}
     owners |= {slot: SlotOwner(NEIGHBOUR, step, 0) for slot in range(at[4096], at[6144])}
-    if step % 3:
-        moving = (ME, NEIGHBOUR, f"server{step % 7 + 3}")[step % 4 % 3]
+    if step % 7:
+        moving = (ME, NEIGHBOUR, f"server{step % 7 + 3}")[step % 3]
         owners |= {slot: SlotOwner(moving, step, FAR_NS) for slot in range(at[6144], at[8192])}
     tables = {ADDRESS: AddressTable(ports, owners)}
     if step % 5:
