@@ -19,7 +19,7 @@ BLOCKS = tuple(
     Slice.parse(text) for text in ("198.51.100.0/24", "198.51.0.0/16", "198.51.100.10/32", "0.0.0.0/1")
 )
 NAMES = (ME, "server2", "a", "Ünïcödé-" + "x" * 35)
-PORTS = (64, 2048, 32768)
+PORTS = (256, 2048, 32768)
 
 seconds = st.integers(1, 10**6)
 timers = st.builds(Timers, seconds, seconds, seconds, seconds, seconds)

@@ -152,6 +152,22 @@ def test_an_established_conversation_is_kept_by_either_side(timed: World) -> Non
         talk.check("established")
 
 
+def test_not_every_packet_writes_to_the_claim(timed: World) -> None:
+    """Only when an eighth of its time is gone: a download does not make two CPUs fight over one word."""
+    talk = Talk(timed)
+    talk.back("SA")
+    talk.out("A")
+    talk.back("A")
+    age(timed, 5)
+    before = timed.claims()
+    talk.back("A")
+    talk.out("A")
+    assert timed.claims() == before
+    age(timed, 125)
+    talk.back("A")
+    talk.check("established")
+
+
 def test_an_opening_one_is_kept_by_the_client_alone(timed: World) -> None:
     talk = Talk(timed)
     age(timed, 40)

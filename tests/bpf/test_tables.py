@@ -22,9 +22,11 @@ from tests.bpf.world import (
     NEIGHBOUR,
     SERVERS,
     World,
+    make_world,
     state,
 )
 
+from softunicast.core.config import Limits
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.errors import InputError, KernelError
 from softunicast.core.pools import Timers
@@ -34,6 +36,15 @@ from softunicast.kernel.room import place_regions
 from softunicast.kernel.tables import EMPTY
 
 NOTHING = replace(EMPTY, servers=SERVERS)
+
+
+@pytest.fixture(scope="module")
+def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Small tables: they are read a hundred times."""
+    with make_world(
+        tmp_path_factory.mktemp("tables"), Limits(1024, addresses_max=16, slots_max=2304)
+    ) as made:
+        yield made
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

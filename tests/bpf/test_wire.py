@@ -6,17 +6,18 @@ what leaves is captured at the far end of the uplink.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
 from pyroute2 import IPRoute
-from tests.bpf.frames import CLIENT_MAC, GATEWAY_MAC, TO_WIRE, UPLINK_MAC, checksums_right
+from tests.bpf.frames import CLIENT_MAC, GATEWAY_MAC, TO_WIRE, UPLINK_MAC, checksums_right, udp
 from tests.bpf.world import ONRAMP, UPLINK, World, make_world, state
 
 from softunicast.kernel import namespaces
@@ -24,6 +25,7 @@ from softunicast.kernel.offload import set_tx_checksum
 
 REMOTE = ("203.0.113.1", 443)
 UDP_SEGMENT = 103  # <linux/udp.h>
+SOL_PACKET, PACKET_TX_RING = 263, 13  # <linux/if_packet.h>
 WAIT_S = 5.0
 
 
@@ -202,6 +204,55 @@ def test_a_neighbour_not_known_yet(wire: Wire) -> None:
         check_translated(frame)
         client.sendto(b"question", REMOTE)
         assert check_translated(captured(sniffer, is_protocol(17))) == check_translated(frame)
+
+
+class Ring:
+    """A packet socket's transmit ring: of what it sends, only the Ethernet header is in the buffer's linear part."""
+
+    FRAME_BYTES, DATA_AT = 2048, 32  # after struct tpacket_hdr
+
+    def __init__(self, interface: str) -> None:
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        request = struct.pack(
+            "4I", 4096, 1, self.FRAME_BYTES, 2
+        )  # struct tpacket_req: one block of two frames
+        self.socket.setsockopt(SOL_PACKET, PACKET_TX_RING, request)
+        self.socket.bind((interface, 0))
+        self.memory = mmap.mmap(self.socket.fileno(), 4096)
+        self.frame = 0
+
+    def send(self, data: bytes) -> None:
+        at = self.frame * self.FRAME_BYTES
+        self.frame ^= 1
+        self.memory[at + self.DATA_AT : at + self.DATA_AT + len(data)] = data
+        self.memory[at : at + 12] = struct.pack("LI", 1, len(data))  # TP_STATUS_SEND_REQUEST
+        with suppress(OSError):  # what the guard stops
+            self.socket.send(b"")
+
+    def close(self) -> None:
+        self.memory.close()
+        self.socket.close()
+
+
+def test_headers_outside_the_linear_part(wire: Wire) -> None:
+    set_tx_checksum(UPLINK, False)
+    with (
+        capture("upp") as sniffer,
+        closing(Ring(UPLINK)) as uplink,
+        closing(namespaces.run_in(wire.client, Ring, "eth0")) as client,
+    ):
+        before = wire.world.counters()
+        uplink.send(forged("198.51.100.10", 4097))
+        client.send(udp(payload=b"x" * 600))
+        frame = captured(sniffer, is_protocol(17))
+        assert check_translated(frame)[0] == "198.51.100.10"
+        assert frame[42:] == b"x" * 600
+        after = wire.world.counters()
+    assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {
+        "guard_foreign": 1,
+        "out": 1,
+        "new_flow": 1,
+    }
 
 
 FORGED_MACS = bytes.fromhex(GATEWAY_MAC.replace(":", "") + UPLINK_MAC.replace(":", ""))
