@@ -28,7 +28,7 @@ class Conversation:
     ) -> None:
         self.world, self.source, self.remote = world, client, remote
         self.client, self.peer = first
-        self._peer_first = self.peer
+        self._peer_spoke = False
         self.opening = world.out(self._frame_out("S"))
         self.local = local_end(self.opening.frame) if self.opening.outcome else ""
 
@@ -46,8 +46,9 @@ class Conversation:
         return ran
 
     def back(self, flags: str, payload: bytes = b"") -> Ran:
-        """The peer sends; a SYN after its first adds nothing."""
-        sequence = self.peer - ("S" in flags and self.peer != self._peer_first)
+        """The peer sends; a SYN after its first packet adds nothing."""
+        sequence = self.peer - ("S" in flags and self._peer_spoke)
+        self._peer_spoke = True
         ran = self.world.back(self._frame_back(flags, payload, sequence))
         self.peer = (sequence + length(flags, payload)) % NUMBERS
         assert ran.outcome == "in", ran
