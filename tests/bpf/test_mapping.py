@@ -357,33 +357,40 @@ def test_each_protocol_is_set_for_itself(world: World) -> None:
 
 
 def test_a_conversation_that_a_stranger_began(open_to_all: World) -> None:
-    """SYN in, SYN/ACK out, and from there on one like any other: followed, and only its own RST ends it."""
+    """SYN in, SYN/ACK out, and from there on one like any other: followed, and only its own RST ends it. Also when
+    one before it, of the same ends, has left its claim."""
     local = local_of(open_to_all.out(tcp()))
-    syn = tcp(STRANGER, local, "S", macs=FROM_WIRE, sequence=1 << 31)
-    assert open_to_all.back(syn).frame == tcp(STRANGER, CLIENT, "S", ttl=63, macs=TO_CLIENT, sequence=1 << 31)
-    answer = tcp(CLIENT, STRANGER, "SA", sequence=3 << 30, acknowledgement=(1 << 31) + 1)
-    ran = open_to_all.out(answer)
-    assert dict(ran.counted) == {"out": 1, "new_flow": 1}
-    assert ran.frame == tcp(
-        local, STRANGER, "SA", ttl=63, macs=TO_WIRE, sequence=3 << 30, acknowledgement=(1 << 31) + 1
-    )
+    for theirs, ours in ((1 << 31, 3 << 30), (5, 1 << 20), (1 << 30, 1)):
+        check_conversation_of_a_stranger(open_to_all, local, theirs, ours)
+        for key in sessions(open_to_all):
+            open_to_all.expire(key)
+
+
+def check_conversation_of_a_stranger(world: World, local: str, theirs: int, ours: int) -> None:
+    """`theirs`, `ours`: the numbers of the SYN and of the SYN/ACK."""
+    given = world.back(tcp(STRANGER, local, "S", macs=FROM_WIRE, sequence=theirs))
+    assert given.frame == tcp(STRANGER, CLIENT, "S", ttl=63, macs=TO_CLIENT, sequence=theirs)
+    numbers = {"sequence": ours, "acknowledgement": theirs + 1}
+    ran = world.out(tcp(CLIENT, STRANGER, "SA", **numbers))
+    assert ran.frame == tcp(local, STRANGER, "SA", ttl=63, macs=TO_WIRE, **numbers)
+    assert "new_flow" in ran.counted
 
     def state_now() -> str:
-        _, found = open_to_all.datapath.flows(10)
+        _, found = world.datapath.flows(10)
         return next(flow.state for flow in found if flow.remote == STRANGER)
 
     def peer(flags: str, sequence: int) -> None:
-        frame = tcp(STRANGER, local, flags, macs=FROM_WIRE, sequence=sequence, acknowledgement=(3 << 30) + 1)
-        assert open_to_all.back(frame).outcome == "in"
+        frame = tcp(STRANGER, local, flags, macs=FROM_WIRE, sequence=sequence, acknowledgement=ours + 1)
+        assert world.back(frame).outcome == "in"
 
     assert state_now() == "opening"
-    peer("A", (1 << 31) + 1)
-    data = tcp(CLIENT, STRANGER, "PA", b"hello", sequence=(3 << 30) + 1, acknowledgement=(1 << 31) + 1)
-    assert local_of(open_to_all.out(data)) == local
+    peer("A", theirs + 1)
+    data = tcp(CLIENT, STRANGER, "PA", b"hello", sequence=ours + 1, acknowledgement=theirs + 1)
+    assert local_of(world.out(data)) == local
     assert state_now() == "established"
-    peer("R", (1 << 31) - 1)
+    peer("R", theirs - 1)
     assert state_now() == "established"
-    peer("R", (1 << 31) + 1)
+    peer("R", theirs + 1)
     assert state_now() == "closing"
 
 

@@ -173,6 +173,20 @@ def test_resets_against_a_model(
             break
 
 
+@pytest.mark.parametrize("side", ["out", "back"])
+def test_forged_data_opens_no_more_than_a_window(timed: World, side: str) -> None:
+    """Who guessed right once can go on from there; an RST is still believed within a window of what its receiver has
+    acknowledged, and not beyond."""
+    for distance, believed_ in ((STEP, False), (STEP + 5, False), (2 * STEP, False), (STEP - 1, True)):
+        timed.reset(state(timers=TIMERS))
+        talk = Conversation(timed, first=(NUMBERS - 500, NUMBERS - 700)).established()
+        forge, start = (talk.forged_out, talk.client) if side == "out" else (talk.forged_back, talk.peer)
+        for step in range(1, 4):
+            forge("P", start + step * (STEP - 1))
+        forge("R", start + distance)
+        assert shown(timed) == (CLOSED if believed_ else "established")
+
+
 def test_what_a_blind_forger_can_do(timed: World) -> None:
     """Who does not see the numbers hits a plausible one once in 256 tries, whatever was forged before."""
     generator = random.Random(1)
