@@ -8,8 +8,10 @@ On-ramp `cl` is attached by XDP and tc, `cm` by tc alone. `fast` is a client's p
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,20 +41,38 @@ from tests.bpf.frames import (
 )
 from tests.bpf.talk import Conversation
 from tests.bpf.test_mapping import OPEN, behaving
-from tests.bpf.world import LIMITS, ME, ONRAMP, ONRAMP2, UPLINK, World, make_world, slot_changed, state
+from tests.bpf.world import LIMITS, ME, ONRAMP, ONRAMP2, UPLINK, World, make_server, slot_changed, state
 
 from softunicast.core.desired import SlotOwner
+from softunicast.core.errors import HostError
 from softunicast.kernel import abi
-from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.datapath import Datapath, attach_pass
 
 BUSY = (1 << 64) - 1
 FAST_OUT, FAST_IN = {"out": 1, "fast_out": 1}, {"here": 1, "in": 1, "fast_in": 1}
 PROTOCOLS = ("tcp", "udp", "icmp")
+PEERS = {UPLINK: "upp", ONRAMP: "clp"}
+
+
+@contextmanager
+def attached(folder: Path, attach: Mapping[str, str], *taking: str) -> Iterator[World]:
+    """A server whose on-ramps are attached so. These devices take frames from XDP: a veth does while its peer has a
+    program, or GRO."""
+    with make_server(folder) as mount:
+        datapath = Datapath.open(mount, UPLINK, ME, LIMITS, attach)
+        try:
+            for device in taking:
+                attach_pass(PEERS[device], mount / f"pass-{device}")
+            datapath.apply(state())
+            yield World(datapath)
+        finally:
+            datapath.remove()
 
 
 @pytest.fixture(scope="module")
 def fast_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with make_world(tmp_path_factory.mktemp("fast"), attach={ONRAMP: "xdp", ONRAMP2: "tc"}) as made:
+    folder = tmp_path_factory.mktemp("fast")
+    with attached(folder, {ONRAMP: "xdp", ONRAMP2: "tc"}, UPLINK, ONRAMP) as made:
         yield made
 
 
@@ -383,23 +403,40 @@ def test_every_checksum_that_carries(world: World) -> None:
 # -- attaching
 
 
-def test_how_an_onramp_is_attached(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`auto` is tc on a veth, whose packets are large; another choice replaces what is pinned."""
-    with make_world(tmp_path_factory.mktemp("attach")) as world:
+def attachment(world: World, interface: str = ONRAMP) -> tuple[bool, int]:
+    """Whether XDP is attached, and the size of replies up to which it may hand them over."""
+    entry = world.datapath.map("onramps").get(world.index[interface].to_bytes(4, "little"))
+    assert entry
+    pinned = (world.datapath.folder / "links" / f"fast@{interface}").exists()
+    return pinned, abi.Onramp.unpack(entry).xdp_mtu
+
+
+def test_how_an_onramp_is_attached(tmp_path: Path) -> None:
+    """As configured; `auto` is tc on a veth, whose packets are large; another choice replaces what is pinned."""
+    with attached(tmp_path, {ONRAMP: "xdp"}, UPLINK, ONRAMP) as world:
+        assert (attachment(world), attachment(world, ONRAMP2)) == ((True, 1500), (False, 0))
         folder = world.datapath.folder
+        world.datapath.close()
+        world.datapath = Datapath.open(folder, UPLINK, ME, LIMITS, {ONRAMP: "tc", ONRAMP2: "xdp"})
+        assert world.datapath.adopted
+        assert (attachment(world), attachment(world, ONRAMP2)) == ((False, 0), (True, 0))
+        assert world.out(udp()).outcome == "out"
+        world.datapath.apply(replace(state(), onramps={}))
+        assert not list((folder / "links").glob("fast@*"))
 
-        def now() -> tuple[bool, int]:
-            pinned = (folder / "links" / f"fast@{ONRAMP}").exists()
-            entry = world.datapath.map("onramps").get(world.index[ONRAMP].to_bytes(4, "little"))
-            assert entry
-            return pinned, abi.Onramp.unpack(entry).xdp_mtu
 
-        assert now() == (False, 0)
-        for attach, expected in (({ONRAMP: "xdp"}, (True, 1500)), ({ONRAMP: "tc"}, (False, 0))):
-            world.datapath.close()
-            world.datapath = Datapath.open(folder, UPLINK, ME, LIMITS, attach)
-            assert world.datapath.adopted
-            assert now() == expected
-            assert world.out(udp()).outcome == "out"
-        world.datapath.apply(replace(state(), onramps={ONRAMP2: "gb"}))
-        assert not list((folder / "links").glob(f"*@{ONRAMP}"))
+def test_replies_that_xdp_could_not_hand_over(tmp_path: Path) -> None:
+    """The clients' end takes nothing from XDP: replies go by tc, or they would be lost without a word."""
+    with attached(tmp_path, {ONRAMP: "xdp"}, UPLINK) as world:
+        assert attachment(world) == (True, 0)
+        flow = established(world, "udp")
+        assert world.fast(flow.sent()).outcome == "out"
+        check_passed_in(world, flow.arrived())
+
+
+def test_an_uplink_that_xdp_could_not_send_by(tmp_path: Path) -> None:
+    message = (
+        'upl does not send what XDP redirects to it: cl cannot be attached by XDP; fix: set attach = "tc"'
+    )
+    with pytest.raises(HostError, match=message), attached(tmp_path, {ONRAMP: "xdp"}):
+        pass

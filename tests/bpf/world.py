@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from pyroute2 import IPRoute, netns
@@ -264,12 +263,10 @@ def make_server(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def make_world(
-    folder: Path, limits: Limits = LIMITS, attach: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[World]:
+def make_world(folder: Path, limits: Limits = LIMITS) -> Iterator[World]:
     """Everything built, opened, with the tables of `state()`; and everything gone again."""
     with make_server(folder) as mount:
-        datapath = Datapath.open(mount, UPLINK, ME, limits, attach)
+        datapath = Datapath.open(mount, UPLINK, ME, limits)
         try:
             datapath.apply(state())
             yield World(datapath)

@@ -23,7 +23,7 @@ from softunicast.kernel import abi, links
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
-from softunicast.kernel.native_xdp import have_native_xdp
+from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
@@ -132,9 +132,11 @@ class Datapath:
         address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
         self._tables.set_onramp(interface, pool, address, 0)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
-        if choose_attachment(device, self._attach_by.get(interface, "auto")) == "xdp":
+        if choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink) == "xdp":
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
-            self._tables.set_onramp(interface, pool, address, device.mtu)
+            # Else replies take tc, and only the clients' packets the short way.
+            if takes_redirected(interface):
+                self._tables.set_onramp(interface, pool, address, device.mtu)
         else:
             self._detach("fast", interface)
 
@@ -300,12 +302,20 @@ def _refuse_other_abi(pin: Path) -> None:
         )
 
 
-def choose_attachment(device: links.Interface, wanted: str) -> str:
+def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
     """ "tc" or "xdp". XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN
-    brings large packets from a local stack, which XDP would force to be cut (no GSO)."""
-    if wanted != "auto":
-        return wanted
-    return "xdp" if device.kind is None and have_native_xdp(device.name) else "tc"
+    brings large packets from a local stack, which XDP would force to be cut (no GSO). HostError when XDP is
+    wanted and the uplink would lose its frames."""
+    if wanted == "tc" or (wanted == "auto" and not (device.kind is None and have_native_xdp(device.name))):
+        return "tc"
+    if takes_redirected(uplink):
+        return "xdp"
+    if wanted == "xdp":
+        raise HostError(
+            f"{uplink} does not send what XDP redirects to it: {device.name} cannot be attached by XDP",
+            f'set attach = "tc" for {device.name}',
+        )
+    return "tc"
 
 
 def attach_pass(interface: str, pin: Path) -> None:
