@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "client.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -120,6 +121,7 @@ INLINE void drop_flow_of(const struct claim_key *key, const struct flow_key *flo
 	struct flow_key old = *flow_key; /* the claim is in a map that may change; the helper wants the stack */
 	struct flow *flow = bpf_map_lookup_elem(&flows, &old);
 
+	client_loses(&old);
 	if (flow && flow->local == key->local && flow->local_port == key->local_port)
 		bpf_map_delete_elem(&flows, &old);
 }

@@ -50,7 +50,7 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	made->local_port = search->key.local_port;
 	if (!bpf_map_update_elem(&flows, &mapping, made, BPF_NOEXIST))
 		return REASON_NONE;
-	bpf_map_delete_elem(&claims, &search->key);
+	give_back(search);
 	known = bpf_map_lookup_elem(&flows, &mapping);
 	if (!known)
 		return REASON_TABLE_FULL;
@@ -77,6 +77,9 @@ APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	zero_fill(search.claim, sizeof(*search.claim));
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return REASON_INTERNAL;
+	reason = client_may(pool, key, now);
+	if (reason)
+		return reason;
 	copy(search.claim->client_mac, eth->h_source, ETH_ALEN);
 	copy(search.claim->onramp_mac, eth->h_dest, ETH_ALEN);
 	lifetime = lifetime_ns(pool, key->protocol, 0);
@@ -109,7 +112,7 @@ APART int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	flow->local_port = search.key.local_port;
 	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
 	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
-		bpf_map_delete_elem(&claims, &search.key);
+		give_back(&search);
 		other = bpf_map_lookup_elem(&flows, key);
 		if (!other)
 			return REASON_TABLE_FULL;
