@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Sharing fairly: how many claims a client has, and how fast it makes new ones (RFC 6888 REQ-4).
  *
- * `flows` counts claims, mappings included. It goes up when a claim is made and down when one is freed or changes
- * hands (drop_flow_of in claim.h). A client's entry is made with its first flow and swept when it has none. */
+ * `flows` counts claims, mappings included, but for those of TCP conversations that are over. It goes up when a
+ * claim is made, and down when its conversation ends (move_on in claim.h), it is freed or it changes hands
+ * (drop_flow_of). A client's entry is made with its first flow and swept when it has none. */
 #pragma once
 
 #include "maps.h"

@@ -228,7 +228,7 @@ APART void seen_reply(struct claim *claim, const struct packet *packet, __u64 no
 	lifetime = lifetime_ns(pool, IPPROTO_TCP, state);
 	if (!extend(claim, &owner, now, now + lifetime))
 		return;
-	claim->state = state;
+	move_on(claim, state);
 	claim->refresh_in_ns = now + refresh_ns(pool, lifetime);
 }
 

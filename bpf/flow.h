@@ -176,7 +176,7 @@ APART int refresh(struct flow *flow, const struct flow_key *key, const struct pa
 	lifetime = lifetime_ns(pool, key->protocol, state);
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
-	claim->state = state;
+	move_on(claim, state);
 	refresh_mapping(pool, key, now, lifetime);
 	/* Until the conversation is established its state may change with every packet. */
 	flow->refresh_ns = 0;

@@ -92,7 +92,7 @@ INLINE int insert_claim(struct search *search)
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(&search->key, &old->flow);
+	drop_flow_of(&search->key, old);
 	old->flow = search->claim->flow;
 	old->state = 0;
 	old->pool = search->pool;

@@ -14,7 +14,7 @@ static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, s
 	}
 	if (__sync_val_compare_and_swap(&claim->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(&dead, &claim->flow);
+	drop_flow_of(&dead, claim);
 	bpf_map_delete_elem(&claims, &dead);
 	sweep->freed++;
 	return 0;
