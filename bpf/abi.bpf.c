@@ -23,6 +23,8 @@ const struct {
 	struct flow flow;
 	struct claim_key claim_key;
 	struct claim claim;
+	struct client_key client_key;
+	struct client client;
 	struct sample sample;
 	struct drop drop;
 	struct sweep sweep;

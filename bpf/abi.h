@@ -35,6 +35,8 @@ enum reason {
 	REASON_NO_SLICE,
 	REASON_SLICE_FULL,
 	REASON_TABLE_FULL,
+	REASON_CLIENT_FLOWS,
+	REASON_CLIENT_RATE,
 	REASON_NO_FLOW,
 	REASON_NO_ROUTE,
 	REASON_HOP_LIMIT,
@@ -148,6 +150,8 @@ struct pool {
 	__u64 icmp_ns;
 	__u32 slice_count;
 	__u32 behaviour; /* enum behaviour */
+	__u32 client_flows_max;  /* claims of one client, 0: no limit */
+	__u32 client_rate_max;   /* its new flows per second, 0: no limit */
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
@@ -204,6 +208,17 @@ struct claim {
 	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
 	__u8 client_mac[6];
 	__u8 onramp_mac[6];
+};
+
+struct client_key {
+	__u32 onramp; /* ifindex */
+	__u32 address; /* be */
+};
+
+struct client { /* exists only where the pool has a limit */
+	__u64 next_ns; /* when the next new flow is due, at the rate allowed */
+	__u32 flows;   /* claims that are this client's */
+	__u32 zero;
 };
 
 struct sample { /* the last packet dropped for a reason, on one CPU */

@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "client.h"
 #include "maps.h"
 #include "parse.h"
 
@@ -142,11 +143,25 @@ INLINE int has_moved(void *data, void *end, const struct flow *flow)
 	return (now[0] ^ before[0]) | (now[1] ^ before[1]) | (now[2] ^ before[2]);
 }
 
-INLINE void drop_flow_of(const struct claim_key *key, const struct flow_key *flow_key)
+/* Sets what was seen of a conversation; one that is over no longer counts against its client. */
+INLINE void set_state(struct claim *claim, __u32 state)
 {
-	struct flow_key old = *flow_key; /* the claim is in a map that may change; the helper wants the stack */
+	int was = ended(claim->state), is = ended(state);
+
+	claim->state = state;
+	if (is && !was)
+		client_loses(&claim->flow);
+	else if (was && !is)
+		client_gains(&claim->flow);
+}
+
+INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)
+{
+	struct flow_key old = claim->flow; /* the claim is in a map that may change; the helper wants the stack */
 	struct flow *flow = bpf_map_lookup_elem(&flows, &old);
 
+	if (!ended(claim->state))
+		client_loses(&old);
 	if (flow && flow->local == key->local && flow->local_port == key->local_port)
 		bpf_map_delete_elem(&flows, &old);
 }

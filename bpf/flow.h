@@ -214,7 +214,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	lifetime = lifetime_ns(pool, key->protocol, state);
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
-	claim->state = state;
+	set_state(claim, state);
 	copy(claim->client_mac, eth->h_source, ETH_ALEN);
 	copy(claim->onramp_mac, eth->h_dest, ETH_ALEN);
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);

@@ -79,6 +79,14 @@ struct {
 	__type(value, struct claim);
 } claims SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct client_key);
+	__type(value, struct client);
+} clients SEC(".maps");
+
 struct { /* the claim that a search is to make: too large for the stack of its depth */
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -69,7 +69,7 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	made->local_port = search->key.local_port;
 	if (!bpf_map_update_elem(&flows, &mapping, made, BPF_NOEXIST))
 		return REASON_NONE;
-	bpf_map_delete_elem(&claims, &search->key);
+	give_back(search);
 	known = bpf_map_lookup_elem(&flows, &mapping);
 	if (!known)
 		return REASON_TABLE_FULL;
@@ -100,7 +100,7 @@ APART int claim_mapped(struct search *search, const struct pool *pool, const str
 		return *known ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
 	}
 	if (socket_holds(search->skb, &search->key)) {
-		bpf_map_delete_elem(&claims, &search->key);
+		give_back(search);
 		return REASON_SLICE_FULL;
 	}
 	claim = key->protocol == IPPROTO_TCP ? bpf_map_lookup_elem(&claims, &mapping) : 0;
@@ -126,6 +126,9 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	zero_fill(search.claim, sizeof(*search.claim));
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return REASON_INTERNAL;
+	reason = client_may(pool, key, now);
+	if (reason)
+		return reason;
 	copy(search.claim->client_mac, eth->h_source, ETH_ALEN);
 	copy(search.claim->onramp_mac, eth->h_dest, ETH_ALEN);
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);
@@ -151,7 +154,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	if (known) /* and will remember it */
 		return REASON_NONE;
 	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
-		bpf_map_delete_elem(&claims, &search.key);
+		give_back(&search);
 		other = bpf_map_lookup_elem(&flows, key);
 		if (!other)
 			return REASON_TABLE_FULL;

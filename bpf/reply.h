@@ -48,7 +48,7 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 	lifetime = lifetime_ns(pool, IPPROTO_TCP, state);
 	if (!extend(claim, &owner, now, now + lifetime))
 		return 0;
-	claim->state = state;
+	set_state(claim, state);
 	refresh_mapping(pool, &owner, claim, now, lifetime);
 	/* After the end every packet is noticed: when the client goes on, the conversation does; and the port may be
 	 * used again only when both have been silent for a moment. */

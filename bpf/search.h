@@ -62,14 +62,23 @@ INLINE int reusable(const struct search *search, const struct claim *claim, __u6
 	       expires <= search->now_ns + search->closing_ns - REUSE_AFTER_NS;
 }
 
+/* Undoes insert_claim, before anybody can have used the claim. */
+INLINE void give_back(struct search *search)
+{
+	bpf_map_delete_elem(&claims, &search->key);
+	client_loses(&search->claim->flow);
+}
+
 INLINE int insert_claim(struct search *search)
 {
 	long error = bpf_map_update_elem(&claims, &search->key, search->claim, BPF_NOEXIST);
 	struct claim *old;
 	__u64 expires;
 
-	if (!error)
+	if (!error) {
+		client_gains(&search->claim->flow);
 		return 1;
+	}
 	if (error != -17 /* EEXIST */) {
 		search->full = 1;
 		return 0;
@@ -83,7 +92,7 @@ INLINE int insert_claim(struct search *search)
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(&search->key, &old->flow);
+	drop_flow_of(&search->key, old);
 	old->flow = search->claim->flow;
 	old->state = search->claim->state;
 	old->pool = search->pool;
@@ -94,6 +103,7 @@ INLINE int insert_claim(struct search *search)
 	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
 	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
+	client_gains(&search->claim->flow);
 	search->reused = 1;
 	return 1;
 }
@@ -107,7 +117,7 @@ static long try_port(__u32 index, struct search *search)
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
 	if (socket_holds(search->skb, &search->key)) {
-		bpf_map_delete_elem(&claims, &search->key);
+		give_back(search);
 		search->reused = 0;
 		return 0;
 	}

@@ -15,7 +15,7 @@ from typing import Final
 
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
-from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, Pool, Timers, check_tags
+from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
 from softunicast.core.records import (
     SLICE_PORTS_DEFAULT,
     SLICE_PORTS_MAX,
@@ -30,6 +30,7 @@ from softunicast.core.toml_reader import Problems, Section, reason, suggestion
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
+CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
 _INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
@@ -218,13 +219,24 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
         }
         timers.done()
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
-        pool = Pool(name, _tags(section), slices_max, Timers(**values), _behaviour(section))
+        pool = Pool(
+            name, _tags(section), slices_max, Timers(**values), _behaviour(section), _client_limits(section)
+        )
         section.done()
         if name:
             pools.setdefault(name, pool)
     if len(sections) > POOLS_MAX:
         document.wrong("pools", f"{len(sections)} pools", f"use at most {POOLS_MAX}")
     return tuple(pools.values())
+
+
+def _client_limits(section: Section) -> ClientLimits:
+    table = section.section("client_limits")
+    limits = ClientLimits(
+        table.number("flows_max", 0, 0, CLIENT_MAX), table.number("new_per_s", 0, 0, CLIENT_MAX)
+    )
+    table.done()
+    return limits
 
 
 def _behaviour(section: Section) -> Behaviour:

@@ -54,6 +54,20 @@ BEHAVIOUR_DEFAULT: Final = Behaviour()
 
 
 @dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What one client of a pool may take, 0 for no limit (RFC 6888 REQ-4).
+
+    `flows_max`: flows (and mappings) at once. `new_per_s`: new flows per second, a second's worth at once.
+    """
+
+    flows_max: int = 0
+    new_per_s: int = 0
+
+
+NO_LIMITS: Final = ClientLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool."""
 
@@ -61,7 +75,8 @@ class Pool:
     tags: Mapping[str, str]
     slices_max: int = 1
     timers: Timers = Timers()
-    behaviour: Behaviour = Behaviour()
+    behaviour: Behaviour = BEHAVIOUR_DEFAULT
+    client_limits: ClientLimits = NO_LIMITS
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""

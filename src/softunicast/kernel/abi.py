@@ -26,18 +26,20 @@ class Reason(IntEnum):
     NO_SLICE = 11
     SLICE_FULL = 12
     TABLE_FULL = 13
-    NO_FLOW = 14
-    NO_ROUTE = 15
-    HOP_LIMIT = 16
-    TOO_BIG = 17
-    FAMILY = 18
-    FILTERED = 19
-    GUARD_FOREIGN = 20
-    GUARD_NOBODY = 21
-    GUARD_EXPIRED = 22
-    GUARD_FRAGMENT = 23
-    GUARD_PROTOCOL = 24
-    MAX = 25
+    CLIENT_FLOWS = 14
+    CLIENT_RATE = 15
+    NO_FLOW = 16
+    NO_ROUTE = 17
+    HOP_LIMIT = 18
+    TOO_BIG = 19
+    FAMILY = 20
+    FILTERED = 21
+    GUARD_FOREIGN = 22
+    GUARD_NOBODY = 23
+    GUARD_EXPIRED = 24
+    GUARD_FRAGMENT = 25
+    GUARD_PROTOCOL = 26
+    MAX = 27
 
 
 class Traffic(IntEnum):
@@ -216,6 +218,8 @@ class Pool(NamedTuple):
     icmp_ns: int
     slice_count: int
     behaviour: int
+    client_flows_max: int
+    client_rate_max: int
     name: bytes
     slices: bytes
 
@@ -227,8 +231,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQII48s3072s")
-POOL_BYTES: Final = 3168
+_pool = Struct("<QQQQQIIII48s3072s")
+POOL_BYTES: Final = 3176
 
 
 class Onramp(NamedTuple):
@@ -335,6 +339,38 @@ class Claim(NamedTuple):
 
 _claim = Struct("<QQQ20sIIII6s6s")
 CLAIM_BYTES: Final = 72
+
+
+class ClientKey(NamedTuple):
+    onramp: int
+    address: int
+
+    def pack(self) -> bytes:
+        return _client_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClientKey:
+        return cls._make(_client_key.unpack(data))
+
+
+_client_key = Struct("<II")
+CLIENT_KEY_BYTES: Final = 8
+
+
+class Client(NamedTuple):
+    next_ns: int
+    flows: int
+
+    def pack(self) -> bytes:
+        return _client.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Client:
+        return cls._make(_client.unpack(data))
+
+
+_client = Struct("<QI4x")
+CLIENT_BYTES: Final = 16
 
 
 class Sample(NamedTuple):

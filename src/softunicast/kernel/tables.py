@@ -16,7 +16,7 @@ from typing import Final
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.plan import diff
-from softunicast.core.pools import PROTOCOLS, Behaviour, Timers
+from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
@@ -117,7 +117,15 @@ class Tables:
             name = bytes_name(pool.name)
             self._pools[name] = int.from_bytes(key, "little")
             timers = Timers(*(ns // NS for ns in pool[:5]))
-            yield name, PoolSlices(timers, tuple(_pool_slices(pool)), _behaviour(pool.behaviour))
+            yield (
+                name,
+                PoolSlices(
+                    timers,
+                    tuple(_pool_slices(pool)),
+                    _behaviour(pool.behaviour),
+                    ClientLimits(pool.client_flows_max, pool.client_rate_max),
+                ),
+            )
 
     def _read_onramps(self) -> Iterator[tuple[str, str]]:
         self._onramps = {}
@@ -261,6 +269,8 @@ class Tables:
             timers.icmp_s * NS,
             len(pool.slices),
             _behaviour_bits(pool.behaviour),
+            pool.client_limits.flows_max,
+            pool.client_limits.new_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
         )
