@@ -71,12 +71,14 @@ INLINE int answers(const struct packet *packet, const struct flow_key *key, __u3
 INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
 			const struct onramp *onramp, __u64 now)
 {
-	struct flow flow = {};
+	struct trial *trial = fresh_trial();
 	__u32 gateway = 0, error;
 	enum way way;
 	int reason;
 
-	way = route(skb, packet, &flow, now, &gateway);
+	if (!trial)
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
 	if (way != WAY_UPLINK)
@@ -88,13 +90,13 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 	if (packet->protocol == IPPROTO_TCP) {
 		__u32 nothing;
 
-		begin(packet, &flow.acknowledged, &flow.sent, &nothing);
+		begin(packet, &trial->flow.acknowledged, &trial->flow.sent, &nothing);
 	}
-	reason = open_flow(skb, key, &flow, onramp->pool, now);
+	reason = open_flow(skb, key, trial, onramp->pool, now);
 	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
 		return reject(skb, packet, onramp, reason, ERROR(ICMP_UNREACHABLE, error));
-	return send_or_drop(skb, packet, &flow, onramp, now);
+	return send_or_drop(skb, packet, &trial->flow, onramp, now);
 }
 
 /* A client packet that cannot be translated: when it is for the server itself, that is the server's matter. */

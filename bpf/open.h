@@ -5,6 +5,8 @@
 #include "flow.h"
 #include "search.h"
 
+#define NS_PER_SECOND 1000000000ULL
+
 /* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
 INLINE int find_port(struct search *search, const struct pool *pool)
 {
@@ -23,8 +25,8 @@ INLINE int find_port(struct search *search, const struct pool *pool)
 /* What search->claim is for: the conversation `key`, of which `flow` has the first packet's numbers. */
 INLINE void towards(struct search *search, const struct flow_key *key, const struct flow *flow)
 {
-	search->key.remote = key->remote;
-	search->key.remote_port = key->remote_port;
+	search->key->remote = key->remote;
+	search->key->remote_port = key->remote_port;
 	search->claim->flow = *key;
 	search->claim->acknowledged = flow->sent - 1;
 	search->claim->sent = flow->acknowledged; /* not 0 when the client answers the peer's SYN */
@@ -32,7 +34,7 @@ INLINE void towards(struct search *search, const struct flow_key *key, const str
 }
 
 /* The mapping of the client's address and port: the one it has, or a new one. Leaves its local end in
- * search->key. */
+ * search->key-> */
 APART int find_mapping(struct search *search, const struct pool *pool, const struct flow_key *key, struct flow *made)
 {
 	struct flow_key mapping = *key;
@@ -41,7 +43,7 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	int reason;
 
 	mapping.remote = mapping.remote_port = 0;
-	search->key.remote = search->key.remote_port = 0;
+	search->key->remote = search->key->remote_port = 0;
 	search->claim->flow = mapping;
 	known = bpf_map_lookup_elem(&flows, &mapping);
 	/* A mapping in a slice that was lost would send the client's packets into the guard. */
@@ -50,9 +52,9 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 		known = 0;
 	}
 	if (known) {
-		search->key.local = known->local;
-		search->key.local_port = known->local_port;
-		claim = bpf_map_lookup_elem(&claims, &search->key);
+		search->key->local = known->local;
+		search->key->local_port = known->local_port;
+		claim = bpf_map_lookup_elem(&claims, search->key);
 		if (claim && claim->expires_ns < search->until_ns ?
 			    extend(claim, &mapping, search->now_ns, search->until_ns) :
 			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, &mapping)) {
@@ -65,16 +67,16 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	reason = find_port(search, pool);
 	if (reason)
 		return reason;
-	made->local = search->key.local;
-	made->local_port = search->key.local_port;
+	made->local = search->key->local;
+	made->local_port = search->key->local_port;
 	if (!bpf_map_update_elem(&flows, &mapping, made, BPF_NOEXIST))
 		return REASON_NONE;
 	give_back(search);
 	known = bpf_map_lookup_elem(&flows, &mapping);
 	if (!known)
 		return REASON_TABLE_FULL;
-	search->key.local = known->local; /* another CPU made the mapping this moment */
-	search->key.local_port = known->local_port;
+	search->key->local = known->local; /* another CPU made the mapping this moment */
+	search->key->local_port = known->local_port;
 	return REASON_NONE;
 }
 
@@ -90,16 +92,16 @@ APART int claim_mapped(struct search *search, const struct pool *pool, const str
 	reason = find_mapping(search, pool, key, flow);
 	if (reason)
 		return reason;
-	mapping.local = search->key.local;
-	mapping.local_port = search->key.local_port;
+	mapping.local = search->key->local;
+	mapping.local_port = search->key->local_port;
 	search->early = 1; /* the port is this client's alone: its own ended conversations are not in its way */
 	towards(search, key, flow);
 	if (!insert_claim(search)) {
-		claim = bpf_map_lookup_elem(&claims, &search->key);
+		claim = bpf_map_lookup_elem(&claims, search->key);
 		*known = claim && same_flow(&claim->flow, key);
 		return *known ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
 	}
-	if (socket_holds(search->skb, &search->key)) {
+	if (socket_holds(search->skb, search->key)) {
 		give_back(search);
 		return REASON_SLICE_FULL;
 	}
@@ -109,21 +111,59 @@ APART int claim_mapped(struct search *search, const struct pool *pool, const str
 	return REASON_NONE;
 }
 
-/* Finds and claims a port. Returns the reason why not, or REASON_NONE. */
-ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow, __u32 pool_key, __u64 now)
+/* May this client open one more flow? Counts it towards the rate, when it may. */
+APART enum reason client_may(const struct pool *pool, const struct flow_key *key, __u64 now)
+{
+	struct client_key client_key = {.onramp = key->onramp, .address = key->client};
+	struct client fresh = {}, *client;
+	__u64 next;
+
+	if (!pool->client_flows_max && !pool->client_rate_max)
+		return REASON_NONE;
+	client = bpf_map_lookup_elem(&clients, &client_key);
+	if (!client) {
+		bpf_map_update_elem(&clients, &client_key, &fresh, BPF_NOEXIST);
+		client = bpf_map_lookup_elem(&clients, &client_key);
+	}
+	if (!client)
+		return REASON_TABLE_FULL;
+	if (pool->client_flows_max && client->flows >= pool->client_flows_max)
+		return REASON_CLIENT_FLOWS;
+	if (!pool->client_rate_max)
+		return REASON_NONE;
+	next = client->next_ns > now ? client->next_ns : now;
+	if (next >= now + NS_PER_SECOND) /* a second's worth at once is fine */
+		return REASON_CLIENT_RATE;
+	client->next_ns = next + NS_PER_SECOND / pool->client_rate_max;
+	return REASON_NONE;
+}
+
+/* An empty trial, for a packet that may begin a flow. */
+INLINE struct trial *fresh_trial(void)
+{
+	__u32 only = 0;
+	struct trial *trial = bpf_map_lookup_elem(&scratch, &only);
+
+	if (trial)
+		zero_fill(trial, sizeof(*trial));
+	return trial;
+}
+
+/* Finds and claims a port for trial->flow. Returns the reason why not, or REASON_NONE. */
+ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct trial *trial, __u32 pool_key, __u64 now)
 {
 	struct search search = {.skb = skb, .now_ns = now, .pool = pool_key};
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct ethhdr *eth = (void *)(long)skb->data;
-	__u32 first = 0;
-	struct flow *other;
+	struct flow *flow, *other;
 	__u64 lifetime;
 	int reason, known = 0;
 
-	search.claim = bpf_map_lookup_elem(&scratch, &first);
-	if (!pool || !key || !flow || !search.claim)
+	if (!pool || !key || !trial)
 		return REASON_NO_POOL;
-	zero_fill(search.claim, sizeof(*search.claim));
+	flow = &trial->flow;
+	search.key = &trial->key;
+	search.claim = &trial->claim;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return REASON_INTERNAL;
 	reason = client_may(pool, key, now);
@@ -137,7 +177,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	search.closing_ns = pool->tcp_closing_ns;
 	search.claim->since_ns = now;
 	search.claim->pool = pool_key;
-	search.key.protocol = key->protocol;
+	search.key->protocol = key->protocol;
 	/* The same client starts with the same slice, so that its address stays the same while there is room. */
 	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
 	if (maps_independently(pool, key->protocol)) {
@@ -148,8 +188,8 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct fl
 	}
 	if (reason)
 		return reason;
-	flow->local = search.key.local;
-	flow->local_port = search.key.local_port;
+	flow->local = search.key->local;
+	flow->local_port = search.key->local_port;
 	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
 	if (known) /* and will remember it */
 		return REASON_NONE;

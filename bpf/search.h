@@ -36,8 +36,8 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 
 struct search { /* the state of one search for a free port, over all slices of a pool */
 	struct __sk_buff *skb;
-	struct claim_key key;
-	struct claim *claim; /* in scratch: what a free port is given */
+	struct claim_key *key; /* in scratch, like */
+	struct claim *claim;   /* what a free port is given */
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
@@ -65,13 +65,13 @@ INLINE int reusable(const struct search *search, const struct claim *claim, __u6
 /* Undoes insert_claim, before anybody can have used the claim. */
 INLINE void give_back(struct search *search)
 {
-	bpf_map_delete_elem(&claims, &search->key);
+	bpf_map_delete_elem(&claims, search->key);
 	client_loses(&search->claim->flow);
 }
 
 INLINE int insert_claim(struct search *search)
 {
-	long error = bpf_map_update_elem(&claims, &search->key, search->claim, BPF_NOEXIST);
+	long error = bpf_map_update_elem(&claims, search->key, search->claim, BPF_NOEXIST);
 	struct claim *old;
 	__u64 expires;
 
@@ -83,16 +83,16 @@ INLINE int insert_claim(struct search *search)
 		search->full = 1;
 		return 0;
 	}
-	old = bpf_map_lookup_elem(&claims, &search->key);
+	old = bpf_map_lookup_elem(&claims, search->key);
 	if (!old)
 		return 0; /* swept away this moment: the next port will do */
 	expires = *(volatile __u64 *)&old->expires_ns;
-	if (expires != CLAIM_BUSY && search->key.protocol == IPPROTO_TCP && ended(old->state))
+	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(&search->key, old);
+	drop_flow_of(search->key, old);
 	old->flow = search->claim->flow;
 	old->state = search->claim->state;
 	old->pool = search->pool;
@@ -113,10 +113,10 @@ static long try_port(__u32 index, struct search *search)
 	__u16 port = search->first + (search->port & search->mask);
 
 	search->port += search->stride;
-	search->key.local_port = be16(port);
+	search->key->local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (socket_holds(search->skb, &search->key)) {
+	if (socket_holds(search->skb, search->key)) {
 		give_back(search);
 		search->reused = 0;
 		return 0;
@@ -144,7 +144,7 @@ static long try_slice(__u32 index, struct search *search)
 		return 0; /* its lease ran out: the next slice */
 	search->held = 1;
 	random = bpf_get_prandom_u32();
-	search->key.local = slice->address;
+	search->key->local = slice->address;
 	search->first = slice->first;
 	search->mask = slice->mask;
 	search->port = random;
