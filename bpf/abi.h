@@ -13,6 +13,7 @@
 #define ABI_VERSION 2
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
+#define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
 
 /* Why a packet was dropped. One enum for every hook; the sentences for people are in
@@ -43,6 +44,7 @@ enum reason {
 	REASON_TOO_BIG,
 	REASON_FAMILY,
 	REASON_FILTERED,
+	REASON_SPOOFED,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
@@ -156,10 +158,17 @@ struct pool {
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
 
+struct source { /* a prefix */
+	__u32 address; /* be */
+	__u32 mask;    /* be */
+};
+
 struct onramp { /* key: ifindex */
 	__u32 pool;
 	__u32 address; /* be; the source of ICMP errors to clients */
 	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
+	__u32 source_count; /* 0: a client may have any address */
+	struct source sources[ONRAMP_SOURCES_MAX];
 	char name[16];
 };
 

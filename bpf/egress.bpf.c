@@ -10,6 +10,7 @@
  */
 #include "open.h"
 #include "reply.h"
+#include "source.h"
 
 INLINE int pass_to_host(void)
 {
@@ -78,6 +79,8 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 
 	if (!trial)
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	if (!is_client(onramp, packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
@@ -107,6 +110,8 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 	if (!packet)
 		return TC_ACT_SHOT;
+	if (packet->reason != REASON_MALFORMED && !is_client(onramp, packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
@@ -180,9 +185,12 @@ int egress_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_IPV6)
 		return ipv6_out(skb, &packet);
-	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u)
-		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
+	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u) {
+		if (packet.source && !is_client(onramp, packet.source))
+			return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, &packet);
+		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
+	}
 	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
@@ -203,7 +211,7 @@ int egress_out(struct __sk_buff *skb)
 	if (flow &&
 	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
 	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
-	    !refresh(skb, flow, &key, &packet, now)) {
+	    (!is_client(onramp, packet.source) || !refresh(skb, flow, &key, &packet, now))) {
 		bpf_map_delete_elem(&flows, &key);
 		flow = 0;
 	}
