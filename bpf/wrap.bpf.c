@@ -7,6 +7,7 @@
  * GSO buffers stay whole.
  */
 #include "count.h"
+#include "rewrite.h"
 
 #define TYPE_OFFSET 12
 

@@ -117,10 +117,10 @@ def find(name: str) -> Found | None:
         return details.get_attr(attribute) if details else None
 
     return Found(
-        is_tun=detail("IFTUN_TYPE") == _KIND_TUN,
-        persistent=bool(detail("IFTUN_PERSIST")),
-        owner=detail("IFTUN_UID"),
-        offload=bool(detail("IFTUN_VNET_HDR")),
+        is_tun=detail("IFLA_TUN_TYPE") == _KIND_TUN,
+        persistent=bool(detail("IFLA_TUN_PERSIST")),
+        owner=detail("IFLA_TUN_OWNER"),
+        offload=bool(detail("IFLA_TUN_VNET_HDR")),
         mtu=int(link.get_attr("IFLA_MTU")),
         open=bool(link.get_attr("IFLA_CARRIER")),
         addresses=addresses,
