@@ -229,6 +229,12 @@ class Datapath:
         index = links.index_of(interface)
         return f"egress_out@{interface}" in self._links and self._tables.onramp_index(interface) == index
 
+    def attachment(self, onramp: str) -> str:
+        """By what the packets of its clients are taken: "tc" or "xdp"; "" while by nothing."""
+        if not self._is_attached(onramp):
+            return ""
+        return "xdp" if f"fast@{onramp}" in self._links else "tc"
+
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))
         return abi.Settings.unpack(value).self if value else 0
