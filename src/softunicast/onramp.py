@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from types import TracebackType
@@ -20,6 +21,7 @@ from softunicast.core.errors import AgentUnreachableError, HostError
 from softunicast.wire import descriptor as wire
 
 SOCKET_DEFAULT: Final = "/run/softunicast/fd.sock"
+_DESCRIPTOR: Final = struct.Struct("i")
 TIMEOUT_S: Final = 10.0  # the agent answers between two changes of its kernel tables
 
 
@@ -62,14 +64,20 @@ def open_tun(name: str, path: str = SOCKET_DEFAULT, timeout_s: float = TIMEOUT_S
         try:
             connection.connect(path)
             connection.send(wire.request(name))
-            answer, descriptors, _, _ = socket.recv_fds(
-                connection, wire.ANSWER_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
+            # Not socket.recv_fds: it takes flags and ignores them, and children would inherit the descriptor.
+            answer, beside, _, _ = connection.recvmsg(
+                wire.ANSWER_BYTES_MAX, socket.CMSG_SPACE(_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
             )
         except OSError as error:
             raise AgentUnreachableError(
                 f"no agent answers on {path}: {error.strerror or error}",
                 "see that it runs and has an on-ramp of kind fd",
             ) from error
+    descriptors = [
+        _DESCRIPTOR.unpack(data)[0]
+        for level, kind, data in beside
+        if (level, kind, len(data)) == (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.size)
+    ]
     try:
         granted = wire.parse_answer(answer)
         if not descriptors:
