@@ -20,7 +20,7 @@
 
 INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
 {
-	return a->client == b->client && a->remote == b->remote && a->client_port == b->client_port &&
+	return same_address(a->client, b->client) && same_address(a->remote, b->remote) && a->client_port == b->client_port &&
 	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
 }
 
@@ -96,7 +96,7 @@ INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {
 	if (protocol == IPPROTO_UDP)
 		return pool->udp_ns;
-	if (protocol == IPPROTO_ICMP)
+	if (protocol == PROTOCOL_ICMP)
 		return pool->icmp_ns;
 	if (ended(state))
 		return pool->tcp_closing_ns;
@@ -162,6 +162,6 @@ INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)
 
 	if (!ended(claim->state))
 		client_loses(&old);
-	if (flow && flow->local == key->local && flow->local_port == key->local_port)
+	if (flow && same_address(flow->local, key->local) && flow->local_port == key->local_port)
 		bpf_map_delete_elem(&flows, &old);
 }
