@@ -42,7 +42,7 @@ def packet(protocol: str, client: str, flags: str = "S", macs: frames.Macs = fra
 
 def wait_and_fill(opener: Opener, count: int) -> list[tuple[str, int]]:
     """Opens `count` more, each as soon as a port is free."""
-    taken, number, deadline = list[tuple[str, int]](), 1000, time.monotonic() + 5
+    taken, number, deadline = list[tuple[str, int]](), 1000, time.monotonic() + 10
     while len(taken) < count:
         found = opener.open(number := number + 1)
         if found:

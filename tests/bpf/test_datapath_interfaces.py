@@ -129,5 +129,5 @@ def test_descriptors_do_not_pile_up(mount: Path) -> None:
     before = descriptors()
     for step in range(10):
         datapath.apply(replace(state(), pools=pools, onramps={ONRAMP: ("gb", "de")[step % 2], ONRAMP2: "gb"}))
-    assert descriptors() == before
+    assert descriptors() <= before  # fewer, when something else was collected meanwhile
     datapath.remove()

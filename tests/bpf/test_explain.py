@@ -104,7 +104,7 @@ def test_nothing_is_left_open(world: World) -> None:
 
     before = descriptors()
     asked(world, tcp(), ONRAMP)
-    assert descriptors() == before
+    assert descriptors() <= before  # fewer, when something else was collected meanwhile
 
 
 def test_an_interface_that_is_none_of_ours(world: World) -> None:

@@ -101,13 +101,12 @@ def wire(module_wire: Wire) -> Wire:
 
 @contextmanager
 def refusing(wire: Wire) -> Iterator[None]:
-    """The pool has no slice: every new flow is refused."""
+    """The pool has no slice: every new flow is refused. One packet is, and its sender does not try again."""
     wire.world.datapath.apply(state(pool=()))
     before = wire.world.counters()
     yield
     after = wire.world.counters()
-    assert after["no_slice"] > before["no_slice"]
-    assert after["no_slice"] - before["no_slice"] == after["icmp_sent"] - before["icmp_sent"]
+    assert after["no_slice"] - before["no_slice"] == after["icmp_sent"] - before["icmp_sent"] == 1
 
 
 def ask(client: socket.socket, data: bytes) -> None:
@@ -128,10 +127,8 @@ def test_a_refused_client_is_told_at_once(wire: Wire, kind: int, offload: bool, 
         set_tx_checksum(ONRAMP, False)
     sniffer = wire.capture_at_client()
     with refusing(wire), sniffer, wire.client_socket(kind) as client:
-        begun = time.monotonic()
         with pytest.raises(OSError, match=os.strerror(errno.EHOSTUNREACH)):
             ask(client, b"x" * size)
-        assert time.monotonic() - begun < 1
         frame = captured(sniffer, is_protocol(1))
     transport_bytes = 20 if kind == socket.SOCK_STREAM else 8
     assert len(frame) == 14 + 20 + 8 + 20 + transport_bytes
