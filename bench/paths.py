@@ -19,7 +19,7 @@ from bench import objects
 from bench.world import CLIENT_MAC, INTERNET_MAC, ONRAMP_MAC, SERVER, UPLINK_MAC, World
 from softunicast.core.config import Limits
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.pools import Timers
+from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
 from softunicast.kernel import sysctl
 from softunicast.kernel.datapath import Datapath
@@ -27,6 +27,8 @@ from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.objects import ATTACH_TCX_INGRESS, ATTACH_XDP, BpfObject, Link, mount_bpffs
 from softunicast.kernel.words import index_key, mac_bytes
 
+# As the peers do it: one port serves many destinations, also for UDP.
+DEPENDENT = Behaviour(frozenset(), frozenset())
 SHARED: Final = IPv4Address("198.51.100.10")
 UPLINK_ADDRESS: Final = IPv4Address("192.0.2.1")
 SLICE_PORTS: Final = 2048
@@ -179,7 +181,9 @@ def state(slices: int) -> KernelState:
         servers={"bench": UPLINK_MAC},
         pools={
             "bench": PoolSlices(
-                Timers(), tuple(Slice.of(SHARED, at * SLICE_PORTS, SLICE_PORTS) for at in mine)
+                Timers(),
+                tuple(Slice.of(SHARED, at * SLICE_PORTS, SLICE_PORTS) for at in mine),
+                DEPENDENT,
             )
         },
         onramps={"onramp": "bench"},

@@ -9,6 +9,7 @@ const struct {
 	enum hook hook;
 	enum server_kind server_kind;
 	enum tcp_seen tcp_seen;
+	enum behaviour behaviour;
 	struct settings settings;
 	struct block_key block_key;
 	struct address_key address_key;
@@ -22,6 +23,8 @@ const struct {
 	struct flow flow;
 	struct claim_key claim_key;
 	struct claim claim;
+	struct client_key client_key;
+	struct client client;
 	struct sample sample;
 	struct drop drop;
 	struct sweep sweep;

@@ -10,7 +10,7 @@
 
 #include <linux/types.h>
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
@@ -35,11 +35,14 @@ enum reason {
 	REASON_NO_SLICE,
 	REASON_SLICE_FULL,
 	REASON_TABLE_FULL,
+	REASON_CLIENT_FLOWS,
+	REASON_CLIENT_RATE,
 	REASON_NO_FLOW,
 	REASON_NO_ROUTE,
 	REASON_HOP_LIMIT,
-	REASON_HAIRPIN,
+	REASON_TOO_BIG,
 	REASON_FAMILY,
+	REASON_FILTERED,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
@@ -59,6 +62,8 @@ enum traffic {
 	TRAFFIC_NEW_FLOW,  /* egress: claims made */
 	TRAFFIC_REUSED,    /* egress: of these, expired claims taken over */
 	TRAFFIC_ICMP_SENT, /* egress: errors sent to clients */
+	TRAFFIC_FAST_OUT,  /* of out: moved by XDP */
+	TRAFFIC_FAST_IN,   /* of in: moved by XDP */
 	TRAFFIC_MAX,
 };
 
@@ -76,20 +81,31 @@ enum server_kind {
 	SERVER_NEIGHBOUR, /* same layer 2 segment: reached by rewriting the MAC address */
 };
 
+/* pool.behaviour, in the words of RFC 4787 and RFC 5382. Without the bits of a protocol: mapping and filtering
+ * address-and-port-dependent, which lets one port serve many destinations. */
+enum behaviour {
+	BEHAVIOUR_MAPPING_TCP = 1, /* one port for all destinations, used by nobody else */
+	BEHAVIOUR_MAPPING_UDP = 2,
+	BEHAVIOUR_MAPPING_ICMP = 4,
+	BEHAVIOUR_FILTERING_TCP = 8, /* anybody may send to that port; needs the mapping */
+	BEHAVIOUR_FILTERING_UDP = 16,
+	BEHAVIOUR_FILTERING_ICMP = 32,
+};
+
 /* claim.state: what was seen of a TCP conversation. */
 enum tcp_seen {
 	SEEN_OUT = 1,       /* client sent something after its SYN */
 	SEEN_IN = 2,        /* peer answered with other than RST */
 	SEEN_FIN_OUT = 4,
 	SEEN_FIN_IN = 8,
-	SEEN_RST = 16,
+	SEEN_RST = 16,      /* with a sequence number that its receiver would believe */
 };
 
 struct settings { /* array, one entry */
 	__u32 abi_version;
 	__u32 uplink;  /* ifindex */
 	__u32 self;    /* index into servers */
-	__u32 zero;
+	__u32 uplink_mtu;
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -133,7 +149,9 @@ struct pool {
 	__u64 udp_ns;
 	__u64 icmp_ns;
 	__u32 slice_count;
-	__u32 zero;
+	__u32 behaviour; /* enum behaviour */
+	__u32 client_flows_max;  /* claims of one client, 0: no limit */
+	__u32 client_rate_max;   /* its new flows per second, 0: no limit */
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
@@ -141,6 +159,7 @@ struct pool {
 struct onramp { /* key: ifindex */
 	__u32 pool;
 	__u32 address; /* be; the source of ICMP errors to clients */
+	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
 	char name[16];
 };
 
@@ -161,7 +180,12 @@ struct flow {
 	__u16 local_port; /* be */
 	__u8 hop_destination[6];
 	__u8 hop_source[6];
+	__u16 hop_mtu;
+	__u32 acknowledged; /* TCP: what the client has acknowledged of the peer's bytes, */
+	__u32 sent;         /* and where what it sent itself ends: sequence numbers */
+	__u32 hairpin;      /* the next hop is this server itself */
 	__u8 client_mac[6]; /* as the claim has it: a packet from another one tells the claim */
+	__u8 zero[2];
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */
@@ -176,11 +200,25 @@ struct claim_key { /* one five-tuple taken, as the remote end sees it */
 struct claim {
 	__u64 expires_ns; /* the only truth about who has the claim: changed by compare-and-swap */
 	__u64 since_ns;
+	__u64 refresh_in_ns; /* TCP: a reply need not prolong the claim before */
 	struct flow_key flow;
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
+	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
+	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
 	__u8 client_mac[6];
 	__u8 onramp_mac[6];
+};
+
+struct client_key {
+	__u32 onramp; /* ifindex */
+	__u32 address; /* be */
+};
+
+struct client { /* exists only where the pool has a limit */
+	__u64 next_ns; /* when the next new flow is due, at the rate allowed */
+	__u32 flows;   /* claims that are this client's */
+	__u32 zero;
 };
 
 struct sample { /* the last packet dropped for a reason, on one CPU */

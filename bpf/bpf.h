@@ -17,10 +17,24 @@
 #define __type(name, value) typeof(value) *name
 #define LICENSE char bpf_license[] SEC("license") = "Dual BSD/GPL"
 #define INLINE static inline __attribute__((always_inline))
+/* A function of its own: keeps what it has on the stack (512 bytes for all callers together) to its call. */
+#define APART static __attribute__((noinline))
+/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
+ * numbers and pointers to whole structs, which it has to compare with 0, and returns a number. */
+#define ALONE __attribute__((noinline))
+/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
+ * numbers and pointers to whole structs, which it has to compare with 0. */
+#define ALONE __attribute__((noinline))
+/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
+ * numbers and pointers to whole structs, which it has to compare with 0. */
+#define ALONE __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define be16(x) __builtin_bswap16(x)
 #define be32(x) __builtin_bswap32(x)
+/* Makes the compiler use this very register from here on: the verifier knows bounds by register, and would not
+ * recognise a pointer that is computed a second time. */
+#define keep(pointer) asm volatile("" : "+r"(pointer))
 #define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
 #define zero_fill(to, bytes) __builtin_memset(to, 0, bytes)
 
@@ -45,6 +59,7 @@ HELPER(long, sk_release, void *sock);
 HELPER(struct bpf_sock *, skc_lookup_tcp, void *ctx, struct bpf_sock_tuple *tuple, __u32 bytes, __u64 netns,
        __u64 flags);
 HELPER(long, redirect_neigh, __u32 ifindex, struct bpf_redir_neigh *params, int bytes, __u64 flags);
+HELPER(long, check_mtu, void *ctx, __u32 ifindex, __u32 *mtu, __s32 change, __u64 flags);
 HELPER(__u64, ktime_get_coarse_ns, void);
 HELPER(__u64, ktime_get_ns, void);
 HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 flags);

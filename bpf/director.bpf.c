@@ -5,26 +5,17 @@
  * the slot table and nothing else: no per-connection state, so every server gives the same answer.
  *
  *   not in an announced block  -> pass, untouched
- *   this server's slice        -> pass up to egress and the kernel stack
+ *   this server's slice        -> to the client at once (fast.h), or up to egress and the kernel stack
  *   a neighbour's slice        -> new destination MAC, hop limit down by one, back out of the uplink
  *   nobody's, expired          -> dropped with a reason
  */
-#include "count.h"
-#include "slots.h"
+#include "fast.h"
+#include "quote.h"
 
 INLINE int drop(struct xdp_md *xdp, enum reason reason, const struct packet *packet)
 {
 	count_drop(reason, HOOK_DIRECTOR, xdp->ingress_ifindex, packet);
 	return XDP_DROP;
-}
-
-/* Hop limit down by one, checksum patched (RFC 1624: the field only grows by one in its high byte). */
-INLINE void decrease_ttl(struct iphdr *ip)
-{
-	__u32 sum = ip->check + be16(0x0100);
-
-	ip->check = (__u16)(sum + (sum >= 0xffff));
-	ip->ttl--;
 }
 
 INLINE int steer(struct xdp_md *xdp, __u32 owner, const struct packet *packet)
@@ -54,9 +45,18 @@ int director(struct xdp_md *xdp)
 	struct packet packet;
 	struct slot *slot;
 	int parsed = parse(data, end, bpf_xdp_get_buff_len(xdp), &packet);
+	__u16 port = packet.destination_port;
 
 	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
 		return XDP_PASS;
+	if (parsed == PARSED_ERROR) {
+		struct quote quote;
+
+		/* To the owner of what it quotes; only an error that came back to where the packet left from can be true. */
+		if (parse_quote(data, end, &packet, &quote) || quote.source != packet.destination)
+			parsed = refuse(&packet, REASON_ICMP_ERROR);
+		port = quote.source_port;
+	}
 	if (parsed == PARSED_DROP) { /* for us? then say why; if not, hands off */
 		struct address_key key = {.address = packet.destination};
 
@@ -64,12 +64,12 @@ int director(struct xdp_md *xdp)
 			return XDP_PASS;
 		return drop(xdp, packet.reason, &packet);
 	}
-	switch (place_of(packet.destination, packet.destination_port, &slot)) {
+	switch (place_of(packet.destination, port, &slot)) {
 	case PLACE_NOT_OURS:
 		return XDP_PASS;
 	case PLACE_HERE:
 		count(TRAFFIC_HERE);
-		return XDP_PASS;
+		return parsed == PARSED_OK ? fast_in(xdp, &packet) : XDP_PASS;
 	case PLACE_ELSEWHERE:
 		return steer(xdp, slot->owner, &packet);
 	case PLACE_EXPIRED:

@@ -8,17 +8,8 @@
  *
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
-#include "flow.h"
-#include "icmp.h"
-#include "slots.h"
-
-#define ERROR(type, code) ((type) << 8 | (code))
-
-INLINE int drop(struct __sk_buff *skb, enum reason reason, enum hook hook, const struct packet *packet)
-{
-	count_drop(reason, hook, skb->ifindex, packet);
-	return TC_ACT_SHOT;
-}
+#include "open.h"
+#include "reply.h"
 
 INLINE int pass_to_host(void)
 {
@@ -31,15 +22,21 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 		  __u32 error)
 {
 	count_drop(reason, HOOK_EGRESS_OUT, skb->ifindex, packet);
-	return icmp_error(skb, packet, onramp->address, error);
+	return icmp_error(skb, packet, onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
 
-INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now)
+INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow,
+			const struct onramp *onramp, __u64 now)
 {
 	int verdict = TC_ACT_SHOT;
 	enum reason reason = send(skb, packet, flow, now, &verdict);
 
-	return reason ? drop(skb, reason, HOOK_EGRESS_OUT, packet) : verdict;
+	if (!reason)
+		return verdict;
+	if (reason == REASON_TOO_BIG)
+		return reject(skb, packet, onramp, reason,
+			      (__u32)flow->hop_mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG));
+	return drop(skb, reason, HOOK_EGRESS_OUT, packet);
 }
 
 /* The kernel says nothing about routes while the on-ramp does not forward: for a moment when an agent starts or
@@ -57,42 +54,102 @@ INLINE int begins(const struct packet *packet)
 	return packet->protocol == IPPROTO_UDP || packet->icmp_type == ICMP_ECHO;
 }
 
+/* Does it answer a SYN or an echo request that came in through an endpoint-independent mapping (RFC 5382 REQ-3)? */
+INLINE int answers(const struct packet *packet, const struct flow_key *key, __u32 pool_key)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
+	struct flow_key mapping = *key;
+
+	if (packet->protocol == IPPROTO_TCP ?
+		    (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != (TCP_SYN | TCP_ACK) :
+		    packet->icmp_type != ICMP_ECHO_REPLY)
+		return 0;
+	mapping.remote = mapping.remote_port = 0;
+	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, &mapping);
+}
+
 INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
 			const struct onramp *onramp, __u64 now)
 {
-	struct flow flow = {};
-	__u32 gateway, error;
+	struct trial *trial = fresh_trial();
+	__u32 gateway = 0, error;
 	enum way way;
 	int reason;
 
-	if (in_block(packet->destination)) /* would be an untranslated packet to one of our own addresses */
-		return drop(skb, REASON_HAIRPIN, HOOK_EGRESS_OUT, packet);
-	way = route(skb, packet, &flow, now, &gateway);
+	if (!trial)
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
 	if (way != WAY_UPLINK)
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	if (!begins(packet))
+	if (!begins(packet) && !answers(packet, key, onramp->pool))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
-	reason = open_flow(skb, key, &flow, onramp->pool, now);
+	if (packet->protocol == IPPROTO_TCP) {
+		__u32 nothing;
+
+		begin(packet, &trial->flow.acknowledged, &trial->flow.sent, &nothing);
+	}
+	reason = open_flow(skb, key, trial, onramp->pool, now);
 	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
 		return reject(skb, packet, onramp, reason, ERROR(ICMP_UNREACHABLE, error));
-	return send_or_drop(skb, packet, &flow, now);
+	return send_or_drop(skb, packet, &trial->flow, onramp, now);
 }
 
 /* A client packet that cannot be translated: when it is for the server itself, that is the server's matter. */
-INLINE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
+ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
 	struct flow unused = {};
-	__u32 gateway;
+	__u32 gateway = 0;
 
+	if (!packet)
+		return TC_ACT_SHOT;
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
 	return drop(skb, packet->reason, HOOK_EGRESS_OUT, packet);
+}
+
+#define NOT_A_FLOW -2
+
+/* A client's (or a router's behind it) error about a packet that we gave it. Its quote came to the client, so
+ * the quoted destination finds the flow. */
+ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow_key key = {};
+	struct flow *flow = 0;
+	struct quote quote;
+	__u32 gateway = 0;
+	void *data, *end;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	pull(skb, QUOTE_MAX);
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	packet->reason = REASON_ICMP_ERROR;
+	if (!parse_quote(data, end, packet, &quote)) {
+		key.client = quote.destination;
+		key.remote = quote.source;
+		key.client_port = quote.destination_port;
+		key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.source_port;
+		key.onramp = skb->ifindex;
+		key.protocol = quote.protocol;
+		flow = bpf_map_lookup_elem(&flows, &key);
+	}
+	if (!flow || packet->destination != quote.source)
+		return NOT_A_FLOW;
+	if (packet->ttl <= 1)
+		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_OUT, packet);
+	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
+		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
+	if (translate_error(data, end, packet, &quote, 0, flow->local, flow->local_port))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	return transmit(skb, flow, now, gateway);
 }
 
 /* Neighbour discovery and other link-local IPv6 is the host's; the rest would be an egress nobody chose. */
@@ -114,8 +171,8 @@ int egress_out(struct __sk_buff *skb)
 	struct packet packet;
 	struct onramp *onramp;
 	struct flow *flow;
+	int parsed, verdict;
 	__u64 now;
-	int parsed;
 
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
@@ -126,7 +183,10 @@ int egress_out(struct __sk_buff *skb)
 	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u)
 		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
-	if (parsed == PARSED_DROP)
+	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
+	if (verdict != NOT_A_FLOW)
+		return verdict;
+	if (parsed != PARSED_OK)
 		return untranslatable(skb, &packet, onramp);
 	if (!onramp)
 		return drop(skb, REASON_NO_POOL, HOOK_EGRESS_OUT, &packet);
@@ -141,31 +201,15 @@ int egress_out(struct __sk_buff *skb)
 	if (flow && packet.ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
 		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
 	if (flow &&
-	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || has_moved(skb, flow)) &&
-	    !refresh(skb, flow, &key, packet.tcp_flags, now)) {
+	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
+	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
+	    !refresh(skb, flow, &key, &packet, now)) {
 		bpf_map_delete_elem(&flows, &key);
 		flow = 0;
 	}
 	if (!flow)
 		return first_packet(skb, &packet, &key, onramp, now);
-	return send_or_drop(skb, &packet, flow, now);
-}
-
-/* A reply keeps a TCP claim alive and moves its state on. Replies of other protocols do not: whoever knows
- * the port could keep it taken for ever (RFC 4787 REQ-6 leaves it open). */
-INLINE void seen_reply(struct claim *claim, const struct packet *packet, __u64 now, __u64 expires)
-{
-	__u32 state = seen_in(claim->state, packet->tcp_flags), pool_key = claim->pool;
-	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
-	struct flow_key owner = claim->flow;
-	__u64 lifetime;
-
-	if (!pool)
-		return;
-	lifetime = lifetime_ns(pool, IPPROTO_TCP, state);
-	if ((state != claim->state || expires < now + lifetime - lifetime / REFRESH_PARTS) &&
-	    extend(claim, &owner, now, now + lifetime))
-		claim->state = state;
+	return send_or_drop(skb, &packet, flow, onramp, now);
 }
 
 SEC("tc")
@@ -173,14 +217,18 @@ int egress_in(struct __sk_buff *skb)
 {
 	struct rewrite rewrite = {.end = END_DESTINATION};
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
-	struct claim_key key = {};
+	struct claim_key key = {}, mapping = {};
+	int parsed, verdict, stranger = 0;
 	struct packet packet;
 	struct claim *claim;
-	__u64 now, expires;
+	__u64 now;
 	__u32 onramp;
 
 	pull_headers(skb);
-	if (parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet) != PARSED_OK)
+	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
+	if (parsed == PARSED_ERROR)
+		return error_in(skb, &packet);
+	if (parsed != PARSED_OK)
 		return TC_ACT_UNSPEC; /* what was for us and could not be read, the director has dropped */
 	key.local = packet.destination;
 	key.remote = packet.source;
@@ -188,19 +236,29 @@ int egress_in(struct __sk_buff *skb)
 	key.remote_port = packet.protocol == IPPROTO_ICMP ? 0 : packet.source_port;
 	key.protocol = packet.protocol;
 	claim = bpf_map_lookup_elem(&claims, &key);
-	if (!claim)
-		return TC_ACT_UNSPEC;
 	now = bpf_ktime_get_coarse_ns();
-	expires = *(volatile __u64 *)&claim->expires_ns;
-	if (expires <= now || expires == CLAIM_BUSY)
-		return TC_ACT_UNSPEC;
+	if (!claim || !alive(claim, now)) {
+		mapping.protocol = key.protocol;
+		mapping.local = key.local;
+		mapping.local_port = key.local_port;
+		claim = bpf_map_lookup_elem(&claims, &mapping);
+		if (!claim || !alive(claim, now) || socket_holds(skb, &key))
+			return TC_ACT_UNSPEC;
+		/* The port is that client's alone. The kernel would refuse in its name, and break what both begin. */
+		if (!open_to_all(claim, key.protocol))
+			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, &packet);
+		stranger = 1;
+	}
 	if (packet.ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);
-	if (packet.protocol == IPPROTO_TCP)
-		seen_reply(claim, &packet, now, expires);
+	onramp = claim->flow.onramp;
+	verdict = too_big(skb, &packet, onramp);
+	if (verdict != NOT_TOO_BIG)
+		return verdict;
+	if (!stranger && packet.protocol == IPPROTO_TCP)
+		seen_reply(claim, &packet, now);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;
-	onramp = claim->flow.onramp;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
 	if (translate(skb, &packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))

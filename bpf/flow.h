@@ -5,25 +5,62 @@
 #include "claim.h"
 #include "count.h"
 #include "rewrite.h"
-#include "search.h"
+#include "slots.h"
 
 #define FAMILY_IPV4 2             /* AF_INET */
 #define HOP_CACHED_NS 1000000000ULL /* a changed route or neighbour is noticed after this */
 
+INLINE int drop(struct __sk_buff *skb, enum reason reason, enum hook hook, const struct packet *packet)
+{
+	count_drop(reason, hook, skb->ifindex, packet);
+	return TC_ACT_SHOT;
+}
+
 enum way { WAY_UPLINK, WAY_HOST, WAY_NONE, WAY_OFF };
 
-/* Where would the kernel route the packet? WAY_OFF: it does not say, forwarding is off. Fills the flow's next hop when it is the uplink; hop_ns stays 0
- * while the neighbour's MAC address is not known. */
-INLINE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
+/* The way to a soft-unicast address (hairpin, RFC 4787 REQ-9): the server that has its slice, perhaps this one.
+ * The packet arrives there like one from the internet, with its sender's outside address and port. */
+INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __u64 now)
+{
+	__u32 first = 0, owner, own;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct server *server, *me;
+	struct slot *slot = 0;
+	enum place place = place_of(packet->destination, packet->destination_port, &slot);
+
+	if (!self || !slot || (place != PLACE_HERE && place != PLACE_ELSEWHERE))
+		return WAY_NONE;
+	owner = slot->owner;
+	own = self->self;
+	server = bpf_map_lookup_elem(&servers, &owner);
+	me = bpf_map_lookup_elem(&servers, &own);
+	if (!server || !me || server->kind == SERVER_UNUSED)
+		return WAY_NONE;
+	flow->hop_ns = now + HOP_CACHED_NS;
+	flow->hop_mtu = self->uplink_mtu;
+	flow->hairpin = place == PLACE_HERE;
+	copy(flow->hop_destination, server->mac, ETH_ALEN);
+	copy(flow->hop_source, me->mac, ETH_ALEN);
+	return WAY_UPLINK;
+}
+
+/* Where would the kernel route the packet? WAY_OFF: it does not say, forwarding is off. Fills the flow's next hop
+ * when it is the uplink; hop_ns stays 0 while the neighbour's MAC address is not known. */
+ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
 {
 	struct bpf_fib_lookup fib = {.family = FAMILY_IPV4, .ifindex = skb->ifindex};
 	struct settings *self;
 	__u32 first = 0;
 	long result;
 
+	if (!packet || !flow || !gateway)
+		return WAY_NONE;
+	if (in_block(packet->destination))
+		return route_hairpin(packet, flow, now);
 	fib.l4_protocol = packet->protocol;
 	fib.ipv4_src = packet->source;
 	fib.ipv4_dst = packet->destination;
+	fib.tot_len = 1; /* asks for the MTU; GSO packets are longer and cut later */
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
@@ -35,85 +72,140 @@ INLINE enum way route(struct __sk_buff *skb, const struct packet *packet, struct
 		return WAY_NONE;
 	*gateway = fib.ipv4_dst;
 	flow->hop_ns = 0;
+	flow->hairpin = 0;
 	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		flow->hop_ns = now + HOP_CACHED_NS;
 		copy(flow->hop_destination, fib.dmac, ETH_ALEN);
 		copy(flow->hop_source, fib.smac, ETH_ALEN);
+		flow->hop_mtu = fib.mtu_result;
 	}
 	return WAY_UPLINK;
+}
+
+/* Sends a frame that is ready but for its Ethernet addresses. While the next hop's is not known the kernel asks
+ * for it, and holds the packet meanwhile. Returns the verdict; never fails to give one. */
+INLINE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __u32 gateway)
+{
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct bpf_redir_neigh neighbour = {.nh_family = FAMILY_IPV4, .ipv4_nh = gateway};
+
+	if (!self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
+		return TC_ACT_SHOT;
+	count(TRAFFIC_OUT);
+	if (hop->hairpin)
+		return bpf_redirect(self->uplink, BPF_F_INGRESS);
+	return hop->hop_ns > now ? bpf_redirect(self->uplink, 0) :
+				   bpf_redirect_neigh(self->uplink, &neighbour, sizeof(neighbour), 0);
+}
+
+/* The size of the IPv4 packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
+INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct tcphdr *tcp;
+
+	if (!skb->gso_size)
+		return skb->len - ETH_HLEN;
+	tcp = (void *)(long)skb->data + (packet->l4_offset & 0x7f);
+	if (packet->protocol != IPPROTO_TCP || (void *)(tcp + 1) > (void *)(long)skb->data_end)
+		return skb->gso_size + packet->l4_offset - ETH_HLEN + sizeof(struct udphdr);
+	return skb->gso_size + packet->l4_offset - ETH_HLEN + tcp->doff * 4;
 }
 
 /* Translates the packet and sends it out of the uplink. Returns REASON_NONE with the verdict in `verdict`. */
 INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, int *verdict)
 {
 	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port};
-	__u32 first = 0, gateway = 0;
-	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	__u32 gateway = 0;
 
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return REASON_NO_ROUTE;
-	if (!self || translate(skb, packet, &rewrite))
+	if (flow->hop_ns > now && packet_bytes(skb, packet) > flow->hop_mtu)
+		return REASON_TOO_BIG;
+	follow(packet, &flow->acknowledged, &flow->sent);
+	if (translate(skb, packet, &rewrite))
 		return REASON_INTERNAL;
-	if (flow->hop_ns <= now) { /* let the kernel find the neighbour; it holds the packet meanwhile */
-		struct bpf_redir_neigh hop = {.nh_family = FAMILY_IPV4, .ipv4_nh = gateway};
-
-		*verdict = bpf_redirect_neigh(self->uplink, &hop, sizeof(hop), 0);
-	} else {
-		if (set_mac(skb, flow->hop_destination, flow->hop_source))
-			return REASON_INTERNAL;
-		*verdict = bpf_redirect(self->uplink, 0);
-	}
-	count(TRAFFIC_OUT);
+	*verdict = transmit(skb, flow, now, gateway);
 	return REASON_NONE;
 }
 
-/* What a packet from the client adds to what was seen. Traffic after an RST means that the conversation
- * goes on (RFC 7857 section 2.2); a SYN after its end, that the same ports begin another one. */
-INLINE __u32 seen_out(__u32 state, __u8 flags)
+/* Of a pool that maps so: may anybody send to the port? */
+INLINE int filters_independently(const struct pool *pool, __u8 protocol)
 {
-	if (flags & TCP_RST)
-		return state | SEEN_RST;
-	if (flags & TCP_SYN)
-		return state & (SEEN_RST | SEEN_FIN_OUT | SEEN_FIN_IN) ? 0 : state;
-	return (state & ~SEEN_RST) | SEEN_OUT | (flags & TCP_FIN ? SEEN_FIN_OUT : 0);
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP : BEHAVIOUR_FILTERING_ICMP);
 }
 
-INLINE __u32 seen_in(__u32 state, __u8 flags)
+INLINE int maps_independently(const struct pool *pool, __u8 protocol)
 {
-	if (flags & TCP_RST)
-		return state | SEEN_RST;
-	return state | SEEN_IN | (flags & TCP_FIN ? SEEN_FIN_IN : 0);
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
 }
 
-/* Does the client send from another MAC address than before? Its router failed over, or it was made anew under its
- * old address: from then on replies must go there. */
-INLINE int has_moved(struct __sk_buff *skb, const struct flow *flow)
+/* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It is where its client is,
+ * and lives as long as the longest of its conversations; so that an ended TCP conversation does not keep its port for
+ * hours, one that is the only one the mapping has had shortens it, too. `session`: the one that goes on. */
+INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key, const struct claim *session, __u64 now,
+			    __u64 lifetime)
 {
-	struct ethhdr *eth = (void *)(long)skb->data;
-	const __u16 *now = (void *)eth->h_source, *before = (void *)flow->client_mac;
+	struct flow_key mapping = *key;
+	struct claim_key claim_key = {.protocol = key->protocol};
+	struct claim *claim;
+	struct flow *flow;
 
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return 0;
-	return (now[0] ^ before[0]) | (now[1] ^ before[1]) | (now[2] ^ before[2]);
+	if (!maps_independently(pool, key->protocol))
+		return;
+	mapping.remote = mapping.remote_port = 0;
+	flow = bpf_map_lookup_elem(&flows, &mapping);
+	if (!flow)
+		return;
+	claim_key.local = flow->local;
+	claim_key.local_port = flow->local_port;
+	claim = bpf_map_lookup_elem(&claims, &claim_key);
+	if (!claim || !same_flow(&claim->flow, &mapping))
+		return;
+	if (claim->expires_ns < now + lifetime || claim->sent == 1)
+		extend(claim, &mapping, now, now + lifetime);
+	copy(claim->client_mac, session->client_mac, ETH_ALEN);
+	copy(claim->onramp_mac, session->onramp_mac, ETH_ALEN);
+}
+
+ALONE int held_here(__u32 local, __u16 local_port)
+{
+	struct slot *slot;
+
+	return place_of(local, local_port, &slot) == PLACE_HERE;
 }
 
 /* Asks the claim of a known flow, keeps it alive, and tells it where the client is. Returns 0 when it is no longer
- * this flow's. */
-INLINE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_key *key, __u8 flags, __u64 now)
+ * this flow's, or when its slice is lost and what follows can begin anew elsewhere (a TCP conversation cannot: the
+ * guard says why). */
+ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_key *key, const struct packet *packet,
+		  __u64 now)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct claim_key claim_key = {.local = flow->local,
-				      .local_port = flow->local_port,
-				      .remote = key->remote,
-				      .remote_port = key->remote_port,
-				      .protocol = key->protocol};
-	struct claim *claim = bpf_map_lookup_elem(&claims, &claim_key);
+	struct claim_key claim_key = {};
 	__u32 state, pool_key;
+	struct claim *claim;
 	struct pool *pool;
 	__u64 lifetime;
+	__u8 flags;
 
-	if (!claim || (void *)(eth + 1) > (void *)(long)skb->data_end)
+	if (!flow || !key || !packet)
 		return 0;
+	flags = packet->tcp_flags;
+	claim_key.local = flow->local;
+	claim_key.local_port = flow->local_port;
+	claim_key.remote = key->remote;
+	claim_key.remote_port = key->remote_port;
+	claim_key.protocol = key->protocol;
+	claim = bpf_map_lookup_elem(&claims, &claim_key);
+	if (!claim || (void *)(eth + 1) > (void *)(long)skb->data_end ||
+	    ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow->local, flow->local_port)))
+		return 0;
+	if ((flags & TCP_RST) && (claim->state & SEEN_IN) &&
+	    !believable(packet, claim->acknowledged, flow->sent, claim->sent, 0))
+		flags &= ~TCP_RST;
 	pool_key = claim->pool;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
@@ -122,62 +214,19 @@ INLINE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_k
 	lifetime = lifetime_ns(pool, key->protocol, state);
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
-	claim->state = state;
+	set_state(claim, state);
 	copy(claim->client_mac, eth->h_source, ETH_ALEN);
 	copy(claim->onramp_mac, eth->h_dest, ETH_ALEN);
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);
-	/* Until the conversation is established its state may change with every packet. */
+	if ((flags & (TCP_SYN | TCP_RST)) == TCP_SYN)
+		begin(packet, &flow->acknowledged, &flow->sent, &claim->acknowledged);
+	refresh_mapping(pool, key, claim, now, lifetime);
+	/* Until the conversation is established its state may change with every packet; once it has ended, its port
+	 * may be used again when both sides have been silent for a moment. */
 	flow->refresh_ns = 0;
-	if (key->protocol != IPPROTO_TCP || (state & SEEN_IN))
+	if (ended(state))
+		claim->refresh_in_ns = 0;
+	if (key->protocol != IPPROTO_TCP || established(state))
 		flow->refresh_ns = now + refresh_ns(pool, lifetime);
 	return 1;
-}
-
-/* Finds and claims a port. Returns the reason why not, or REASON_NONE. */
-static __attribute__((noinline)) int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct flow *flow,
-					       __u32 pool_key, __u64 now)
-{
-	struct search search = {.skb = skb, .now_ns = now, .pool = pool_key};
-	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
-	struct ethhdr *eth = (void *)(long)skb->data;
-	struct flow *other;
-	__u64 lifetime;
-
-	if (!pool || !key || !flow)
-		return REASON_NO_POOL;
-	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return REASON_INTERNAL;
-	copy(search.claim.client_mac, eth->h_source, ETH_ALEN);
-	copy(search.claim.onramp_mac, eth->h_dest, ETH_ALEN);
-	copy(flow->client_mac, eth->h_source, ETH_ALEN);
-	lifetime = lifetime_ns(pool, key->protocol, 0);
-	search.until_ns = search.claim.expires_ns = now + lifetime;
-	search.claim.since_ns = now;
-	search.claim.flow = *key;
-	search.claim.pool = pool_key;
-	search.key.remote = key->remote;
-	search.key.remote_port = key->remote_port;
-	search.key.protocol = key->protocol;
-	/* The same client starts with the same slice, so that its address stays the same while there is room. */
-	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
-	bpf_loop(pool->slice_count, try_slice, &search, 0);
-	if (search.full)
-		return REASON_TABLE_FULL;
-	if (!search.found)
-		return search.held ? REASON_SLICE_FULL : REASON_NO_SLICE;
-	flow->local = search.key.local;
-	flow->local_port = search.key.local_port;
-	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
-	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
-		bpf_map_delete_elem(&claims, &search.key);
-		other = bpf_map_lookup_elem(&flows, key);
-		if (!other)
-			return REASON_TABLE_FULL;
-		*flow = *other; /* another CPU opened the same flow this moment */
-		return REASON_NONE;
-	}
-	count(TRAFFIC_NEW_FLOW);
-	if (search.reused)
-		count(TRAFFIC_REUSED);
-	return REASON_NONE;
 }

@@ -6,6 +6,7 @@
  * other source are not looked at further and left to whatever program is attached after this one.
  */
 #include "count.h"
+#include "quote.h"
 #include "rewrite.h"
 #include "slots.h"
 
@@ -20,6 +21,7 @@ int guard(struct __sk_buff *skb)
 {
 	struct packet packet;
 	struct slot *slot;
+	__u16 port;
 	int parsed;
 
 	pull_headers(skb);
@@ -27,6 +29,17 @@ int guard(struct __sk_buff *skb)
 	parsed = parse_behind((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, 2, &packet);
 	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
 		return TC_ACT_UNSPEC;
+	port = packet.source_port;
+	if (parsed == PARSED_ERROR) {
+		struct quote quote;
+
+		pull(skb, QUOTE_MAX);
+		/* An error about a packet that came to one of our ports leaves from that port, so to speak. */
+		if (parse_quote((void *)(long)skb->data, (void *)(long)skb->data_end, &packet, &quote) ||
+		    quote.destination != packet.source)
+			parsed = refuse(&packet, REASON_ICMP_ERROR);
+		port = quote.destination_port;
+	}
 	if (parsed == PARSED_DROP) {
 		struct address_key key = {.address = packet.source};
 
@@ -36,7 +49,7 @@ int guard(struct __sk_buff *skb)
 		return drop(skb, packet.reason == REASON_MALFORMED ? REASON_MALFORMED :
 				 packet.reason == REASON_FRAGMENT ? REASON_GUARD_FRAGMENT : REASON_GUARD_PROTOCOL, &packet);
 	}
-	switch (place_of(packet.source, packet.source_port, &slot)) {
+	switch (place_of(packet.source, port, &slot)) {
 	case PLACE_NOT_OURS:
 	case PLACE_HERE:
 		return TC_ACT_UNSPEC;

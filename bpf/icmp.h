@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Answering a client's packet with an ICMP error (RFC 792, RFC 1812 section 4.3.2), out of the on-ramp it
- * came from. The packet itself becomes the answer: cut after the transport header's first bytes, room made
- * in front, new headers written. */
+/* Answering a packet with an ICMP error (RFC 792, RFC 1812 section 4.3.2), out of the interface it came from. The
+ * packet itself becomes the answer: cut after the transport header's first bytes, room made in front, new headers
+ * written. */
 #pragma once
 
 #include "count.h"
@@ -9,9 +9,12 @@
 
 #define UNREACHABLE_HOST 1        /* RFC 6888 REQ-11 B: no port could be mapped; only TCP gives up at once */
 #define UNREACHABLE_NET 0
+#define UNREACHABLE_TOO_BIG 4
 #define UNREACHABLE_PROHIBITED 13 /* RFC 5508 REQ-8: no resources for a query; a UDP socket fails with it too */
 
-struct quote { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
+#define ERROR(type, code) ((type) << 8 | (code))
+
+struct cut_bytes { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
 	__u8 bytes[80];
 };
 
@@ -51,7 +54,7 @@ INLINE int cut(struct __sk_buff *skb, const struct packet *packet, int *partial)
 /* The one's complement sum of the quote as it will be on the wire. With CHECKSUM_PARTIAL the stack still
  * fills in the transport checksum: afterwards all bytes from the transport header on sum up to the
  * complement of what the field holds now, whatever they are. */
-INLINE __u16 quote_sum(struct quote *quote, __u32 header_bytes, const struct packet *packet, int partial)
+INLINE __u16 quote_sum(struct cut_bytes *quote, __u32 header_bytes, const struct packet *packet, int partial)
 {
 	__u32 at = header_bytes + (packet->protocol == IPPROTO_UDP ? 6 : 16);
 	__u16 held;
@@ -67,32 +70,34 @@ INLINE __u16 quote_sum(struct quote *quote, __u32 header_bytes, const struct pac
 	return fold((__u64)fold(bpf_csum_diff(0, 0, (void *)quote, sizeof(*quote), 0)) + (__u16)~held);
 }
 
-/* Turns the packet into an ICMP error to its sender and sends it. Returns the tc verdict. */
-static __attribute__((noinline)) int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
+/* Turns the packet into an ICMP error to its sender, Ethernet addresses included. Returns 0 when it can be sent. */
+ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
 						__u32 type_code)
 {
 	struct error_headers headers = {};
-	struct quote quote = {};
+	struct cut_bytes quote = {};
 	int partial, transport_bytes;
 	__u32 header_bytes, quote_bytes;
 	struct ethhdr *eth;
 	__u8 mac[ETH_ALEN];
 
 	if (!packet || !own_address)
-		return TC_ACT_SHOT;
+		return -1;
 	header_bytes = (packet->l4_offset - ETH_HLEN) & 0x3c;
 	transport_bytes = cut(skb, packet, &partial);
 	if (transport_bytes < 0)
-		return TC_ACT_SHOT;
+		return -1;
 	quote_bytes = header_bytes + (transport_bytes == 20 ? 20 : 8);
 	if (quote_bytes > sizeof(quote) || quote_bytes < 28 || bpf_skb_load_bytes(skb, ETH_HLEN, &quote, quote_bytes))
-		return TC_ACT_SHOT;
+		return -1;
 	if (bpf_skb_adjust_room(skb, sizeof(headers), BPF_ADJ_ROOM_MAC, 0))
-		return TC_ACT_SHOT;
+		return -1;
 
 	headers.icmp.type = type_code >> 8;
 	headers.icmp.code = type_code;
-	headers.icmp.checksum = ~fold((__u64)be16(type_code) + quote_sum(&quote, header_bytes, packet, partial));
+	headers.icmp.sequence = be16(type_code >> 16); /* the MTU, with "too big" (RFC 1191) */
+	headers.icmp.checksum = ~fold((__u64)be16(type_code) + headers.icmp.sequence +
+				      quote_sum(&quote, header_bytes, packet, partial));
 	headers.ip.version = 4;
 	headers.ip.ihl = 5;
 	headers.ip.tot_len = be16(sizeof(headers) + quote_bytes);
@@ -102,13 +107,13 @@ static __attribute__((noinline)) int icmp_error(struct __sk_buff *skb, const str
 	headers.ip.daddr = packet->source;
 	headers.ip.check = ~fold(bpf_csum_diff(0, 0, (void *)&headers.ip, sizeof(headers.ip), 0));
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &headers, sizeof(headers), 0))
-		return TC_ACT_SHOT;
+		return -1;
 	eth = (void *)(long)skb->data;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
-		return TC_ACT_SHOT;
+		return -1;
 	copy(mac, eth->h_dest, ETH_ALEN);
 	copy(eth->h_dest, eth->h_source, ETH_ALEN);
 	copy(eth->h_source, mac, ETH_ALEN);
 	count(TRAFFIC_ICMP_SENT);
-	return bpf_redirect(skb->ifindex, 0);
+	return 0;
 }

@@ -80,6 +80,28 @@ struct {
 } claims SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct client_key);
+	__type(value, struct client);
+} clients SEC(".maps");
+
+struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
+	struct flow flow;
+	struct claim claim;
+	struct claim_key key;
+	__u32 zero;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trial);
+} scratch SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASON_MAX);
 	__type(key, __u32);

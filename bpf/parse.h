@@ -8,7 +8,6 @@
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP_UNREACHABLE 3
-#define ICMP_REDIRECT 5
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
@@ -33,6 +32,7 @@ enum parsed {
 	PARSED_OK = 0,    /* TCP, UDP or ICMP echo with all of its header */
 	PARSED_OTHER,     /* not IPv4: nothing of ours */
 	PARSED_IPV6,
+	PARSED_ERROR,     /* an ICMP error: quote.h reads what it is about */
 	PARSED_DROP,      /* IPv4, but see packet.reason; addresses are valid unless MALFORMED */
 };
 
@@ -41,7 +41,11 @@ struct packet {
 	__u32 destination;      /* be */
 	__u16 source_port;      /* be; ICMP echo: the identifier in both */
 	__u16 destination_port; /* be */
+	__u32 sequence;         /* TCP */
+	__u32 sequence_end;     /* TCP: behind the payload, SYN and FIN */
+	__u32 acknowledgement;  /* TCP, 0 without ACK */
 	__u16 l4_offset;        /* bytes from the start of the frame */
+	__u16 l4_bytes;         /* from there to the end of the packet; a frame may be longer */
 	__u8 protocol;
 	__u8 ttl;
 	__u8 tcp_flags;
@@ -65,6 +69,9 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		packet->source_port = tcp->source;
 		packet->destination_port = tcp->dest;
 		packet->tcp_flags = ((__u8 *)tcp)[13];
+		packet->sequence = be32(tcp->seq);
+		packet->sequence_end = packet->sequence + l4_bytes - tcp->doff * 4 + tcp->syn + tcp->fin;
+		packet->acknowledgement = tcp->ack ? be32(tcp->ack_seq) : 0;
 		return PARSED_OK;
 	}
 	if (packet->protocol == IPPROTO_UDP) {
@@ -83,12 +90,13 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		if ((void *)(icmp + 1) > end || l4_bytes < sizeof(*icmp))
 			return refuse(packet, REASON_MALFORMED);
 		packet->icmp_type = icmp->type;
+		if (icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_TIME_EXCEEDED ||
+		    icmp->type == ICMP_PARAMETER_PROBLEM)
+			return PARSED_ERROR;
 		packet->source_port = packet->destination_port = icmp->id;
 		if (icmp->type == ICMP_ECHO || icmp->type == ICMP_ECHO_REPLY)
 			return PARSED_OK;
-		if ((icmp->type >= ICMP_UNREACHABLE && icmp->type <= ICMP_REDIRECT) ||
-		    icmp->type == ICMP_TIME_EXCEEDED || icmp->type == ICMP_PARAMETER_PROBLEM)
-			return refuse(packet, REASON_ICMP_ERROR);
+		/* Redirects and source quench from the internet are nobody's business (RFC 5508 REQ-10). */
 	}
 	return refuse(packet, REASON_PROTOCOL);
 }
@@ -137,9 +145,11 @@ INLINE int parse_behind(void *data, void *end, __u32 frame_bytes, const int tags
 	packet->protocol = ip->protocol;
 	packet->ttl = ip->ttl;
 	packet->l4_offset = l2_bytes + header_bytes;
+	/* 0.0.0.0 is nobody's address, and stands for "any" in the tables. */
 	if (ip->version != 4 || header_bytes < sizeof(*ip) || total_bytes < header_bytes ||
-	    total_bytes > frame_bytes - l2_bytes)
+	    total_bytes > frame_bytes - l2_bytes || !ip->saddr || !ip->daddr)
 		return refuse(packet, REASON_MALFORMED);
+	packet->l4_bytes = total_bytes - header_bytes;
 	if (ip->frag_off & be16(IP_MORE_FRAGMENTS | IP_OFFSET))
 		return refuse(packet, REASON_FRAGMENT);
 	return parse_l4((void *)ip + header_bytes, end, total_bytes - header_bytes, packet);

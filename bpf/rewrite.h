@@ -4,6 +4,7 @@
  * container with the checksum still to be computed (CHECKSUM_PARTIAL), where the field holds something else. */
 #pragma once
 
+#include "checksum.h"
 #include "parse.h"
 
 enum end { END_SOURCE, END_DESTINATION };
@@ -22,27 +23,19 @@ static __attribute__((noinline, used)) int name_types(struct bpf_flow_keys *keys
 }
 
 #define HEADERS_MAX (ETH_HLEN + 2 * sizeof(struct vlan_tag) + 60 + sizeof(struct tcphdr))
+#define QUOTE_MAX (HEADERS_MAX + sizeof(struct icmp_header) + 60) /* with the headers that an ICMP error quotes */
 
-/* Makes all headers readable in the linear part. Packet pointers taken before are void afterwards. */
+/* Makes the first bytes of the frame, or all it has, readable in the linear part. Packet pointers taken before
+ * are void afterwards. */
+INLINE void pull(struct __sk_buff *skb, __u32 bytes)
+{
+	if (skb->data_end - skb->data < (long)bytes && skb->data_end - skb->data < (long)skb->len)
+		bpf_skb_pull_data(skb, skb->len < bytes ? skb->len : bytes);
+}
+
 INLINE void pull_headers(struct __sk_buff *skb)
 {
-	if (skb->data_end - skb->data < (long)HEADERS_MAX && skb->data_end - skb->data < (long)skb->len)
-		bpf_skb_pull_data(skb, skb->len < HEADERS_MAX ? skb->len : HEADERS_MAX);
-}
-
-/* One's complement sum of checksum `check` after a 16 bit word changed from `from` to `to` (RFC 1624). */
-INLINE __u16 checksum_replace(__u16 check, __u16 from, __u16 to)
-{
-	__u32 sum = (__u16)~check + (__u16)~from + to;
-
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~(__u16)(sum + (sum >> 16));
-}
-
-INLINE void checksum_replace_address(struct iphdr *ip, __u32 from, __u32 to)
-{
-	ip->check = checksum_replace(ip->check, from, to);
-	ip->check = checksum_replace(ip->check, from >> 16, to >> 16);
+	pull(skb, HEADERS_MAX);
 }
 
 /* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */

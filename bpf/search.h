@@ -2,7 +2,10 @@
 /* Finding and claiming a free port for a new flow: every slice of the pool that has a live lease, every port
  * of each slice exactly once, from a random start with a random odd step (RFC 6056), until one is free. When
  * this says that nothing is free, nothing is: each port was taken towards this destination when it was tried.
- * A tuple that a kernel socket holds (also one that never heard of softunicast) counts as taken. */
+ * A tuple that a kernel socket holds (also one that never heard of softunicast) counts as taken.
+ *
+ * Only when nothing is free, a port is used again early whose TCP conversation was followed to its end
+ * (RFC 6888 REQ-8 a), a moment after that end. */
 #pragma once
 
 #include "claim.h"
@@ -29,12 +32,15 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 	return 1;
 }
 
+#define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
+
 struct search { /* the state of one search for a free port, over all slices of a pool */
 	struct __sk_buff *skb;
-	struct claim_key key;
-	struct claim claim;
+	struct claim_key *key; /* in scratch, like */
+	struct claim *claim;   /* what a free port is given */
 	__u64 until_ns;
 	__u64 now_ns;
+	__u64 closing_ns; /* how long ended conversations keep their claim */
 	__u32 pool;
 	__u32 first_slice;
 	__u16 port;   /* next to try is first + ((port) & mask) */
@@ -45,35 +51,59 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u8 full;    /* the claims table has no room */
 	__u8 found;
 	__u8 reused;
+	__u8 endings; /* ended conversations were in the way */
+	__u8 early;   /* take these over */
 };
+
+/* May the claim of an ended conversation change hands before it expires? */
+INLINE int reusable(const struct search *search, const struct claim *claim, __u64 expires)
+{
+	return search->early && claim->pool == search->pool && ended(claim->state) &&
+	       expires <= search->now_ns + search->closing_ns - REUSE_AFTER_NS;
+}
+
+/* Undoes insert_claim, before anybody can have used the claim. */
+INLINE void give_back(struct search *search)
+{
+	bpf_map_delete_elem(&claims, search->key);
+	client_loses(&search->claim->flow);
+}
 
 INLINE int insert_claim(struct search *search)
 {
-	long error = bpf_map_update_elem(&claims, &search->key, &search->claim, BPF_NOEXIST);
+	long error = bpf_map_update_elem(&claims, search->key, search->claim, BPF_NOEXIST);
 	struct claim *old;
 	__u64 expires;
 
-	if (!error)
+	if (!error) {
+		client_gains(&search->claim->flow);
 		return 1;
+	}
 	if (error != -17 /* EEXIST */) {
 		search->full = 1;
 		return 0;
 	}
-	old = bpf_map_lookup_elem(&claims, &search->key);
+	old = bpf_map_lookup_elem(&claims, search->key);
 	if (!old)
 		return 0; /* swept away this moment: the next port will do */
 	expires = *(volatile __u64 *)&old->expires_ns;
-	if (expires > search->now_ns ||
+	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
+		search->endings = 1;
+	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(&search->key, &old->flow);
-	old->flow = search->claim.flow;
-	old->state = 0;
+	drop_flow_of(search->key, old);
+	old->flow = search->claim->flow;
+	old->state = search->claim->state;
 	old->pool = search->pool;
 	old->since_ns = search->now_ns;
-	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));
-	copy(old->onramp_mac, search->claim.onramp_mac, sizeof(old->onramp_mac));
+	old->refresh_in_ns = 0;
+	old->acknowledged = search->claim->acknowledged;
+	old->sent = search->claim->sent;
+	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
+	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
+	client_gains(&search->claim->flow);
 	search->reused = 1;
 	return 1;
 }
@@ -83,11 +113,11 @@ static long try_port(__u32 index, struct search *search)
 	__u16 port = search->first + (search->port & search->mask);
 
 	search->port += search->stride;
-	search->key.local_port = be16(port);
+	search->key->local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (socket_holds(search->skb, &search->key)) {
-		bpf_map_delete_elem(&claims, &search->key);
+	if (socket_holds(search->skb, search->key)) {
+		give_back(search);
 		search->reused = 0;
 		return 0;
 	}
@@ -114,7 +144,7 @@ static long try_slice(__u32 index, struct search *search)
 		return 0; /* its lease ran out: the next slice */
 	search->held = 1;
 	random = bpf_get_prandom_u32();
-	search->key.local = slice->address;
+	search->key->local = slice->address;
 	search->first = slice->first;
 	search->mask = slice->mask;
 	search->port = random;

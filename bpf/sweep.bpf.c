@@ -14,9 +14,18 @@ static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, s
 	}
 	if (__sync_val_compare_and_swap(&claim->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(&dead, &claim->flow);
+	drop_flow_of(&dead, claim);
 	bpf_map_delete_elem(&claims, &dead);
 	sweep->freed++;
+	return 0;
+}
+
+static long sweep_client(void *map, struct client_key *key, struct client *client, struct sweep *sweep)
+{
+	struct client_key idle = *key;
+
+	if (!client->flows && client->next_ns < sweep->now_ns)
+		bpf_map_delete_elem(&clients, &idle);
 	return 0;
 }
 
@@ -26,6 +35,7 @@ int sweep(struct sweep *context)
 	struct sweep sweep = {.now_ns = bpf_ktime_get_ns()};
 
 	bpf_for_each_map_elem(&claims, sweep_claim, &sweep, 0);
+	bpf_for_each_map_elem(&clients, sweep_client, &sweep, 0);
 	*context = sweep;
 	return 0;
 }

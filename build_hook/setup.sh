@@ -10,8 +10,11 @@ say() { printf '  set-up: %s\n' "$*"; }
 declare -A needed=(
   [python3-venv]=/usr/share/doc/python3-venv [libbpf1]=/usr/share/doc/libbpf1 [iproute2]=/usr/share/doc/iproute2
   [curl]=/usr/share/doc/curl [iputils-ping]=/usr/share/doc/iputils-ping [bpftool]=/usr/share/doc/bpftool
-  [ca-certificates]=/usr/share/doc/ca-certificates
+  [ca-certificates]=/usr/share/doc/ca-certificates [traceroute]=/usr/share/doc/traceroute
+  [iputils-tracepath]=/usr/share/doc/iputils-tracepath
 )
+# For one test. Where systemd runs its package would start a TURN server now and at every boot: not ours to do.
+[ -d /run/systemd/system ] || needed[coturn]=/usr/share/doc/coturn
 missing=()
 for package in "${!needed[@]}"; do [ -e "${needed[$package]}" ] || missing+=("$package"); done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -21,7 +24,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
   say "installing ${missing[*]}"
   apt-get -qq update >/dev/null
-  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
 python=python3

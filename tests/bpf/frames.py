@@ -6,6 +6,7 @@ Ends are "address:port"; for ICMP echo the port is the identifier. Defaults: a c
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -51,11 +52,20 @@ def tcp(
     macs: Macs = FROM_CLIENT,
     options: list[Any] | None = None,
     ip_options: list[Any] | None = None,
+    sequence: int = 5,
+    acknowledgement: int = 0,
     **fields: Any,
 ) -> bytes:
     if ip_options:
         fields["options"] = ip_options
-    segment = TCP(sport=end(source)[1], dport=end(destination)[1], flags=flags, seq=5, options=options or [])
+    segment = TCP(
+        sport=end(source)[1],
+        dport=end(destination)[1],
+        flags=flags,
+        seq=sequence,
+        ack=acknowledgement,
+        options=options or [],
+    )
     return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / segment / Raw(payload))
 
 
@@ -121,6 +131,23 @@ def refusal(
     return bytes(ethernet(macs) / header / ICMP(type=kind, code=code) / Raw(inner))
 
 
+def error(
+    source: str,
+    destination: str,
+    quoted: bytes,
+    kind: tuple[int, int] = (3, 3),
+    word: int = 0,
+    ttl: int = 64,
+    macs: Macs = FROM_WIRE,
+    **fields: Any,
+) -> bytes:
+    """An ICMP error from any router; `quoted` are the bytes it quotes, `word` its second four (MTU, pointer)."""
+    message = struct.pack("!BBHI", *kind, 0, word) + quoted
+    checksum = 0xFFFF ^ sum_words(message)
+    whole = message[:2] + struct.pack("!H", checksum) + message[4:]
+    return bytes(ethernet(macs) / ip(source, destination, ttl, proto=1, **fields) / Raw(whole))
+
+
 def changed(frame: bytes, at: int, value: bytes) -> bytes:
     """The frame with the bytes at an offset replaced; checksums are left as they are."""
     return frame[:at] + value + frame[at + len(value) :]
@@ -157,3 +184,11 @@ def checksums_right(frame: bytes) -> tuple[bool, bool]:
     length = segment[4:6] if protocol == 17 else len(segment).to_bytes(2, "big")
     covered = segment[: int.from_bytes(length, "big")]
     return header_right, sum_words(header[12:20] + bytes([0, protocol]) + length + covered) == 0xFFFF
+
+
+def with_ip(frame: bytes, **fields: Any) -> bytes:
+    """The same frame with other fields in the (first) IP header, and its checksum."""
+    whole = Ether(frame)
+    for name, value in (fields | {"chksum": None}).items():
+        setattr(whole[IP], name, value)
+    return bytes(whole)

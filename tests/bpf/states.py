@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.bpf.world import ME, ONRAMP, ONRAMP2
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.pools import Timers
+from softunicast.core.pools import PROTOCOLS, Behaviour, Timers
 from softunicast.core.slices import Slice
 
 ADDRESSES = tuple(
@@ -23,6 +23,8 @@ PORTS = (256, 2048, 32768)
 
 seconds = st.integers(1, 10**6)
 timers = st.builds(Timers, seconds, seconds, seconds, seconds, seconds)
+protocols = st.frozensets(st.sampled_from(PROTOCOLS))
+behaviours = st.builds(Behaviour, protocols, protocols)
 macs = st.binary(min_size=6, max_size=6).map(lambda data: data.hex(":"))
 servers = st.dictionaries(st.sampled_from(NAMES), macs, min_size=1)
 
@@ -43,7 +45,7 @@ def kernel_states(draw: st.DrawFn) -> KernelState:
         for slot in table.owners
     ]
     some = st.lists(st.sampled_from(places), unique=True, max_size=8) if places else st.just([])
-    pools = st.builds(PoolSlices, timers, some.map(tuple))
+    pools = st.builds(PoolSlices, timers, some.map(tuple), behaviours)
     named = draw(st.dictionaries(st.sampled_from(["gb", "de", "a" * 47]), pools))
     onramps = {}
     if named:

@@ -19,7 +19,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 from tests.bpf import frames
 from tests.bpf.frames import CLIENT, FROM_CLIENT, REMOTE, arp, changed, echo, gre, refusal, tagged, tcp, udp
-from tests.bpf.world import ONRAMP, UPLINK, World, state
+from tests.bpf.world import DEPENDENT, ONRAMP, UPLINK, World, state
 
 from softunicast.core.desired import PoolSlices
 from softunicast.core.pools import Timers
@@ -158,11 +158,10 @@ def test_multicast_and_broadcast_are_left_alone(world: World, kind: str, destina
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("destination", ["198.51.100.10:2049", "198.51.100.10:9000", "198.51.100.255:80"])
-def test_hairpin(world: World, kind: str, destination: str) -> None:
-    frame = every_kind(destination)[kind]
-    ran = world.out(frame)
-    assert (ran.verdict, ran.reason, ran.frame) == ("drop", "hairpin", frame)
+@pytest.mark.parametrize("destination", ["198.51.100.10:9000", "198.51.100.10:6145", "198.51.100.255:80"])
+def test_a_shared_address_whose_port_nobody_holds(world: World, kind: str, destination: str) -> None:
+    """Nobody has it, this server's lease has run out, or the address is unknown: it must not go to the internet."""
+    check_refused(world, every_kind(destination)[kind], "no_route", UNREACHABLE, NET)
 
 
 def refused_code(kind: str) -> int:
@@ -291,7 +290,7 @@ def test_a_neighbour_not_known_yet(world: World) -> None:
 
 
 def test_the_last_dropped_packet_is_named(world: World) -> None:
-    world.datapath.apply(replace(state(), pools={"gb": PoolSlices(Timers(), ())}))
+    world.datapath.apply(replace(state(), pools={"gb": PoolSlices(Timers(), (), DEPENDENT)}))
     world.out(echo(identifier=77))
     last = next(drop.last for drop in world.datapath.drops() if drop.reason is abi.Reason.NO_SLICE)
     assert last

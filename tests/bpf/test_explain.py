@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.bpf import frames
 from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_WIRE, arp, echo, local_end, tcp, udp
+from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.test_search import Opener
+from tests.bpf.test_too_big import mtu
 from tests.bpf.world import ONRAMP, UPLINK, World, state
 
 from softunicast.core.errors import InputError
@@ -40,7 +42,9 @@ def asked(world: World, frame: bytes, interface: str, leaving: bool = False) -> 
         (ONRAMP, tcp(flags="A"), "dropped", Reason.NO_FLOW),
         (ONRAMP, tcp(ttl=1), "refused with ICMP", Reason.HOP_LIMIT),
         (ONRAMP, tcp(destination="10.0.0.1:22"), "passed to this server", None),
-        (ONRAMP, tcp(destination=HERE), "dropped", Reason.HAIRPIN),
+        (ONRAMP, tcp(destination=HERE), "passed to this server", None),
+        (ONRAMP, tcp(destination=THERE), "sent out of upl", None),
+        (ONRAMP, tcp(destination=NOBODY), "refused with ICMP", Reason.NO_ROUTE),
         (ONRAMP, arp(), "passed to this server", None),
         (UPLINK, tcp(REMOTE, HERE, "SA", macs=FROM_WIRE), "passed to this server", None),
         (UPLINK, tcp(REMOTE, THERE, "SA", macs=FROM_WIRE), "steered to server2", None),
@@ -78,6 +82,25 @@ def test_a_known_flow_and_its_reply(world: World) -> None:
     asked(world, tcp(flags="R"), ONRAMP)  # as it says: nothing happened
     (_, (flow,)) = world.datapath.flows(1)
     assert flow.state == "opening"
+
+
+def test_one_client_to_another(world: World) -> None:
+    """Turned round here; what would be done at the other end is said, too."""
+    world.reset(behaving(OPEN))
+    other = local_end(world.out(udp("10.0.0.9:9")).frame)
+    found = asked(world, udp(CLIENT, other), ONRAMP)
+    assert found.verdict == "given to the client"
+    assert found.packet_out is not None
+    assert found.packet_out.endswith("> 10.0.0.9:9, hop limit 62")
+    found = asked(world, udp(CLIENT, THERE), ONRAMP)
+    assert found.verdict == "sent out of upl"
+
+
+def test_a_reply_too_large_for_its_client(world: World) -> None:
+    local = local_end(world.out(udp()).frame)
+    with mtu(world, ONRAMP):
+        found = asked(world, udp(REMOTE, local, b"x" * 1400, macs=FROM_WIRE), UPLINK)
+    assert (found.verdict, found.reason) == ("refused with ICMP", Reason.TOO_BIG)
 
 
 def test_a_full_slice_and_one_that_is_not(world: World) -> None:

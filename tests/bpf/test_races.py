@@ -14,13 +14,16 @@ from functools import partial
 import pytest
 from tests.bpf import frames
 from tests.bpf.frames import FROM_WIRE, REMOTE, udp
+from tests.bpf.test_mapping import MAPPING, behaving
 from tests.bpf.test_search import Opener, slice_ends
-from tests.bpf.world import ONRAMP, UPLINK, World, state
+from tests.bpf.world import DEPENDENT, ONRAMP, UPLINK, World, state
 
+from softunicast.core.pools import Behaviour
 from softunicast.kernel import abi
 from softunicast.kernel.words import index_key
 
 THREADS = 3
+OTHER_REMOTE = "203.0.113.2:443"
 
 
 def together(*functions: Callable[[], None]) -> None:
@@ -63,20 +66,27 @@ def test_a_slice_filled_from_several_sides(world: World, protocol: str) -> None:
     assert len(world.claims()) == len(world.flows()) == 1024
 
 
-def test_one_flow_opened_on_two_cpus(world: World) -> None:
-    """Both packets leave from the same port, and only one claim is kept."""
+@pytest.mark.parametrize(
+    ("behaviour", "others"), [(DEPENDENT, REMOTE), (MAPPING, REMOTE), (MAPPING, OTHER_REMOTE)]
+)
+def test_one_flow_opened_on_two_cpus(world: World, behaviour: Behaviour, others: str) -> None:
+    """Both packets leave from the same port, and only one claim is kept; so is only one mapping, also when the two
+    packets have different destinations."""
+    world.reset(behaving(behaviour))
     flows = 1500
     got: list[list[tuple[str, int] | None]] = [[], []]
 
     def open_all(index: int) -> None:
-        opener = Opener(world, "udp")
+        opener = Opener(world, "udp", (REMOTE, others)[index])
         for number in range(flows):
             got[index].append(opener.open(number))
 
     together(partial(open_all, 0), partial(open_all, 1))
     assert got[0] == got[1]
     assert None not in got[0]
-    assert len(world.claims()) == len(world.flows()) == flows
+    conversations = flows * len({REMOTE, others})
+    mappings = flows if behaviour is MAPPING else 0
+    assert len(world.claims()) == len(world.flows()) == conversations + mappings
 
 
 @contextmanager
@@ -92,10 +102,11 @@ def udp_lifetime(world: World, lifetime_ns: int) -> Iterator[None]:
         pools.set(index_key(1), before)
 
 
-def test_claims_that_change_hands_all_the_time(world: World) -> None:
+@pytest.mark.parametrize("behaviour", [DEPENDENT, MAPPING])
+def test_claims_that_change_hands_all_the_time(world: World, behaviour: Behaviour) -> None:
     """A reply right after a client's packet reaches that client and nobody else; in the end all memory is free."""
     lifetime_ns = 150_000_000
-    world.reset(state(ports=64))
+    world.reset(behaving(behaviour, 64))
     until = time.monotonic() + 1.5
     checked = [0, 0]
 

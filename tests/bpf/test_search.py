@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from tests.bpf import frames
 from tests.bpf.frames import echo, refusal, tcp, udp
-from tests.bpf.world import ADDRESS, ADDRESS2, FAR_NS, ME, ONRAMP, World, state
+from tests.bpf.world import ADDRESS, ADDRESS2, DEPENDENT, FAR_NS, ME, ONRAMP, World, state
 
 from softunicast.core.desired import AddressTable, PoolSlices, SlotOwner
 from softunicast.core.pools import Timers
@@ -107,7 +107,7 @@ def test_slices_of_several_addresses(world: World) -> None:
         replace(
             wanted,
             addresses={**wanted.addresses, ADDRESS2: other},
-            pools={"gb": PoolSlices(Timers(), slices)},
+            pools={"gb": PoolSlices(Timers(), slices, DEPENDENT)},
         )
     )
     expected = slice_ends(1, ports=16) | slice_ends(2, ports=64, address=str(ADDRESS2))

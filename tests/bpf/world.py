@@ -24,13 +24,15 @@ from tests.bpf import frames
 
 from softunicast.core.config import Limits
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.pools import Timers
+from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, namespaces
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.testrun import Result, run_tc, run_xdp
 from softunicast.kernel.words import be16
 
+# Every protocol: one port serves many destinations.
+DEPENDENT = Behaviour(frozenset(), frozenset())
 ME, NEIGHBOUR = "server1", "server2"
 UPLINK, ONRAMP, ONRAMP2 = "upl", "cl", "cm"
 BLOCK = Slice.parse("198.51.100.0/24")
@@ -40,8 +42,10 @@ SERVERS = {ME: frames.UPLINK_MAC, NEIGHBOUR: frames.NEIGHBOUR_MAC}
 FAR_NS = time.monotonic_ns() + 10**13  # a deadline that no test lives to see
 LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=10240)
 
-# One of these, or a drop reason, for every packet that a program does anything with.
+# One of these, or a drop reason, for every packet that a program does anything with; and, where the director
+# itself gives a reply to the client, "here" and "in".
 OUTCOMES = {"here", "steered", "out", "in", "to_host"}
+XDP_PROGRAMS = {"director", "fast"}
 REASONS = {reason.name.lower() for reason in abi.Reason}
 
 _numbers = itertools.count()
@@ -62,6 +66,8 @@ class Ran:
     def __post_init__(self) -> None:
         reasons = [name for name in self.counted if name in REASONS]
         outcomes = [name for name in self.counted if name in OUTCOMES]
+        if "fast_in" in self.counted:
+            outcomes.remove("here")
         assert set(self.counted.values()) <= {1}, self.counted
         assert len(reasons) + len(outcomes) <= 1, self.counted
         if self.verdict == "drop":
@@ -78,7 +84,8 @@ class Ran:
 
     @property
     def outcome(self) -> str | None:
-        return next((name for name in self.counted if name in OUTCOMES), None)
+        skipped = {"here"} if "fast_in" in self.counted else set()
+        return next((name for name in self.counted if name in OUTCOMES - skipped), None)
 
 
 def state(
@@ -102,7 +109,7 @@ def state(
         blocks=frozenset({BLOCK}),
         addresses={ADDRESS: AddressTable(ports, owners)},
         servers=SERVERS,
-        pools={"gb": PoolSlices(timers, slices)},
+        pools={"gb": PoolSlices(timers, slices, DEPENDENT)},
         onramps={ONRAMP: "gb", ONRAMP2: "gb"} if onramps is None else onramps,
     )
 
@@ -122,16 +129,21 @@ class World:
     def guard(self, frame: bytes) -> Ran:
         return self._run("guard", frame, UPLINK)
 
-    def out(self, frame: bytes, onramp: str = ONRAMP) -> Ran:
-        return self._run("egress_out", frame, onramp)
+    def out(self, frame: bytes, onramp: str = ONRAMP, segment_bytes: int | None = None) -> Ran:
+        return self._run("egress_out", frame, onramp, segment_bytes)
 
-    def back(self, frame: bytes) -> Ran:
-        return self._run("egress_in", frame, UPLINK)
+    def back(self, frame: bytes, segment_bytes: int | None = None) -> Ran:
+        return self._run("egress_in", frame, UPLINK, segment_bytes)
 
-    def run(self, program: str, frame: bytes, interface: str) -> Result:
+    def fast(self, frame: bytes, onramp: str = ONRAMP) -> Ran:
+        """XDP in front of `out`; the on-ramp must have been attached so."""
+        return self._run("fast", frame, onramp)
+
+    def run(self, program: str, frame: bytes, interface: str, segment_bytes: int | None = None) -> Result:
         """Nothing counted or checked: for tests that run many."""
-        run = run_xdp if program == "director" else run_tc
-        return run(self.program(program), frame, self.index[interface])
+        if program in XDP_PROGRAMS:
+            return run_xdp(self.program(program), frame, self.index[interface])
+        return run_tc(self.program(program), frame, self.index[interface], segment_bytes=segment_bytes)
 
     def program(self, name: str) -> int:
         found: int = next(
@@ -139,9 +151,9 @@ class World:
         )
         return found
 
-    def _run(self, program: str, frame: bytes, interface: str) -> Ran:
+    def _run(self, program: str, frame: bytes, interface: str, segment_bytes: int | None = None) -> Ran:
         before = self.counters()
-        result = self.run(program, frame, interface)
+        result = self.run(program, frame, interface, segment_bytes)
         counted = {
             name: value - before[name] for name, value in self.counters().items() if value != before[name]
         }

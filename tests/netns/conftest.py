@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -39,7 +39,7 @@ def make_pair(labs_apart: Path) -> Iterator[Callable[..., PairLab]]:
     made: list[str] = []
     with ExitStack() as stack:
 
-        def make(**options: int) -> PairLab:
+        def make(**options: Any) -> PairLab:
             made.append(f"t{secrets.token_hex(4)}")
             return PairLab(stack.enter_context(build.running(pair.pair(**options), made[-1])))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from typing import Final
 
-from softunicast.core.desired import KernelState, PoolSlices
+from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError
 from softunicast.core.leases import RENEWALS_PER_TTL, Lease, LeaseState
 from softunicast.core.pools import Pool, select
@@ -146,7 +146,7 @@ def grown(before: Mapping[Reason, int], now: Iterable[Drop]) -> list[tuple[Drop,
 
 def without_new_flows(state: KernelState) -> KernelState:
     """The same state, in which no pool has a slice: flows go on, new ones are refused by name."""
-    pools = {name: PoolSlices(pool.timers, ()) for name, pool in state.pools.items()}
+    pools = {name: replace(pool, slices=()) for name, pool in state.pools.items()}
     return replace(state, pools=pools)
 
 

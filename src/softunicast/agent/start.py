@@ -97,7 +97,12 @@ async def _run(config: Config, me: Server) -> None:
             select(pool, addresses, me.site)
         host = HostChanges.open(Path(config.agent.state_dir))
         datapath = await kernel(
-            Datapath.open, Path(config.agent.bpffs), config.uplink.interface, me.name, config.limits
+            Datapath.open,
+            Path(config.agent.bpffs),
+            config.uplink.interface,
+            me.name,
+            config.limits,
+            config.attach,
         )
     except BaseException:
         kernel.close()

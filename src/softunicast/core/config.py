@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
-from softunicast.core.pools import TAG_PATTERN, Pool, Timers, check_tags
+from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
 from softunicast.core.records import (
     SLICE_PORTS_DEFAULT,
     SLICE_PORTS_MAX,
@@ -30,6 +30,7 @@ from softunicast.core.toml_reader import Problems, Section, reason, suggestion
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
+CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
 _INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
@@ -91,7 +92,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration without problems. `onramps`: interface name -> pool name."""
+    """A configuration without problems. `onramps`: interface name -> pool name; `attach`: -> "auto", "tc", "xdp"."""
 
     path: str
     server: ServerConfig
@@ -101,6 +102,7 @@ class Config:
     limits: Limits
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
+    attach: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -113,6 +115,7 @@ def parse_config(text: str, path: str) -> Config:
     limits = _limits(document.section("limits"))
     pools = _pools(document, limits)
     interface = _interface(uplink)
+    onramps, attach = _onramps(document, interface, [pool.name for pool in pools])
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
@@ -121,7 +124,8 @@ def parse_config(text: str, path: str) -> Config:
         agent=_agent(document.section("agent")),
         limits=limits,
         pools=pools,
-        onramps=_onramps(document, interface, [pool.name for pool in pools]),
+        onramps=onramps,
+        attach=attach,
     )
     for section in (server, uplink, ledger, document):
         section.done()
@@ -210,12 +214,14 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             section.wrong("name", f"pool {name} is here twice", "give each pool its own name")
         timers = section.section("timers")
         values = {
-            field.name: timers.number(field.name, int(getattr(Timers(), field.name)), 1, TIMER_MAX_S)
-            for field in fields(Timers)
+            timer.name: timers.number(timer.name, int(getattr(Timers(), timer.name)), 1, TIMER_MAX_S)
+            for timer in fields(Timers)
         }
         timers.done()
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
-        pool = Pool(name, _tags(section), slices_max, Timers(**values))
+        pool = Pool(
+            name, _tags(section), slices_max, Timers(**values), _behaviour(section), _client_limits(section)
+        )
         section.done()
         if name:
             pools.setdefault(name, pool)
@@ -224,8 +230,44 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
     return tuple(pools.values())
 
 
-def _onramps(document: Section, uplink: str, pools: list[str]) -> dict[str, str]:
+def _client_limits(section: Section) -> ClientLimits:
+    table = section.section("client_limits")
+    limits = ClientLimits(
+        table.number("flows_max", 0, 0, CLIENT_MAX), table.number("new_per_s", 0, 0, CLIENT_MAX)
+    )
+    table.done()
+    return limits
+
+
+def _behaviour(section: Section) -> Behaviour:
+    """`mapping` and `filtering`: tables of "independent" or "dependent" by protocol."""
+    default, found = Behaviour(), list[frozenset[str]]()
+    for key, usual in (
+        ("mapping", default.independent_mapping),
+        ("filtering", default.independent_filtering),
+    ):
+        table = section.section(key)
+        chosen = {
+            name: table.choice(
+                name, ("dependent", "independent"), "independent" if name in usual else "dependent"
+            )
+            for name in PROTOCOLS
+        }
+        table.done()
+        found.append(frozenset(name for name, how in chosen.items() if how == "independent"))
+    mapping, filtering = found
+    for name in sorted(filtering - mapping):
+        section.wrong(
+            "filtering",
+            f"{name} filters independently but maps dependently",
+            f'set mapping.{name} = "independent"',
+        )
+    return Behaviour(mapping, filtering)
+
+
+def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     onramps: dict[str, str] = {}
+    attach: dict[str, str] = {}
     sections = document.sections("onramps")
     for section in sections:
         interface = _interface(section)
@@ -236,11 +278,12 @@ def _onramps(document: Section, uplink: str, pools: list[str]) -> dict[str, str]
             section.wrong("interface", f"{interface} is the uplink", "name the interface clients come in by")
         if pool and pool not in pools:
             section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
+        attach.setdefault(interface, section.choice("attach", ("auto", "tc", "xdp"), "auto"))
         section.done()
         onramps.setdefault(interface, pool)
     if len(sections) > ONRAMPS_MAX:
         document.wrong("onramps", f"{len(sections)} on-ramps", f"use at most {ONRAMPS_MAX}")
-    return onramps
+    return onramps, attach
 
 
 def _tags(section: Section) -> dict[str, str]:

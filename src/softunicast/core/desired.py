@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import Pool, Timers
+from softunicast.core.pools import BEHAVIOUR_DEFAULT, NO_LIMITS, Behaviour, ClientLimits, Pool, Timers
 from softunicast.core.records import Address, Snapshot
 from softunicast.core.slices import Slice
 
@@ -42,10 +42,13 @@ class AddressTable:
 
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
-    """A pool on this server: its timers, and the slices, in order, that may open new flows."""
+    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps,
+    and what one client may take."""
 
     timers: Timers
     slices: tuple[Slice, ...]
+    behaviour: Behaviour = BEHAVIOUR_DEFAULT
+    client_limits: ClientLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,10 @@ def desired(
         servers=servers,
         pools={
             pool.name: PoolSlices(
-                pool.timers, tuple(slice_ for slice_, address in opening if pool.matches(address))
+                pool.timers,
+                tuple(slice_ for slice_, address in opening if pool.matches(address)),
+                pool.behaviour,
+                pool.client_limits,
             )
             for pool in pools
         },

@@ -34,6 +34,39 @@ class Timers:
     icmp_s: int = 60
 
 
+PROTOCOLS: Final = ("tcp", "udp", "icmp")
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How a pool maps and filters, by protocol, in the words of RFC 4787, 5382 and 5508.
+
+    `independent_mapping`: these use one port for all destinations, and nobody else uses it. The others are
+    mapped address-and-port-dependent: a port serves many clients, each with another destination.
+    `independent_filtering`: of those, these let anybody send to the port; the others only who was sent to.
+    """
+
+    independent_mapping: frozenset[str] = frozenset({"udp", "icmp"})
+    independent_filtering: frozenset[str] = frozenset()
+
+
+BEHAVIOUR_DEFAULT: Final = Behaviour()
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What one client of a pool may take, 0 for no limit (RFC 6888 REQ-4).
+
+    `flows_max`: flows (and mappings) at once. `new_per_s`: new flows per second, a second's worth at once.
+    """
+
+    flows_max: int = 0
+    new_per_s: int = 0
+
+
+NO_LIMITS: Final = ClientLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool."""
@@ -42,6 +75,8 @@ class Pool:
     tags: Mapping[str, str]
     slices_max: int = 1
     timers: Timers = Timers()
+    behaviour: Behaviour = BEHAVIOUR_DEFAULT
+    client_limits: ClientLimits = NO_LIMITS
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""

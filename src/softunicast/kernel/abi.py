@@ -26,17 +26,20 @@ class Reason(IntEnum):
     NO_SLICE = 11
     SLICE_FULL = 12
     TABLE_FULL = 13
-    NO_FLOW = 14
-    NO_ROUTE = 15
-    HOP_LIMIT = 16
-    HAIRPIN = 17
-    FAMILY = 18
-    GUARD_FOREIGN = 19
-    GUARD_NOBODY = 20
-    GUARD_EXPIRED = 21
-    GUARD_FRAGMENT = 22
-    GUARD_PROTOCOL = 23
-    MAX = 24
+    CLIENT_FLOWS = 14
+    CLIENT_RATE = 15
+    NO_FLOW = 16
+    NO_ROUTE = 17
+    HOP_LIMIT = 18
+    TOO_BIG = 19
+    FAMILY = 20
+    FILTERED = 21
+    GUARD_FOREIGN = 22
+    GUARD_NOBODY = 23
+    GUARD_EXPIRED = 24
+    GUARD_FRAGMENT = 25
+    GUARD_PROTOCOL = 26
+    MAX = 27
 
 
 class Traffic(IntEnum):
@@ -48,7 +51,9 @@ class Traffic(IntEnum):
     NEW_FLOW = 5
     REUSED = 6
     ICMP_SENT = 7
-    MAX = 8
+    FAST_OUT = 8
+    FAST_IN = 9
+    MAX = 10
 
 
 class Hook(IntEnum):
@@ -73,8 +78,17 @@ class TcpSeen(IntEnum):
     RST = 16
 
 
+class Behaviour(IntEnum):
+    MAPPING_TCP = 1
+    MAPPING_UDP = 2
+    MAPPING_ICMP = 4
+    FILTERING_TCP = 8
+    FILTERING_UDP = 16
+    FILTERING_ICMP = 32
+
+
 class AbiLimit(IntEnum):
-    ABI_VERSION = 1
+    ABI_VERSION = 2
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
 
@@ -83,6 +97,7 @@ class Settings(NamedTuple):
     abi_version: int
     uplink: int
     self: int
+    uplink_mtu: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -92,7 +107,7 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<III4x")
+_settings = Struct("<IIII")
 SETTINGS_BYTES: Final = 16
 
 
@@ -202,6 +217,9 @@ class Pool(NamedTuple):
     udp_ns: int
     icmp_ns: int
     slice_count: int
+    behaviour: int
+    client_flows_max: int
+    client_rate_max: int
     name: bytes
     slices: bytes
 
@@ -213,13 +231,14 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQI4x48s3072s")
-POOL_BYTES: Final = 3168
+_pool = Struct("<QQQQQIIII48s3072s")
+POOL_BYTES: Final = 3176
 
 
 class Onramp(NamedTuple):
     pool: int
     address: int
+    xdp_mtu: int
     name: bytes
 
     def pack(self) -> bytes:
@@ -230,8 +249,8 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<II16s")
-ONRAMP_BYTES: Final = 24
+_onramp = Struct("<III16s")
+ONRAMP_BYTES: Final = 28
 
 
 class FlowKey(NamedTuple):
@@ -261,6 +280,10 @@ class Flow(NamedTuple):
     local_port: int
     hop_destination: bytes
     hop_source: bytes
+    hop_mtu: int
+    acknowledged: int
+    sent: int
+    hairpin: int
     client_mac: bytes
 
     def pack(self) -> bytes:
@@ -271,8 +294,8 @@ class Flow(NamedTuple):
         return cls._make(_flow.unpack(data))
 
 
-_flow = Struct("<QQIH6s6s6s")
-FLOW_BYTES: Final = 40
+_flow = Struct("<QQIH6s6sHIII6s2x")
+FLOW_BYTES: Final = 56
 
 
 class ClaimKey(NamedTuple):
@@ -297,9 +320,12 @@ CLAIM_KEY_BYTES: Final = 16
 class Claim(NamedTuple):
     expires_ns: int
     since_ns: int
+    refresh_in_ns: int
     flow: bytes
     state: int
     pool: int
+    acknowledged: int
+    sent: int
     client_mac: bytes
     onramp_mac: bytes
 
@@ -311,8 +337,40 @@ class Claim(NamedTuple):
         return cls._make(_claim.unpack(data))
 
 
-_claim = Struct("<QQ20sII6s6s")
-CLAIM_BYTES: Final = 56
+_claim = Struct("<QQQ20sIIII6s6s")
+CLAIM_BYTES: Final = 72
+
+
+class ClientKey(NamedTuple):
+    onramp: int
+    address: int
+
+    def pack(self) -> bytes:
+        return _client_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClientKey:
+        return cls._make(_client_key.unpack(data))
+
+
+_client_key = Struct("<II")
+CLIENT_KEY_BYTES: Final = 8
+
+
+class Client(NamedTuple):
+    next_ns: int
+    flows: int
+
+    def pack(self) -> bytes:
+        return _client.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Client:
+        return cls._make(_client.unpack(data))
+
+
+_client = Struct("<QI4x")
+CLIENT_BYTES: Final = 16
 
 
 class Sample(NamedTuple):

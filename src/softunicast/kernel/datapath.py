@@ -9,10 +9,10 @@ Acts in the network namespace of the calling thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Self
 
 from softunicast.core.config import Limits
@@ -23,6 +23,7 @@ from softunicast.kernel import abi, links
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
+from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
@@ -35,7 +36,7 @@ from softunicast.kernel.objects import (
 from softunicast.kernel.tables import Tables
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "guard", "egress", "sweep")
+OBJECTS: Final = ("director", "guard", "egress", "fast", "sweep")
 TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -43,9 +44,10 @@ SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 class Datapath:
     """See the module. `adopted` says whether `open` found a running one."""
 
-    def __init__(self, folder: Path, uplink: str, server: str) -> None:
+    def __init__(self, folder: Path, uplink: str, server: str, attach: Mapping[str, str]) -> None:
         self.folder = folder
         self.uplink = uplink
+        self._attach_by = attach
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -53,14 +55,23 @@ class Datapath:
         self._tables = Tables({}, server)
 
     @classmethod
-    def open(cls, bpffs: Path, uplink: str, server: str, limits: Limits) -> Self:
+    def open(
+        cls,
+        bpffs: Path,
+        uplink: str,
+        server: str,
+        limits: Limits,
+        attach: Mapping[str, str] = MappingProxyType({}),
+    ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
+
+        `attach`: on-ramp -> "tc", "xdp" or "auto" (what `choose_attachment` finds best; also when not named).
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server)
+        made = cls(bpffs, uplink, server, attach)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -93,12 +104,13 @@ class Datapath:
         self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
-        for interface in state.onramps:
+        for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
-                self._attach_onramp(interface)
+                self._attach_onramp(interface, pool)
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index)
+        mtu = links.interface(self.uplink).mtu
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _pin(self, program: str, interface: str) -> Path:
@@ -107,20 +119,32 @@ class Datapath:
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int) -> None:
         pin = self._pin(program, interface)
         name = program if interface == self.uplink else pin.name
-        made = Link.attach(self._objects[obj].programs[program], index, kind, pin)
-        before, self._links[name] = self._links.get(name), made
+        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin))
+
+    def _keep(self, name: str, link: Link) -> None:
+        before, self._links[name] = self._links.get(name), link
         if before is not None:
             before.close()
 
-    def _attach_onramp(self, interface: str) -> None:
-        index = links.interface(interface).index
-        self._attach("egress", "egress_out", interface, index, ATTACH_TCX_INGRESS)
+    def _attach_onramp(self, interface: str, pool: str) -> None:
+        """tc always; XDP in front of it where it pays, for established flows."""
+        device = links.interface(interface)
+        address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
+        self._tables.set_onramp(interface, pool, address, 0)
+        self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
+        if choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink) == "xdp":
+            self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
+            # Else replies take tc, and only the clients' packets the short way.
+            if takes_redirected(interface):
+                self._tables.set_onramp(interface, pool, address, device.mtu)
+        else:
+            self._detach("fast", interface)
 
     def _drop_links_of_others(self) -> None:
         """Attachments to an uplink that is not configured any more."""
-        for pin in (self.folder / "links").iterdir():
+        for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
-            if program != "egress_out" and interface != self.uplink:
+            if program not in ("egress_out", "fast") and interface != self.uplink:
                 fd = load_library().bpf_obj_get(str(pin).encode())
                 Link(check(fd, f"opening {pin}"), pin).remove()
 
@@ -134,6 +158,11 @@ class Datapath:
     def state(self) -> KernelState:
         """What the kernel holds, as of the last `apply` or `read`."""
         return self._tables.state
+
+    @property
+    def own_mac(self) -> str | None:
+        """This server's MAC address, as its neighbours know it; None before the first `apply`."""
+        return self.state.servers.get(self._tables.me)
 
     def apply(self, wanted: KernelState) -> int:
         """Makes the tables equal to `wanted`, adding before removing. Returns the number of changes.
@@ -159,21 +188,21 @@ class Datapath:
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
             if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):
-                tables.set_onramp(interface, pool, _address_of(interface))
-                self._attach_onramp(interface)
+                self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            self._detach_onramp(interface)
+            self._detach("fast", interface)
+            self._detach("egress_out", interface)
             tables.remove_onramp(interface)
             changes += 1
         return changes + tables.remove(wanted)
 
-    def _detach_onramp(self, interface: str) -> None:
-        link = self._links.pop(f"egress_out@{interface}", None)
+    def _detach(self, program: str, interface: str) -> None:
+        link = self._links.pop(f"{program}@{interface}", None)
         if link is not None:
             link.remove()
-        else:  # its interface was gone when this process came; the pin holds an empty shell
-            self._pin("egress_out", interface).unlink(missing_ok=True)
+        else:  # of another process: the pin alone holds it, or an empty shell when its interface is gone
+            self._pin(program, interface).unlink(missing_ok=True)
 
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""
@@ -243,7 +272,7 @@ class Datapath:
 
 
 def _removal_rank(name: str) -> int:
-    order = ("egress_out", "egress_in", "director", "guard")
+    order = ("fast", "egress_out", "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
@@ -273,9 +302,20 @@ def _refuse_other_abi(pin: Path) -> None:
         )
 
 
-def _address_of(interface: str) -> IPv4Address | None:
-    addresses = links.interface(interface).addresses
-    return addresses[0].ip if addresses else None
+def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
+    """ "tc" or "xdp". XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN
+    brings large packets from a local stack, which XDP would force to be cut (no GSO). HostError when XDP is
+    wanted and the uplink would lose its frames."""
+    if wanted == "tc" or (wanted == "auto" and not (device.kind is None and have_native_xdp(device.name))):
+        return "tc"
+    if takes_redirected(uplink):
+        return "xdp"
+    if wanted == "xdp":
+        raise HostError(
+            f"{uplink} does not send what XDP redirects to it: {device.name} cannot be attached by XDP",
+            f'set attach = "tc" for {device.name}',
+        )
+    return "tc"
 
 
 def attach_pass(interface: str, pin: Path) -> None:

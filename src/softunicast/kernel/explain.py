@@ -20,7 +20,7 @@ from softunicast.kernel.flows import differences, read_drops, read_traffic
 from softunicast.kernel.frames import describe, mac_text
 from softunicast.kernel.objects import BpfObject
 from softunicast.kernel.reasons import MEANING
-from softunicast.kernel.testrun import Result, run_tc, run_xdp
+from softunicast.kernel.testrun import run_tc, run_xdp
 
 _COPIED: Final = ("claims", "flows")
 
@@ -122,7 +122,11 @@ def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) 
         else:
             how = "flow known"
         found.steps.append(f"egress: {how}: {describe(result.frame)}")
-        _guard(copy, result.frame, found)
+        if mac_text(result.frame) == copy.datapath.own_mac:
+            found.steps.append("egress: for a slice of this very server: it comes in again by the uplink")
+            _to_client(copy, result.frame, found)
+        else:
+            _guard(copy, result.frame, found)
 
 
 def _guard(copy: _Copy, frame: bytes, found: Explanation) -> None:
@@ -148,7 +152,10 @@ def _from_uplink(copy: _Copy, frame: bytes, found: Explanation) -> None:
         found.verdict, found.packet_out = f"steered to {', '.join(names)}", describe(result.frame)
     elif result.verdict == "pass" and "here" in counted:
         found.steps.append("director: a slice of this server")
-        _to_client(run_tc(copy.program("egress_in"), frame, index), found)
+        _to_client(copy, frame, found)
+    elif result.verdict == "redirect":
+        found.steps.append("director: reply of an established flow, given to its client at once")
+        found.verdict, found.packet_out = "given to the client", describe(result.frame)
     elif result.verdict == "pass":
         found.steps.append("director: not a soft-unicast destination, untouched")
         found.verdict = "passed to this server"
@@ -157,8 +164,13 @@ def _from_uplink(copy: _Copy, frame: bytes, found: Explanation) -> None:
         found.verdict = "dropped"
 
 
-def _to_client(result: Result, found: Explanation) -> None:
-    if result.verdict == "redirect":
+def _to_client(copy: _Copy, frame: bytes, found: Explanation) -> None:
+    before = copy.counted()
+    result = run_tc(copy.program("egress_in"), frame, socket.if_nametoindex(copy.datapath.uplink))
+    if "icmp_sent" in differences(before, copy.counted()):
+        found.steps.append(f"egress: refused; the sender gets an ICMP error: {describe(result.frame)}")
+        found.verdict, found.packet_out = "refused with ICMP", describe(result.frame)
+    elif result.verdict == "redirect":
         found.steps.append(f"egress: reply of a flow, given to its client: {describe(result.frame)}")
         found.verdict, found.packet_out = "given to the client", describe(result.frame)
     elif result.verdict == "drop":

@@ -21,7 +21,10 @@ HOOKS: Final = {hook.value: hook.name.lower().replace("_", " ") for hook in abi.
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One translated conversation. Ends are "address:port" (ICMP: the echo identifier as the port)."""
+    """One translated conversation. Ends are "address:port" (ICMP: the echo identifier as the port).
+
+    A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping".
+    """
 
     onramp: str
     protocol: str
@@ -115,11 +118,17 @@ def _flow(key: abi.ClaimKey, claim: abi.Claim, now_ns: int, names: dict[int, str
         protocol=protocol_name(key.protocol),
         client=end_text(client.client, client.client_port),
         local=end_text(key.local, key.local_port),
-        remote=end_text(key.remote, key.remote_port),
-        state=tcp_state(claim.state) if key.protocol == socket.IPPROTO_TCP else "open",
+        remote=end_text(key.remote, key.remote_port) if key.remote else "any",
+        state=_state(key, claim),
         age_s=round((now_ns - claim.since_ns) / NS, 3),
         expires_in_s=round((claim.expires_ns - now_ns) / NS, 3),
     )
+
+
+def _state(key: abi.ClaimKey, claim: abi.Claim) -> str:
+    if not key.remote:
+        return "mapping"
+    return tcp_state(claim.state) if key.protocol == socket.IPPROTO_TCP else "open"
 
 
 def count_by_slice(claims: Map, slices: Iterable[Slice]) -> dict[Slice, int]:

@@ -31,12 +31,15 @@ _SCOPE_HOST: Final = 254
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One interface. `mac` is None unless it is Ethernet; `addresses` are in the kernel's order."""
+    """One interface. `mac` is None unless it is Ethernet; `kind` is None unless it is virtual ("veth", "tun");
+    `addresses` are in the kernel's order; `mtu` in bytes."""
 
     name: str
     index: int
     mac: str | None
     up: bool
+    mtu: int
+    kind: str | None
     addresses: tuple[IPv4Interface, ...]
 
 
@@ -57,6 +60,8 @@ def interface(name: str) -> Interface:
         index=index,
         mac=_attribute(link, "IFLA_ADDRESS") if link["ifi_type"] == _ARPHRD_ETHER else None,
         up=bool(link["flags"] & _IFF_UP),
+        mtu=int(_attribute(link, "IFLA_MTU")),
+        kind=_attribute(info, "IFLA_INFO_KIND") if (info := _attribute(link, "IFLA_LINKINFO")) else None,
         addresses=addresses,
     )
 

@@ -1,4 +1,4 @@
-"""Does an interface's driver run XDP itself? Asked of the kernel's `netdev` family, with nothing attached.
+"""What does an interface's driver do for XDP? Asked of the kernel's `netdev` family, with nothing attached.
 
 Attaching a program to find out would make many drivers reset their queues. The names and numbers are those of
 <linux/netdev.h> (kernel 6.3). Acts in the network namespace of the calling thread.
@@ -15,6 +15,7 @@ from pyroute2.netlink.generic import GenericNetlinkSocket
 
 _DEV_GET: Final = 1  # NETDEV_CMD_DEV_GET
 _ACT_BASIC: Final = 1  # NETDEV_XDP_ACT_BASIC: pass, drop, transmit
+_ACT_NDO_XMIT: Final = 4  # NETDEV_XDP_ACT_NDO_XMIT: sends frames that are redirected to it
 
 
 class _Device(genlmsg):  # type: ignore[misc]
@@ -30,6 +31,18 @@ class _Device(genlmsg):  # type: ignore[misc]
 
 
 def have_native_xdp(interface: str) -> bool | None:
+    """Does it run XDP programs itself? None when it could not be told."""
+    features = _features(interface)
+    return None if features is None else bool(features & _ACT_BASIC)
+
+
+def takes_redirected(interface: str) -> bool:
+    """Do frames that XDP redirects to it arrive, as it is now? Drivers say so once they have a program themselves; a
+    veth when its peer has one, or GRO. Otherwise such frames are lost without a word, so "could not be told" is no."""
+    return bool((_features(interface) or 0) & _ACT_NDO_XMIT)
+
+
+def _features(interface: str) -> int | None:
     """None when it could not be told: no such interface, or a kernel without the family."""
     try:
         index = socket.if_nametoindex(interface)
@@ -42,4 +55,4 @@ def have_native_xdp(interface: str) -> bool | None:
             features = next(iter(answers)).get_attr("NETDEV_A_DEV_XDP_FEATURES")
     except (OSError, NetlinkError, StopIteration):
         return None
-    return None if features is None else bool(features & _ACT_BASIC)
+    return None if features is None else int(features)

@@ -212,6 +212,7 @@ _PROBES: Final[dict[str, _Probe]] = {
         "5.10", "sending to a next hop not met yet", _have_helper(_SCHED_CLS, 152), "CONFIG_INET"
     ),
     "bpf_ktime_get_coarse_ns": _Probe("5.11", "deadlines and timers", _have_helper(_SCHED_CLS, 160)),
+    "bpf_check_mtu": _Probe("5.12", "replies too large for an on-ramp", _have_helper(_SCHED_CLS, 163)),
     "bpf_skb_change_tail": _Probe("4.9", "ICMP errors to clients", _have_helper(_SCHED_CLS, 38)),
     "bpf_skb_adjust_room": _Probe("4.13", "ICMP errors to clients", _have_helper(_SCHED_CLS, 50)),
     "bpf_skc_lookup_tcp": _Probe(

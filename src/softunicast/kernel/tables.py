@@ -16,7 +16,7 @@ from typing import Final
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.plan import diff
-from softunicast.core.pools import Timers
+from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
@@ -33,6 +33,19 @@ def _pool_slices(pool: abi.Pool) -> Iterator[Slice]:
     for at in range(pool.slice_count):
         entry = abi.PoolSlice.unpack(pool.slices[at * abi.POOL_SLICE_BYTES :][: abi.POOL_SLICE_BYTES])
         yield Slice.of(word_address(entry.address), entry.first, entry.mask + 1)
+
+
+def _behaviour_bits(behaviour: Behaviour) -> int:
+    bits = [abi.Behaviour[f"MAPPING_{name.upper()}"] for name in behaviour.independent_mapping]
+    bits += [abi.Behaviour[f"FILTERING_{name.upper()}"] for name in behaviour.independent_filtering]
+    return sum(bits)
+
+
+def _behaviour(bits: int) -> Behaviour:
+    def having(what: str) -> frozenset[str]:
+        return frozenset(name for name in PROTOCOLS if bits & abi.Behaviour[f"{what}_{name.upper()}"])
+
+    return Behaviour(having("MAPPING"), having("FILTERING"))
 
 
 @dataclass
@@ -104,7 +117,15 @@ class Tables:
             name = bytes_name(pool.name)
             self._pools[name] = int.from_bytes(key, "little")
             timers = Timers(*(ns // NS for ns in pool[:5]))
-            yield name, PoolSlices(timers, tuple(_pool_slices(pool)))
+            yield (
+                name,
+                PoolSlices(
+                    timers,
+                    tuple(_pool_slices(pool)),
+                    _behaviour(pool.behaviour),
+                    ClientLimits(pool.client_flows_max, pool.client_rate_max),
+                ),
+            )
 
     def _read_onramps(self) -> Iterator[tuple[str, str]]:
         self._onramps = {}
@@ -247,6 +268,9 @@ class Tables:
             timers.udp_s * NS,
             timers.icmp_s * NS,
             len(pool.slices),
+            _behaviour_bits(pool.behaviour),
+            pool.client_limits.flows_max,
+            pool.client_limits.new_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
         )
@@ -261,13 +285,16 @@ class Tables:
 
     # on-ramps: the interface's number is the key
 
-    def set_onramp(self, name: str, pool: str, address: IPv4Address | None) -> None:
-        """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them."""
+    def set_onramp(self, name: str, pool: str, address: IPv4Address | None, xdp_mtu: int) -> None:
+        """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
+
+        `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
+        """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
         word = address_word(address) if address else 0
         self.maps["onramps"].set(
-            index_key(index), abi.Onramp(self._pools[pool], word, name_bytes(name, 16)).pack()
+            index_key(index), abi.Onramp(self._pools[pool], word, xdp_mtu, name_bytes(name, 16)).pack()
         )
         if before is not None and before != index:
             self.maps["onramps"].delete(index_key(before))

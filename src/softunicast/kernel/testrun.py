@@ -19,7 +19,10 @@ TC_VERDICTS: Final = {-1: "next", 0: "ok", 2: "drop", 7: "redirect"}
 _FRAME_MAX: Final = 1500 + 14
 _OUT_BYTES: Final = 4096
 _SKB_BYTES: Final = 192
-_SKB_INTERFACE: Final = 40  # offsets of struct __sk_buff: ifindex; ingress_ifindex lies before it
+# Offsets in struct __sk_buff: ifindex (ingress_ifindex lies before it), gso_segs and gso_size.
+_SKB_INTERFACE: Final = 40
+_SKB_SEGMENTS: Final = 164
+_SKB_SEGMENT_BYTES: Final = 176
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,18 @@ def run_xdp(program: int, frame: bytes, interface: int, repeat: int = 1) -> Resu
     return Result(XDP_VERDICTS[options.retval], out, options.duration)
 
 
-def run_tc(program: int, frame: bytes, interface: int, repeat: int = 1) -> Result:
-    """`frame` arrives on, or leaves by, `interface` (its number), at a tc hook."""
+def run_tc(
+    program: int, frame: bytes, interface: int, repeat: int = 1, segment_bytes: int | None = None
+) -> Result:
+    """`frame` arrives on, or leaves by, `interface` (its number), at a tc hook.
+
+    `segment_bytes`: it is a buffer that will be cut into segments with so much payload.
+    """
     context = bytearray(_SKB_BYTES)
     struct.pack_into("<2I", context, _SKB_INTERFACE - 4, interface, interface)
+    if segment_bytes is not None:
+        struct.pack_into("<I", context, _SKB_SEGMENTS, -(-len(frame) // segment_bytes))
+        struct.pack_into("<I", context, _SKB_SEGMENT_BYTES, segment_bytes)
     options, out = _run(program, frame, bytes(context), repeat)
     verdict = int(ffi.cast("int32_t", options.retval))
     return Result(TC_VERDICTS[verdict], out, options.duration)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from softunicast.core.errors import AgentUnreachableError, HostError
+from softunicast.core.pools import PROTOCOLS
 from softunicast.core.records import Inventory
 from softunicast.lab import processes
 from softunicast.lab.state import Lab, Process
@@ -72,6 +73,8 @@ flows_max = {FLOWS_MAX}
     pools = [
         f"[[pools]]\nname = {_toml(pool.name)}\ntags = {_table(pool.tags)}\nslices_max = {pool.slices_max}\n"
         f"timers = {_table(asdict(pool.timers))}\n"
+        f"mapping = {_table(_by_protocol(pool.behaviour.independent_mapping))}\n"
+        f"filtering = {_table(_by_protocol(pool.behaviour.independent_filtering))}\n"
         for pool in role.pools
     ]
     onramps = [
@@ -163,6 +166,10 @@ def ask(lab: Lab, node: str, path: str) -> Any:
         raise AgentUnreachableError(f"the agent of {node} does not answer {path}: {error}") from error
     finally:
         connection.close()
+
+
+def _by_protocol(independent: frozenset[str]) -> dict[str, str]:
+    return {name: "independent" if name in independent else "dependent" for name in PROTOCOLS}
 
 
 def _toml(value: str | int) -> str:

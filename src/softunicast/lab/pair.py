@@ -31,15 +31,17 @@ HTTP_PORT: Final = 80
 ECHO_PORT: Final = 7
 
 
-def pair(slice_ports: int = SLICE_PORTS_DEFAULT, ttl_s: int = 300, quarantine_s: int = 120) -> Topology:
-    """The topology, with slices of `slice_ports` ports (a power of two) and leases of `ttl_s` seconds."""
+def pair(
+    slice_ports: int = SLICE_PORTS_DEFAULT, ttl_s: int = 300, quarantine_s: int = 120, pool: Pool = POOL
+) -> Topology:
+    """The topology, with slices of `slice_ports` ports (a power of two), leases of `ttl_s` seconds, and `pool`."""
     numbers = (1, 2)
     return Topology(
         name="pair",
         about="two servers share 198.51.100.10, a client with the same private address behind each",
         nodes=(
             *(_client(number) for number in numbers),
-            *(_server(number, ttl_s, quarantine_s) for number in numbers),
+            *(_server(number, ttl_s, quarantine_s, pool) for number in numbers),
             _ROUTER,
             _INTERNET,
         ),
@@ -61,7 +63,7 @@ def pair(slice_ports: int = SLICE_PORTS_DEFAULT, ttl_s: int = 300, quarantine_s:
             ),
         ),
         inventory=Inventory(
-            blocks=(Block(BLOCK),), addresses=(Address(SHARED, SITE, POOL.tags, slice_ports),)
+            blocks=(Block(BLOCK),), addresses=(Address(SHARED, SITE, pool.tags, slice_ports),)
         ),
     )
 
@@ -70,8 +72,8 @@ def _client(number: int) -> Node:
     return Node(f"client{number}", f"behind server{number}", routes=("default via 10.0.0.1",))
 
 
-def _server(number: int, ttl_s: int, quarantine_s: int) -> Node:
-    role = AgentRole(SITE, "uplink", (POOL,), {"clients": POOL.name}, ttl_s=ttl_s, quarantine_s=quarantine_s)
+def _server(number: int, ttl_s: int, quarantine_s: int, pool: Pool) -> Node:
+    role = AgentRole(SITE, "uplink", (pool,), {"clients": pool.name}, ttl_s=ttl_s, quarantine_s=quarantine_s)
     return Node(f"server{number}", f"{SHARED} in its slice", routes=("default via 192.0.2.254",), agent=role)
 
 

@@ -22,7 +22,7 @@ from softunicast.agent.decisions import (
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.errors import HostError, UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import Pool, Timers
+from softunicast.core.pools import Behaviour, Pool, Timers
 from softunicast.core.records import Snapshot
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop
@@ -194,6 +194,9 @@ def test_backoff_is_bounded(failures: int, ceiling_s: float, jitter: float) -> N
 # -- kernel state --------------------------------------------------------------------------------------------
 
 
+STRICT = Behaviour(frozenset(), frozenset())
+
+
 def test_addresses_and_pools() -> None:
     state = KernelState(
         blocks=frozenset(),
@@ -202,12 +205,12 @@ def test_addresses_and_pools() -> None:
             OTHER: AddressTable(2048, {1: SlotOwner("server2", 3, 0)}),
         },
         servers={},
-        pools={"gb": PoolSlices(Timers(udp_s=5), (part(1),))},
+        pools={"gb": PoolSlices(Timers(udp_s=5), (part(1),), STRICT)},
         onramps={"clients": "gb"},
     )
     assert addresses_here(state, "server1") == {SHARED}
     quiet = without_new_flows(state)
-    assert quiet.pools == {"gb": PoolSlices(Timers(udp_s=5), ())}
+    assert quiet.pools == {"gb": PoolSlices(Timers(udp_s=5), (), STRICT)}
     assert replace(quiet, pools=state.pools) == state
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from softunicast.core.config import parse_config, parse_inventory
 from softunicast.core.errors import ConfigError
-from softunicast.core.pools import Pool, Timers
+from softunicast.core.pools import PROTOCOLS, Behaviour, Pool, Timers
 from softunicast.core.records import Address, Block
 from softunicast.core.slices import Slice
 
@@ -71,6 +71,31 @@ def test_good_one_with_defaults() -> None:
     assert config.onramps == {"clients": "gb"}
 
 
+@pytest.mark.parametrize(
+    ("text", "mapping", "filtering"),
+    [
+        ("", {"udp", "icmp"}, set()),
+        ('mapping = { tcp = "independent" }', set(PROTOCOLS), set()),
+        ('mapping = { udp = "dependent", icmp = "dependent" }', set(), set()),
+        ('filtering = { udp = "independent" }', {"udp", "icmp"}, {"udp"}),
+        (
+            'mapping = { tcp = "independent" }\nfiltering = { tcp = "independent", icmp = "independent" }',
+            set(PROTOCOLS),
+            {"tcp", "icmp"},
+        ),
+    ],
+)
+def test_mapping_and_filtering(text: str, mapping: set[str], filtering: set[str]) -> None:
+    (pool,) = parse_config(GOOD.replace("slices_max = 2", text), "x").pools
+    assert pool.behaviour == Behaviour(frozenset(mapping), frozenset(filtering))
+
+
+def test_how_onramps_are_attached() -> None:
+    assert parse_config(GOOD, "x").attach == {"clients": "auto"}
+    for how in ("auto", "tc", "xdp"):
+        assert parse_config(f'{GOOD}attach = "{how}"\n', "x").attach == {"clients": how}
+
+
 def test_address_of_the_uplink() -> None:
     config = parse_config(GOOD.replace('"uplink"\n', '"uplink"\naddress = "192.0.2.1"\n'), "x")
     assert config.uplink.address == IPv4Address("192.0.2.1")
@@ -108,6 +133,23 @@ def test_address_of_the_uplink() -> None:
         ("slices_max = 2", "slices_max = 1.5", 19, "1.5 is not possible", "whole number"),
         ("{ udp_s = 30 }", "{ udp_s = 0 }", 20, "0 is not possible", "from 1"),
         ("{ udp_s = 30 }", "{ upd_s = 30 }", 20, "pools[1].timers.upd_s: unknown key", "udp_s"),
+        (
+            "timers = {",
+            'mapping = { udp = "any" }\ntimers = {',
+            20,
+            "'any' is not known",
+            "dependent, independent",
+        ),
+        (
+            "timers = {",
+            'mapping = { gre = "dependent" }\ntimers = {',
+            20,
+            "pools[1].mapping.gre: unknown key",
+            "one of",
+        ),
+        ("timers = {", 'filtering = "independent"\ntimers = {', 20, "not a table", "filtering"),
+        ("timers = {", 'filtering = { tcp = "independent" }\ntimers = {', 20, "tcp filters", "mapping.tcp"),
+        ('pool = "gb"', 'pool = "gb"\nattach = "xpd"', 25, "'xpd' is not known", "did you mean xdp?"),
         ('interface = "clients"', 'interface = "uplink"', 23, "uplink is the uplink", "clients come in"),
         ('pool = "gb"', 'pool = "bg"', 24, "no pool bg", "use one of gb"),
         ('pool = "gb"', "", 22, "onramps[1] has no pool", "add pool"),

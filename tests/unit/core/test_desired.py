@@ -11,7 +11,7 @@ import pytest
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner, desired
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import Pool, Timers
+from softunicast.core.pools import Behaviour, Pool, Timers
 from softunicast.core.records import Address, Block, Server, Snapshot
 from softunicast.core.slices import Slice
 
@@ -111,6 +111,14 @@ def test_a_slice_serves_every_pool_that_matches_and_no_other() -> None:
         "de": (),
     }
     assert state.pools["gb"].timers.udp_s == 30
+
+
+def test_a_pool_keeps_how_it_maps() -> None:
+    every = frozenset({"tcp", "udp", "icmp"})
+    pools = [POOL, Pool("open", {"country": "gb"}, behaviour=Behaviour(every, every))]
+    found = on_server1(pools=pools).pools
+    assert found["demo"].behaviour == Behaviour(frozenset({"udp", "icmp"}), frozenset())
+    assert found["open"].behaviour == Behaviour(every, every)
 
 
 def test_slices_of_a_pool_are_in_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -137,11 +138,19 @@ async def test_hold_gives_up_on_silence() -> None:
     assert (code, closed["outcomes"]) == (1, {"timeout": 1})
 
 
+def a_port_nobody_is_given(protocol: str) -> int:
+    """Free, and below the range from which the kernel gives ports to others meanwhile."""
+    for port in range(20000, 30000):
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 async def test_echo_uses_the_source_port_it_was_given(ports: Ports, protocol: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        source = free.getsockname()[1]
+    source = a_port_nobody_is_given(protocol)
     port = ports.tcp_echo if protocol == "tcp" else ports.udp_echo
     code, answer = await result(
         *("echo", "--source-port", str(source), "--destination", f"127.0.0.1:{port}"),

@@ -1,0 +1,71 @@
+"""The on-ramp of server1 attached by XDP as well: the same conversations, most of their packets by the short way."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+from tests.netns.pair_lab import PairLab
+
+from softunicast.kernel import namespaces, offload
+from softunicast.kernel.datapath import attach_pass
+from softunicast.lab import pattern
+from softunicast.lab.pair import INTERNET
+
+SIZE = 20_000_000
+
+
+@pytest.fixture(scope="module")
+def lab(make_pair: Callable[..., PairLab]) -> PairLab:
+    made = make_pair()
+    inside = made.lab.namespace("client1")
+    namespaces.run_in(inside, offload.set_tx_checksum, "eth0", False)
+    namespaces.run_in(
+        inside, attach_pass, "eth0", made.lab.bpffs / "client1"
+    )  # so that it takes frames from XDP
+    made.end_agents(signal.SIGTERM, "server1")
+    config = made.config("server1")
+    config.write_text(config.read_text() + 'attach = "xdp"\n')  # the last table is the on-ramp's
+    made.start_agents("server1")
+    return made
+
+
+def traffic(lab: PairLab) -> dict[str, int]:
+    found: dict[str, int] = lab.ask("server1", "/v1/traffic")
+    return found
+
+
+def test_downloads_take_the_short_way(lab: PairLab) -> None:
+    before = traffic(lab)
+    said = lab.good("client1", "sh", "-c", f"curl -sS -m20 http://{INTERNET}/bytes/{SIZE} | sha256sum")
+    assert said.split()[0] == pattern.sha256(SIZE)
+    grown = {name: packets - before[name] for name, packets in traffic(lab).items()}
+    assert grown["fast_out"] > grown["out"] * 0.8
+    assert grown["fast_in"] > grown["in"] * 0.8 > SIZE / 1500 * 0.8
+    assert grown["new_flow"] == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 1471, 1472])
+def test_pings(lab: PairLab, size: int) -> None:
+    assert "5 received" in lab.good("client1", "ping", "-c5", "-i0.01", "-W5", "-s", str(size), INTERNET)
+
+
+def test_what_is_not_plain_takes_the_other(lab: PairLab) -> None:
+    said = lab.good("client1", "traceroute", "-n", "-q1", "-w5", INTERNET)
+    assert [line.split()[1] for line in said.splitlines()[1:]] == ["10.0.0.1", "192.0.2.254", INTERNET]
+    for protocol in ("tcp", "udp"):
+        with lab.held("client1", 50, protocol) as held:
+            assert held["outcomes"] == {"ok": 50}
+
+
+def test_flows_outlive_a_change_of_the_attachment(lab: PairLab) -> None:
+    """From XDP to tc alone, under conversations that go on."""
+    with lab.held("client1", 20):
+        lab.end_agents(signal.SIGKILL, "server1")
+        config = lab.config("server1")
+        config.write_text(config.read_text().replace('attach = "xdp"', 'attach = "tc"'))
+        lab.start_agents("server1")
+        before = traffic(lab)
+    lab.good("client1", "curl", "-sS", "-m5", "-o", "/dev/null", f"http://{INTERNET}/")
+    assert traffic(lab)["fast_out"] == before["fast_out"]
