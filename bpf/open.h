@@ -132,9 +132,10 @@ APART enum reason client_may(const struct pool *pool, const struct flow_key *key
 	if (!pool->client_rate_max)
 		return REASON_NONE;
 	next = client->next_ns > now ? client->next_ns : now;
-	if (next >= now + NS_PER_SECOND) /* a second's worth at once is fine */
+	next += NS_PER_SECOND / pool->client_rate_max;
+	if (next > now + NS_PER_SECOND) /* a second's worth at once is fine */
 		return REASON_CLIENT_RATE;
-	client->next_ns = next + NS_PER_SECOND / pool->client_rate_max;
+	client->next_ns = next;
 	return REASON_NONE;
 }
 
