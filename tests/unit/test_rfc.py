@@ -60,6 +60,7 @@ def test_the_default_timers_are_what_the_rfcs_ask_for() -> None:
     assert timers.tcp_established_s >= 2 * 3600 + 4 * 60
     assert min(timers.tcp_opening_s, timers.tcp_closing_s) >= 4 * 60
     assert timers.icmp_s >= 60
+    assert timers.rest_s >= 120
 
 
 def test_the_history_names_no_destination() -> None:
