@@ -148,6 +148,7 @@ struct pool {
 	__u64 tcp_closing_ns;
 	__u64 udp_ns;
 	__u64 icmp_ns;
+	__u64 rest_ns; /* after a mapping that anybody could send to, its port is nobody's for so long */
 	__u32 slice_count;
 	__u32 behaviour; /* enum behaviour */
 	__u32 client_flows_max;  /* claims of one client, 0: no limit */

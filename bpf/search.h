@@ -90,6 +90,7 @@ INLINE int insert_claim(struct search *search)
 	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
+	    (expires <= search->now_ns && expires + rest_ns(search->key, old) > search->now_ns) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
 	drop_flow_of(search->key, old);

@@ -216,6 +216,7 @@ class Pool(NamedTuple):
     tcp_closing_ns: int
     udp_ns: int
     icmp_ns: int
+    rest_ns: int
     slice_count: int
     behaviour: int
     client_flows_max: int
@@ -231,8 +232,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQIIII48s3072s")
-POOL_BYTES: Final = 3176
+_pool = Struct("<QQQQQQIIII48s3072s")
+POOL_BYTES: Final = 3184
 
 
 class Onramp(NamedTuple):
