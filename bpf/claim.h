@@ -175,7 +175,7 @@ INLINE __u64 rest_ns(const struct claim_key *key, const struct claim *claim)
 	__u32 pool_key = claim->pool;
 	struct pool *pool;
 
-	if (key->remote || key->remote_port)
+	if (!is_unspecified(key->remote) || key->remote_port)
 		return 0;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	return pool && filters_independently(pool, key->protocol) ? pool->rest_ns : 0;
