@@ -7,14 +7,14 @@
 
 /* May this source address come in by the on-ramp? Any may where no prefixes are listed. The address that errors to
  * clients come from is the server's own, and nobody else's. */
-ALONE int is_client(const struct onramp *onramp, __u32 source)
+ALONE int is_client(const struct onramp *onramp, const ip_address *source)
 {
-	if (!onramp || !onramp->source_count)
+	if (!onramp || !source || !onramp->source_count)
 		return 1;
-	if (source == onramp->address)
+	if (same_address(*source, onramp->address))
 		return 0;
 	for (__u32 i = 0; i < ONRAMP_SOURCES_MAX && i < onramp->source_count; i++)
-		if ((source & onramp->sources[i].mask) == onramp->sources[i].address)
+		if (in_prefix(*source, onramp->sources[i].address, onramp->sources[i].mask))
 			return 1;
 	return 0;
 }

@@ -66,7 +66,7 @@ def open_tun(name: str, path: str = SOCKET_DEFAULT, timeout_s: float = TIMEOUT_S
             connection.send(wire.request(name))
             # Not socket.recv_fds: it takes flags and ignores them, and children would inherit the descriptor.
             answer, beside, _, _ = connection.recvmsg(
-                wire.ANSWER_BYTES_MAX, socket.CMSG_SPACE(_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
+                wire.ANSWER_BYTES_MAX, socket.CMSG_LEN(_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
             )
         except OSError as error:
             raise AgentUnreachableError(
