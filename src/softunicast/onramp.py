@@ -73,6 +73,10 @@ def open_tun(name: str, path: str = SOCKET_DEFAULT, timeout_s: float = TIMEOUT_S
                 f"no agent answers on {path}: {error.strerror or error}",
                 "see that it runs and has an on-ramp of kind fd",
             ) from error
+    if not answer:
+        raise AgentUnreachableError(
+            f"the agent on {path} gave no answer", "it has too many to give: ask again"
+        )
     descriptors = [
         _DESCRIPTOR.unpack(data)[0]
         for level, kind, data in beside

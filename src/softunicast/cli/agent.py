@@ -75,9 +75,12 @@ def intentions(config: Config) -> Iterator[str]:
         yield f"would register {me.name} at site {me.site}, reached at {me.address} ({me.mac})"
         for name in missing:
             yield f"note: on-ramp {name} is not on this host"
-        holders_of(config)
     except HostError as error:
         yield f"would register {server.name} at site {server.site}"
+        yield f"note: on this host, {error}"
+    try:
+        holders_of(config)
+    except HostError as error:
         yield f"note: on this host, {error}"
     if not Path(config.ledger.path).exists():
         yield f"note: there is no ledger {config.ledger.path} on this host"
