@@ -92,9 +92,7 @@ def stranger(monkeypatch: pytest.MonkeyPatch) -> Peer:
 
 async def test_a_descriptor(service: Service) -> None:
     with await service.open() as tun:
-        assert (
-            str(Path(f"/proc/self/fd/{tun.fileno()}").readlink()) == os.devnull
-        )  # what the stand-in hands out
+        assert os.fstat(tun.fileno()).st_rdev == os.makedev(1, 3)  # /dev/null: the stand-in hands it out
         assert not os.get_inheritable(tun.descriptor)
         assert (tun.interface, tun.address, tun.sources) == (
             "apps",
