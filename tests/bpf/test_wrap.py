@@ -26,6 +26,7 @@ from softunicast.core.onramps import Tun
 from softunicast.kernel import abi, sysctl, tun
 from softunicast.kernel.attached import attached
 from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.explain import explain
 from softunicast.kernel.testrun import run_tc
 
 BARE, OFFLOADING = "tu", "tv"
@@ -202,6 +203,24 @@ def test_somebody_who_is_no_client_any_more(bare: Bare) -> None:
 def test_programs_in_their_order(bare: Bare) -> None:
     assert [one.program for one in attached(BARE)] == ["wrap", "egress_out"]
     assert [one.program for one in attached(ONRAMP2)] == ["egress_out"]
+
+
+def test_the_order_is_made_right(bare: Bare) -> None:
+    """Where a program was attached alone, its packets would come to it without a header."""
+    bare.world.datapath._detach("wrap", BARE)
+    assert [one.program for one in attached(BARE)] == ["egress_out"]
+    bare.world.datapath._attach_onramp(BARE, "gb")
+    assert [one.program for one in attached(BARE)] == ["wrap", "egress_out"]
+    bare.send(udp())
+    assert local_end(bare.left()).startswith("198.51.100.10:")
+
+
+def test_what_would_happen(bare: Bare) -> None:
+    """The question has Ethernet addresses, as those that `wrap` gives."""
+    found = explain(bare.world.datapath, frames.udp(CLIENT), BARE)
+    assert (found.verdict, found.reason) == (f"sent out of {UPLINK}", None)
+    found = explain(bare.world.datapath, frames.udp("10.0.0.3:4000"), BARE)
+    assert (found.verdict, found.reason) == ("dropped", abi.Reason.SPOOFED)
 
 
 def test_out_and_back(bare: Bare) -> None:

@@ -329,21 +329,22 @@ def test_the_agent_is_killed(lab: PairLab) -> None:
             open_tun(ONRAMP, str(lab.lab.fd_socket(SERVER)))
 
 
-def test_a_program_that_keeps_more_than_it_was_given(lab: PairLab) -> None:
+def test_programs_that_keep_more_than_they_were_given(lab: PairLab) -> None:
     """Whoever has the queue can give the device away, or let it go. The agent makes it anew."""
+    inside = lab.lab.namespace(SERVER)
+
+    def numbers() -> list[int | None]:
+        return [namespaces.run_in(inside, links.index_of, name) for name in (ONRAMP, BULK)]
+
+    before = numbers()
     with opened(lab) as held:
+        with opened(lab, BULK) as let_go:
+            fcntl.ioctl(let_go.descriptor, tun._TUNSETPERSIST, 0)
         fcntl.ioctl(held.descriptor, tun._TUNSETOWNER, 65534)
-        inside = lab.lab.namespace(SERVER)
-        number = namespaces.run_in(inside, socket.if_nametoindex, ONRAMP)
-        eventually(
-            lambda: namespaces.run_in(inside, links.index_of, ONRAMP) not in (None, number), "made anew"
-        )
+        eventually(lambda: not {None, *before} & set(numbers()), "made anew")
         with pytest.raises(OSError, match=os.strerror(errno.EBADFD)):
             os.write(held.descriptor, b"\x45" + bytes(40))
-    eventually(lambda: row(lab)["state"] == "ready", "ready")
-    with opened(lab) as held:
-        fcntl.ioctl(held.descriptor, tun._TUNSETPERSIST, 0)
-    eventually(lambda: row(lab)["state"] == "ready", "ready")
+    eventually(lambda: {row(lab, name)["state"] for name in (ONRAMP, BULK)} == {"ready"}, "ready")
     with opened(lab) as held:
         echo(held, b"again")
 
