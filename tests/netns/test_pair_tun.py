@@ -8,14 +8,9 @@ import errno
 import fcntl
 import json
 import os
-import pwd
 import secrets
-import select
-import shutil
 import signal
 import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,20 +18,16 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 from tests.netns.pair_lab import TIMEOUT_S, Done, PairLab, eventually
+from tests.netns.tun_program import ME, ONRAMP, SERVER, echo, opened, receive, run_as, staged
 
-import softunicast
 from softunicast.core.errors import AgentUnreachableError, HostError, InputError
 from softunicast.kernel import links, namespaces, tun
 from softunicast.lab import pattern, processes
 from softunicast.lab.pair import CLIENT, ECHO_PORT, INTERNET, POOL, SHARED
-from softunicast.onramp import OpenTun, open_tun
+from softunicast.onramp import open_tun
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "docs/howto/udp_over_tun.py"
-PARTS = ("__init__.py", "onramp.py", "wire", "core/__init__.py", "core/errors.py")
-PYTHON = "/usr/bin/python3"  # the one that everybody may run
-SERVER, ONRAMP, BULK = "server1", "apps", "bulk"
-OWN, ME, SECOND = "10.9.0.1", "10.9.0.2", "10.9.0.3"
+BULK = "bulk"
+OWN, SECOND = "10.9.0.1", "10.9.0.3"
 VPN_SERVER, VPN_CLIENT, VPN_PORT = "10.10.0.1", "10.10.0.2", 51820
 SIZE = 20_000_000
 
@@ -84,18 +75,9 @@ def lab(make_pair: Callable[..., PairLab], labs_apart: Path, vpn: str) -> PairLa
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory, labs_apart: Path) -> Path:
-    """The example and what it imports, where everybody may read it."""
-    folder = labs_apart.parent / f"su-stage-{secrets.token_hex(4)}"
-    try:
-        for part in PARTS:
-            source, target = Path(softunicast.__file__).parent / part, folder / "softunicast" / part
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-        shutil.copy(EXAMPLE, folder)
+def stage(labs_apart: Path) -> Iterator[Path]:
+    with staged(labs_apart.parent) as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def wireguard(lab: PairLab, name: str) -> None:
@@ -119,63 +101,6 @@ def wireguard(lab: PairLab, name: str) -> None:
         lab.good(node, "ip", "address", "add", f"{address}/24", "dev", device)
         lab.good(node, "ip", "link", "set", device, "up")
     lab.good("client1", "ip", "route", "add", f"{INTERNET}/32", "dev", f"{name}c")
-
-
-# -- a program's side ----------------------------------------------------------------------------------------
-
-
-def run_as(lab: PairLab, stage: Path, user: str, *arguments: str) -> Done:
-    """The example, run by a user in a namespace that has no interface: it needs none."""
-    entry = pwd.getpwnam(user)
-    done = subprocess.run(
-        [PYTHON, "-B", str(stage / EXAMPLE.name), *arguments, "--socket", str(lab.lab.fd_socket(SERVER))],
-        env={"PYTHONPATH": str(stage)},
-        user=entry.pw_uid,
-        group=entry.pw_gid,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def opened(lab: PairLab, name: str = ONRAMP) -> OpenTun:
-    """In this process, for as long as a test looks. The holder before may be ending still."""
-    found: list[OpenTun] = []
-
-    def attempt() -> bool:
-        try:
-            found.append(open_tun(name, str(lab.lab.fd_socket(SERVER))))
-        except HostError as error:
-            if isinstance(error, AgentUnreachableError) or "another program" in str(error):
-                return False
-            raise
-        return True
-
-    eventually(attempt, "the on-ramp opens")
-    return found[0]
-
-
-def receive(held: OpenTun) -> IP:
-    """The next packet."""
-    assert select.select([held], [], [], TIMEOUT_S)[0], "nothing came"
-    return IP(os.read(held.descriptor, 1 << 16))
-
-
-def echo(held: OpenTun, text: bytes, source: str = ME, port: int = 40000) -> IP:
-    """Sends a datagram to the internet's echo, again while nothing comes back, and gives what does."""
-    packet = bytes(IP(src=source, dst=INTERNET) / UDP(sport=port, dport=ECHO_PORT) / text)
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        os.write(held.descriptor, packet)
-        while select.select([held], [], [], 0.5)[0]:
-            answer = IP(os.read(held.descriptor, 1 << 16))
-            if UDP in answer and bytes(answer[UDP].payload) == text:
-                return answer
-    raise AssertionError("no answer")
 
 
 def claims(lab: PairLab, client: str) -> set[str]:

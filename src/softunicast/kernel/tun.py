@@ -35,6 +35,7 @@ _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
 _IFF_TUN_EXCL: Final = 0x8000
 _IFREQ: Final = struct.Struct("16sH22x")
+_IFF_UP: Final = 1
 _KIND_TUN: Final = 1  # IFLA_TUN_TYPE
 _ROOT: Final = 0
 
@@ -47,15 +48,15 @@ class Found:
     persistent: bool
     owner: int | None
     offload: bool
+    up: bool
     mtu: int
     open: bool
     addresses: tuple[IPv4Interface, ...]
 
     def is_as_made(self, tun: Tun) -> bool:
         """Whether `make` would make the same device, and nobody changed whom it belongs to since."""
-        return (self.is_tun, self.persistent, self.owner, self.offload, self.mtu, self.addresses) == (
-            *(True, True, _ROOT, tun.offload, tun.mtu, (tun.address,)),
-        )
+        made = Found(True, True, _ROOT, tun.offload, True, tun.mtu, self.open, (tun.address,))
+        return self == made
 
 
 def make(name: str, tun: Tun) -> None:
@@ -121,6 +122,7 @@ def find(name: str) -> Found | None:
         persistent=bool(detail("IFLA_TUN_PERSIST")),
         owner=detail("IFLA_TUN_OWNER"),
         offload=bool(detail("IFLA_TUN_VNET_HDR")),
+        up=bool(link["flags"] & _IFF_UP),
         mtu=int(link.get_attr("IFLA_MTU")),
         open=bool(link.get_attr("IFLA_CARRIER")),
         addresses=addresses,

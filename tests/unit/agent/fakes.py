@@ -105,7 +105,7 @@ class Calls:
 
     def make_tun(self, name: str, device: Tun) -> None:
         self.done.append(f"make {name}")
-        self.tuns[name] = tun.Found(True, True, 0, device.offload, device.mtu, False, (device.address,))
+        self.tuns[name] = tun.Found(True, True, 0, device.offload, True, device.mtu, False, (device.address,))
 
     def open_tun(self, name: str, device: Tun) -> int:
         if self.tuns[name].open:

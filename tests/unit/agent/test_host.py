@@ -228,6 +228,7 @@ def test_a_device_is_noted_made_kept_and_removed(tmp_path: Path, calls: Calls) -
         {"persistent": False},
         {"is_tun": False},
         {"mtu": 9},
+        {"up": False},
         {"addresses": ()},
     ],
 )
