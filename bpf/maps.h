@@ -87,11 +87,35 @@ struct {
 	__type(value, struct client);
 } clients SEC(".maps");
 
+struct exhausted_key { /* a pool's slice, towards one destination */
+	__u32 local;       /* be */
+	__u32 remote;      /* be */
+	__u32 pool;
+	__u16 first;       /* first port, host order */
+	__u16 remote_port; /* be */
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct exhausted { /* no port was free at the last exact search, and none can be before: see search.h */
+	__u64 until_ns;
+	__u64 early_until_ns; /* likewise, by taking over an ended conversation */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct exhausted_key);
+	__type(value, struct exhausted);
+} exhausted SEC(".maps");
+
 struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
 	struct flow flow;
 	struct claim claim;
 	struct claim_key key;
 	__u32 zero;
+	struct exhausted_key slice; /* the one that is being searched, */
+	struct exhausted exhausted; /* and what is known of it so far */
 };
 
 struct {

@@ -167,11 +167,18 @@ class World:
 
     def reset(self, wanted: KernelState | None = None) -> None:
         """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows"):
-            table = self.datapath.map(name)
-            for key, _ in list(table.items()):
-                table.delete(key)
+        for name in ("claims", "flows", "exhausted"):
+            self._empty(name)
         self.datapath.apply(wanted or state())
+
+    def _empty(self, name: str) -> None:
+        table = self.datapath.map(name)
+        for key, _ in list(table.items()):
+            table.delete(key)
+
+    def forget_exhausted(self) -> None:
+        """The next search is an exact one: for tests that free a port behind the programs' back."""
+        self._empty("exhausted")
 
     def claims(self) -> dict[abi.ClaimKey, abi.Claim]:
         items = self.datapath.map("claims").items()
@@ -185,6 +192,7 @@ class World:
         """Sets fields of every claim."""
         for key, claim in self.claims().items():
             self.datapath.map("claims").set(key.pack(), claim._replace(**fields).pack())
+        self.forget_exhausted()
 
     def change_flows(self, **fields: Any) -> None:
         for key, flow in self.flows().items():
@@ -195,6 +203,7 @@ class World:
         for key, value in self.claims().items():
             if claim in (None, key):
                 self.datapath.map("claims").set(key.pack(), value._replace(expires_ns=1).pack())
+        self.forget_exhausted()
         self.change_flows(refresh_ns=0)
 
     def local_ports(self) -> list[int]:
