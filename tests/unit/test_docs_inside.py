@@ -31,7 +31,7 @@ TYPES = {
 
 def test_every_map() -> None:
     maps = {name: body for body, name in MAP.findall((ROOT / "bpf/maps.h").read_text())}
-    sized = dict(re.findall(r'"(\w+)": limits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
+    sized = dict(re.findall(r'"(\w+)": .*\blimits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
     said = {
         **entries(section(page("maps"), "Tables: written by the agent")),
         **entries(section(page("maps"), "Made by packets")),

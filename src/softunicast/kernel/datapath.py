@@ -20,6 +20,7 @@ from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
+from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
@@ -38,7 +39,17 @@ from softunicast.kernel.tables import Tables
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = ("director", "director_tc", "guard", "egress", "fast", "sweep")
-TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
+TABLES: Final = (
+    "settings",
+    "blocks",
+    "groups",
+    "addresses",
+    "owners",
+    "slots",
+    "servers",
+    "pools",
+    "onramps",
+)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
@@ -89,7 +100,9 @@ class Datapath:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         _refuse_other_abi(self.folder / "maps" / "settings")
         sizes = {
+            "groups": group_lines(limits.addresses_max),
             "addresses": limits.addresses_max,
+            "owners": -(-limits.slots_max // abi.AbiLimit.LINE_OWNERS),
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
@@ -111,7 +124,8 @@ class Datapath:
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
         mtu = links.interface(self.uplink).mtu
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu)
+        mask = self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _pin(self, program: str, interface: str) -> Path:
