@@ -35,7 +35,7 @@ INLINE enum direction direct(void *data, void *end, int parsed, struct packet *p
 		struct quote quote;
 
 		/* To the owner of what it quotes; only an error that came back to where the packet left from can be true. */
-		if (parse_quote(data, end, packet, &quote) || quote.source != packet->destination)
+		if (parse_quote(data, end, packet, &quote) || !same_address(quote.source, packet->destination))
 			parsed = refuse(packet, REASON_ICMP_ERROR);
 		port = quote.source_port;
 	}
@@ -63,7 +63,7 @@ INLINE enum reason aim(void *data, void *end, __u32 owner, const struct packet *
 {
 	struct server *server = bpf_map_lookup_elem(&servers, &owner);
 	struct ethhdr *eth = data;
-	struct iphdr *ip = (void *)(eth + 1);
+	ip_header *ip = (void *)(eth + 1);
 
 	if (!server || server->kind != SERVER_NEIGHBOUR)
 		return REASON_NO_NEIGHBOUR;

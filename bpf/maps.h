@@ -24,6 +24,8 @@ struct {
 	__type(value, __u32);
 } blocks SEC(".maps");
 
+#if FAMILY == 4
+
 /* BPF_F_MMAPABLE: what is written in one store is read so, and lines begin where cache lines do. */
 
 struct {
@@ -41,6 +43,17 @@ struct {
 	__type(key, __u32);
 	__type(value, struct address_line);
 } addresses SEC(".maps");
+
+#else
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, ip_address);
+	__type(value, __u32); /* as address_line.where */
+} addresses SEC(".maps");
+
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -108,8 +121,8 @@ struct {
 } clients SEC(".maps");
 
 struct exhausted_key { /* a pool's slice, towards one destination */
-	__u32 local;       /* be */
-	__u32 remote;      /* be */
+	ip_address local;
+	ip_address remote;
 	__u32 pool;
 	__u16 first;       /* first port, host order */
 	__u16 remote_port; /* be */

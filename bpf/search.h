@@ -22,14 +22,14 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sock;
 
-	tuple.ipv4.saddr = key->remote;
-	tuple.ipv4.sport = key->remote_port;
-	tuple.ipv4.daddr = key->local;
-	tuple.ipv4.dport = key->local_port;
+	copy(&tuple.OF_FAMILY().saddr, &key->remote, sizeof(ip_address));
+	tuple.OF_FAMILY().sport = key->remote_port;
+	copy(&tuple.OF_FAMILY().daddr, &key->local, sizeof(ip_address));
+	tuple.OF_FAMILY().dport = key->local_port;
 	if (key->protocol == IPPROTO_TCP)
-		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else if (key->protocol == IPPROTO_UDP)
-		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else
 		return 0;
 	if (!sock)
@@ -78,15 +78,15 @@ INLINE void give_back(struct search *search)
 }
 
 /* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
-INLINE void wait_for(struct search *search, const struct claim *claim, __u64 expires)
+INLINE void wait_for(struct search *search, const struct claim *claim, __u64 free)
 {
 	struct exhausted *known = &search->trial->exhausted;
-	__u64 early = expires - search->closing_ns + REUSE_AFTER_NS;
+	__u64 early = free - search->closing_ns + REUSE_AFTER_NS;
 
-	if (expires == CLAIM_BUSY) /* being freed, perhaps */
-		expires = early = 0;
-	if (expires < known->until_ns)
-		known->until_ns = expires;
+	if (free == CLAIM_BUSY) /* being freed, perhaps */
+		free = early = 0;
+	if (free < known->until_ns)
+		known->until_ns = free;
 	if (early < known->early_until_ns && search->key->protocol == IPPROTO_TCP && ended(claim->state) &&
 	    claim->pool == search->pool)
 		known->early_until_ns = early;
@@ -96,7 +96,7 @@ INLINE int insert_claim(struct search *search)
 {
 	long error = bpf_map_update_elem(&claims, search->key, search->claim, BPF_NOEXIST);
 	struct claim *old;
-	__u64 expires;
+	__u64 expires, free;
 
 	if (!error) {
 		client_gains(&search->claim->flow);
@@ -112,9 +112,18 @@ INLINE int insert_claim(struct search *search)
 	expires = *(volatile __u64 *)&old->expires_ns;
 	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
-	wait_for(search, old, expires);
-	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
-	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
+	if (expires > search->now_ns) {
+		wait_for(search, old, expires);
+		if (!reusable(search, old, expires))
+			return 0;
+	} else {
+		free = expires + rest_ns(search->key, old);
+		if (free > search->now_ns) {
+			wait_for(search, old, free);
+			return 0;
+		}
+	}
+	if (__sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
 	drop_flow_of(search->key, old);
 	old->flow = search->claim->flow;

@@ -14,13 +14,15 @@ enum place {
 	PLACE_ELSEWHERE,    /* the owner says where */
 };
 
-/* Does an announced block cover the address? `address` and `port` in network byte order. */
-INLINE int in_block(__u32 address)
+/* Does an announced block cover the address? */
+INLINE int in_block(ip_address address)
 {
-	struct block_key key = {.prefix_length = 32, .address = address};
+	struct block_key key = {.prefix_length = ADDRESS_BITS, .address = address};
 
 	return bpf_map_lookup_elem(&blocks, &key) != 0;
 }
+
+#if FAMILY == 4
 
 /* The line of `groups` that a group belongs in; four neighbours share it. As in kernel/address_places.py. */
 INLINE __u32 hash_group(__u32 group)
@@ -57,7 +59,7 @@ INLINE __u64 group_of(const struct settings *self, __u32 number)
 }
 
 /* Where the slots of an address are (address_line.where), or 0 when it has none. */
-INLINE __u32 where_of(const struct settings *self, __u32 address)
+INLINE __u32 where_of(const struct settings *self, ip_address address)
 {
 	__u64 group = group_of(self, GROUP_BIT | be32(address) / LINE_ADDRESSES);
 	struct address_line *found;
@@ -69,8 +71,19 @@ INLINE __u32 where_of(const struct settings *self, __u32 address)
 	return found ? found->where[be32(address) % LINE_ADDRESSES] : 0;
 }
 
+#else
+
+INLINE __u32 where_of(const struct settings *self, ip_address address)
+{
+	__u32 *where = bpf_map_lookup_elem(&addresses, &address);
+
+	return where ? *where : 0;
+}
+
+#endif
+
 /* Has the address slices, or is it in a block? */
-INLINE int is_ours(__u32 address)
+INLINE int is_ours(ip_address address)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
@@ -78,7 +91,8 @@ INLINE int is_ours(__u32 address)
 	return (self && where_of(self, address)) || in_block(address);
 }
 
-INLINE enum place place_of(__u32 address, __u16 port, __u32 *owner)
+/* `port` in network byte order. */
+INLINE enum place place_of(ip_address address, __u16 port, __u32 *owner)
 {
 	struct owner_line *owners_of_line;
 	struct settings *self;
