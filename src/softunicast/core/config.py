@@ -29,6 +29,7 @@ from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
+ATTACHMENTS: Final = ("auto", "tc", "xdp")
 CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
@@ -44,10 +45,14 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class UplinkConfig:
-    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4."""
+    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4.
+
+    `attach`: by what the director takes packets: "auto", "tc" or "xdp".
+    """
 
     interface: str
     address: IPv4Address | None = None
+    attach: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,11 @@ def parse_config(text: str, path: str) -> Config:
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
-        uplink=UplinkConfig(interface, _ipv4(uplink, "address") if uplink.have("address") else None),
+        uplink=UplinkConfig(
+            interface,
+            _ipv4(uplink, "address") if uplink.have("address") else None,
+            uplink.choice("attach", ATTACHMENTS, "auto"),
+        ),
         ledger=LedgerConfig(ledger.choice("kind", ("sqlite",)), ledger.path("path")),
         agent=_agent(document.section("agent")),
         limits=limits,
