@@ -20,6 +20,7 @@ const struct {
 	struct server server;
 	struct pool_slice pool_slice;
 	struct pool pool;
+	struct source source;
 	struct onramp onramp;
 	struct flow_key flow_key;
 	struct flow flow;
@@ -42,5 +43,6 @@ const enum abi_limit {
 	LIMIT_LINE_OWNERS = LINE_OWNERS,
 	LIMIT_GROUP_BIT = GROUP_BIT,
 	LIMIT_GROUP_TRIES = GROUP_TRIES,
+	LIMIT_ONRAMP_SOURCES_MAX = ONRAMP_SOURCES_MAX,
 } abi_limit SEC(".rodata.abi") = LIMIT_ABI_VERSION;
 LICENSE;

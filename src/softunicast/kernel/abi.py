@@ -34,12 +34,13 @@ class Reason(IntEnum):
     TOO_BIG = 19
     FAMILY = 20
     FILTERED = 21
-    GUARD_FOREIGN = 22
-    GUARD_NOBODY = 23
-    GUARD_EXPIRED = 24
-    GUARD_FRAGMENT = 25
-    GUARD_PROTOCOL = 26
-    MAX = 27
+    SPOOFED = 22
+    GUARD_FOREIGN = 23
+    GUARD_NOBODY = 24
+    GUARD_EXPIRED = 25
+    GUARD_FRAGMENT = 26
+    GUARD_PROTOCOL = 27
+    MAX = 28
 
 
 class Traffic(IntEnum):
@@ -96,6 +97,7 @@ class AbiLimit(IntEnum):
     LINE_OWNERS = 32
     GROUP_BIT = 268435456
     GROUP_TRIES = 8
+    ONRAMP_SOURCES_MAX = 16
 
 
 class Settings(NamedTuple):
@@ -272,10 +274,28 @@ _pool = Struct("<QQQQQQIIII48s3072s")
 POOL_BYTES: Final = 3184
 
 
+class Source(NamedTuple):
+    address: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _source.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source:
+        return cls._make(_source.unpack(data))
+
+
+_source = Struct("<II")
+SOURCE_BYTES: Final = 8
+
+
 class Onramp(NamedTuple):
     pool: int
     address: int
     xdp_mtu: int
+    source_count: int
+    sources: bytes
     name: bytes
 
     def pack(self) -> bytes:
@@ -286,8 +306,8 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<III16s")
-ONRAMP_BYTES: Final = 28
+_onramp = Struct("<IIII128s16s")
+ONRAMP_BYTES: Final = 160
 
 
 class FlowKey(NamedTuple):
