@@ -99,7 +99,7 @@ class Masquerade(Conntrack):
 
 
 class SoftunicastTc(Path):
-    """Director, egress_in and guard on the uplink, egress_out on the on-ramp, all at tc: what veths get."""
+    """Director, egress_in, guard on the uplink, egress_out on the on-ramp, all at tc: as an agent does it for veths."""
 
     title = "softunicast tc"
     local = SHARED

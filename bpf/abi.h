@@ -13,12 +13,12 @@
 #define ABI_VERSION 3
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
-#define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
 #define LINE_GROUPS 7         /* that share a cache line */
 #define LINE_ADDRESSES 16
 #define GROUP_BIT (1 << 28)   /* so that no group is 0 */
 #define LINE_OWNERS 32
 #define GROUP_TRIES 8         /* cache lines that a group can be in */
+#define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
 
 /* Why a packet was dropped. One enum for every hook; the sentences for people are in

@@ -92,12 +92,12 @@ class AbiLimit(IntEnum):
     ABI_VERSION = 3
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
-    ONRAMP_SOURCES_MAX = 16
     LINE_GROUPS = 7
     LINE_ADDRESSES = 16
     LINE_OWNERS = 32
     GROUP_BIT = 268435456
     GROUP_TRIES = 8
+    ONRAMP_SOURCES_MAX = 16
 
 
 class Settings(NamedTuple):

@@ -22,10 +22,11 @@ from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
 from softunicast.kernel.address_places import group_lines
+from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
-from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
+from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
@@ -69,8 +70,8 @@ class Datapath:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
-        self._sources = sources
         self.director = "director"  # or "director_tc": the program at the uplink
+        self._sources = sources
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -359,35 +360,6 @@ def _refuse_other_abi(pin: Path) -> None:
             f"{abi.AbiLimit.ABI_VERSION}",
             fix="stop the agent cleanly with the version that started it, then start this one",
         )
-
-
-def suits_xdp(device: links.Interface) -> bool:
-    """XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN brings large packets
-    from a local stack, which XDP would force to be cut (no GSO)."""
-    return device.kind is None and bool(have_native_xdp(device.name))
-
-
-def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
-    """Of an on-ramp: "tc" or "xdp". HostError when XDP is wanted and the uplink would lose its frames, or the
-    device has none."""
-    if device.mac is None and not device.bare:
-        raise HostError(
-            f"{device.name} is neither Ethernet nor plain IP", "use an interface of another kind as on-ramp"
-        )
-    if device.bare and wanted == "xdp":
-        raise HostError(
-            f"{device.name} has no Ethernet header, which XDP needs", f'set attach = "tc" for {device.name}'
-        )
-    if wanted == "tc" or (wanted == "auto" and not suits_xdp(device)):
-        return "tc"
-    if takes_redirected(uplink):
-        return "xdp"
-    if wanted == "xdp":
-        raise HostError(
-            f"{uplink} does not send what XDP redirects to it: {device.name} cannot be attached by XDP",
-            f'set attach = "tc" for {device.name}',
-        )
-    return "tc"
 
 
 def attach_pass(interface: str, pin: Path) -> None:

@@ -24,8 +24,9 @@ from softunicast.kernel.probe import Feature
 JIT: Final = "net/core/bpf_jit_enable"
 DIRECTORS: Final = ((XDP, "director"), (TCX_INGRESS, "director_tc"))  # one of them
 ON_UPLINK: Final = ((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
-ON_ONRAMPS: Final = ((TCX_INGRESS, "egress_out"), (TCX_INGRESS, "wrap"), (XDP, "fast"))
-OURS: Final = frozenset({*DIRECTORS, *ON_UPLINK, *ON_ONRAMPS})
+OURS: Final = frozenset(
+    {*DIRECTORS, *ON_UPLINK, (TCX_INGRESS, "egress_out"), (TCX_INGRESS, "wrap"), (XDP, "fast")}
+)
 START_AGAIN: Final = "start the agent again, it takes over; stopped cleanly it removes everything"
 
 
