@@ -13,11 +13,11 @@ declare -A needed=(
   [ca-certificates]=/usr/share/doc/ca-certificates [traceroute]=/usr/share/doc/traceroute
   [iputils-tracepath]=/usr/share/doc/iputils-tracepath [nmap]=/usr/share/doc/nmap [hping3]=/usr/share/doc/hping3
   [dnsmasq-base]=/usr/share/doc/dnsmasq-base [dnsperf]=/usr/share/doc/dnsperf
-  [openssh-client]=/usr/share/doc/openssh-client [openssl]=/usr/share/doc/openssl
+  [nghttp2-server]=/usr/share/doc/nghttp2-server [openssh-client]=/usr/share/doc/openssh-client [openssl]=/usr/share/doc/openssl
 )
 # For single tests. Where systemd runs their packages would start servers now and at every boot: not ours to do.
 if [ ! -d /run/systemd/system ]; then
-  for package in coturn openssh-server nghttp2-server iperf3; do needed[$package]=/usr/share/doc/$package; done
+  for package in coturn openssh-server iperf3; do needed[$package]=/usr/share/doc/$package; done
 fi
 missing=()
 for package in "${!needed[@]}"; do [ -e "${needed[$package]}" ] || missing+=("$package"); done

@@ -86,7 +86,7 @@ def test_iperf_tcp(lab: PairLab, iperf: Callable[..., Any], client: str, how: tu
         end = iperf(client, "-n", "40M", *how)
     ways = ["sum_received", "sum_received_bidir_reverse"][: 1 + (how == ("--bidir",))]
     received = [end[way]["bytes"] for way in ways]
-    assert sum(received) >= 30 << 20, "what is on its way at the end is not counted"
+    assert sum(received) >= 10 << 20, "what is still on its way when the sender has sent all is not counted"
     assert min(received) > 1 << 20
     assert grown.reasons() == set()
     owner = grown.traffic[SERVER_OF[client]]
