@@ -28,6 +28,7 @@ LANES: Final = 2
 WINDOW: Final = 256  # conversations under way at once, of a lane
 WINDOWS: Final = 8  # in one run: each costs 30 ms, however short
 STEPS: Final = 5
+SECONDS_MAX: Final = 90.0  # whoever waits for "enough" longer has lost it
 FRAME_BYTES: Final = 60
 BATCH: Final = 64  # few enough for the rings between the nodes
 _LIVE_FRAMES: Final = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
@@ -71,14 +72,17 @@ class Churn:
         for lane in range(LANES):
             self._object.maps["control"].set(index_key(lane), value)
 
-    def run(self, per_s: int, seconds: float) -> int:
-        """Opens conversations at this rate, or as near to it as two cores come. Returns how many."""
+    def run(self, per_s: int, seconds: float, enough: threading.Event) -> int:
+        """Opens conversations at this rate, or as near to it as two cores come, until the time is over and it is
+        `enough`. Returns how many."""
         opened = [0] * LANES
         failures: list[BaseException] = []
 
         def lane(number: int) -> None:
             try:
-                opened[number] = self._world.inside(CLIENT, self._lane, number, per_s / LANES, seconds)
+                opened[number] = self._world.inside(
+                    CLIENT, self._lane, number, per_s / LANES, seconds, enough
+                )
             except BaseException as error:
                 failures.append(error)
 
@@ -91,7 +95,7 @@ class Churn:
             raise failures[0]
         return sum(opened)
 
-    def _lane(self, number: int, per_s: float, seconds: float) -> int:
+    def _lane(self, number: int, per_s: float, seconds: float, enough: threading.Event) -> int:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[number % len(cores)]})
         options = ffi.new("struct bpf_test_run_opts *")
@@ -100,7 +104,7 @@ class Churn:
         options.repeat, options.flags, options.batch_size = WINDOWS * WINDOW * STEPS, _LIVE_FRAMES, BATCH
         program = self._object.programs[f"lane{number}"]
         start, opened = time.monotonic(), 0
-        while (now := time.monotonic() - start) < seconds:
+        while (now := time.monotonic() - start) < seconds or (now < SECONDS_MAX and not enough.is_set()):
             due = opened / per_s
             if due > now:
                 time.sleep(due - now)

@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address
 from pathlib import Path
+from threading import Event
 from typing import Final
 
-from bench.churn import Churn, Tally, churn
+from bench.churn import Tally, churn
 from bench.world import SERVER, UPLINK_MAC, World, world
 from softunicast.core.config import Limits
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
@@ -96,49 +98,73 @@ class Report:
             self.faults.append(f"{way}: {sent} sent, {got} got")
 
 
-def soak(attachment: str, slice_ports: int, per_s: int, seconds: float) -> Report:
-    """One run in a world of its own. Ends with the judgement."""
-    with world(queues=2) as built, churn(built) as made, server(built, attachment, slice_ports) as datapath:
+def soak(attachment: str, slice_ports: int, per_s: int, seconds: float, upgrades: int = 0) -> Report:
+    """One run in a world of its own; it goes on until the programs have been replaced so many times. Ends with the
+    judgement."""
+    with (
+        world(queues=2) as built,
+        churn(built) as made,
+        closing(Server(built, attachment, slice_ports)) as server,
+    ):
         ports = slice_of(slice_ports)
         made.aim(ADDRESS, (ports.port_first, ports.port_first + ports.ports - 1), HOT_EVERY[slice_ports])
-        sweeping = Sweeping(datapath, built)
-        opened, took_s = sweeping.during(lambda: _timed(made, per_s, seconds))
-        left = sweeping.until_empty()
+        start = time.monotonic()
+        opened = server.work_during(lambda upgraded: made.run(per_s, seconds, upgraded), upgrades)
+        took_s = time.monotonic() - start
+        left = server.until_empty()
         report = Report(
             attachment,
             slice_ports,
             took_s,
             opened,
-            datapath.traffic(),
-            {drop.reason.name.lower(): drop.packets for drop in datapath.drops() if drop.packets},
+            server.datapath.traffic(),
+            {drop.reason.name.lower(): drop.packets for drop in server.datapath.drops() if drop.packets},
             made.tally(),
             {name: built.inside(SERVER, entered, name) for name in ("onramp", "uplink")},
-            sweeping.freed,
+            server.freed,
             left,
         )
     report.judge()
     return report
 
 
-def _timed(made: Churn, per_s: int, seconds: float) -> tuple[int, float]:
-    start = time.monotonic()
-    return made.run(per_s, seconds), time.monotonic() - start
+class Server:
+    """The middle of the row, with the data path as an agent would set it up, and what an agent does meanwhile."""
 
-
-class Sweeping:
-    """Sweeps as an agent does, under traffic, and afterwards until nothing is left."""
-
-    def __init__(self, datapath: Datapath, built: World) -> None:
-        self._datapath = datapath
+    def __init__(self, built: World, attachment: str, slice_ports: int) -> None:
         self._built = built
+        self._folder = built.folder / "bpf"
+        self._attachment = attachment
         self.freed = 0
+        # Strays end here, as on a server with an agent.
+        built.inside(SERVER, sysctl.write, "net/ipv4/conf/uplink/forwarding", 0)
+        self.datapath = self._built.inside(SERVER, self._open)
+        built.inside(SERVER, self.datapath.apply, state(slice_ports))
 
-    def during(self, work: Callable[[], tuple[int, float]]) -> tuple[int, float]:
-        """Sweeps in between, while `work` goes on in a thread."""
-        from concurrent.futures import ThreadPoolExecutor, wait
+    def _open(self) -> Datapath:
+        attach = {"onramp": self._attachment}
+        return Datapath.open(self._folder, "uplink", "soak", Limits(flows_max=FLOWS_MAX), attach)
 
+    def close(self) -> None:
+        """Removes it."""
+        self._built.inside(SERVER, self.datapath.remove)
+
+    def upgrade(self) -> None:
+        """Another process takes over: every program is replaced, under traffic."""
+        before, self.datapath = self.datapath, self._built.inside(SERVER, self._open)
+        before.close()
+
+    def work_during(self, work: Callable[[Event], int], upgrades: int) -> int:
+        """Sweeps while `work` goes on in a thread, and first upgrades so often; `work` hears when that is done."""
+        upgraded = Event()
         with ThreadPoolExecutor(1) as pool:
-            working = pool.submit(work)
+            working = pool.submit(work, upgraded)
+            try:
+                for _ in range(upgrades):
+                    self.upgrade()
+                    self._sweep()
+            finally:
+                upgraded.set()
             while not wait([working], SWEEP_EVERY_S).done:
                 self._sweep()
             return working.result()
@@ -149,11 +175,11 @@ class Sweeping:
         while self._sweep() and time.monotonic() < deadline:
             time.sleep(SWEEP_EVERY_S)
         return {
-            name: sum(1 for _ in self._datapath.map(name).items()) for name in ("claims", "flows", "clients")
+            name: sum(1 for _ in self.datapath.map(name).items()) for name in ("claims", "flows", "clients")
         }
 
     def _sweep(self) -> int:
-        freed, live = self._datapath.sweep()
+        freed, live = self.datapath.sweep()
         self.freed += freed
         return live
 
@@ -163,23 +189,6 @@ def entered(interface: str) -> int:
     lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
     [counts] = [line.partition(":")[2].split() for line in lines if line.strip().startswith(f"{interface}:")]
     return int(counts[1])
-
-
-@contextmanager
-def server(built: World, attachment: str, slice_ports: int) -> Iterator[Datapath]:
-    """The data path in the middle of the row, as an agent would set it up."""
-
-    def opened() -> Datapath:
-        sysctl.write("net/ipv4/conf/uplink/forwarding", 0)  # strays end here, as on a server with an agent
-        limits = Limits(flows_max=FLOWS_MAX)
-        return Datapath.open(built.folder / "bpf", "uplink", "soak", limits, {"onramp": attachment})
-
-    datapath = built.inside(SERVER, opened)
-    try:
-        built.inside(SERVER, datapath.apply, state(slice_ports))
-        yield datapath
-    finally:
-        built.inside(SERVER, datapath.remove)
 
 
 def slice_of(ports: int) -> Slice:
