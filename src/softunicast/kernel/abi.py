@@ -216,6 +216,7 @@ class Pool(NamedTuple):
     tcp_closing_ns: int
     udp_ns: int
     icmp_ns: int
+    rest_ns: int
     slice_count: int
     behaviour: int
     client_flows_max: int
@@ -231,8 +232,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQIIII48s3072s")
-POOL_BYTES: Final = 3176
+_pool = Struct("<QQQQQQIIII48s3072s")
+POOL_BYTES: Final = 3184
 
 
 class Onramp(NamedTuple):
@@ -375,13 +376,14 @@ CLIENT_BYTES: Final = 16
 
 class Sample(NamedTuple):
     at_ns: int
-    source: int
-    destination: int
+    source: bytes
+    destination: bytes
     source_port: int
     destination_port: int
     interface: int
     protocol: int
     hook: int
+    family: int
 
     def pack(self) -> bytes:
         return _sample.pack(*self)
@@ -391,8 +393,8 @@ class Sample(NamedTuple):
         return cls._make(_sample.unpack(data))
 
 
-_sample = Struct("<QIIHHIBB6x")
-SAMPLE_BYTES: Final = 32
+_sample = Struct("<Q16s16sHHIBBB5x")
+SAMPLE_BYTES: Final = 56
 
 
 class Drop(NamedTuple):
@@ -407,8 +409,8 @@ class Drop(NamedTuple):
         return cls._make(_drop.unpack(data))
 
 
-_drop = Struct("<Q32s")
-DROP_BYTES: Final = 40
+_drop = Struct("<Q56s")
+DROP_BYTES: Final = 64
 
 
 class Sweep(NamedTuple):
