@@ -167,7 +167,7 @@ class World:
 
     def reset(self, wanted: KernelState | None = None) -> None:
         """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows"):
+        for name in ("claims", "flows", "told"):
             table = self.datapath.map(name)
             for key, _ in list(table.items()):
                 table.delete(key)

@@ -34,12 +34,13 @@ class Reason(IntEnum):
     TOO_BIG = 19
     FAMILY = 20
     FILTERED = 21
-    GUARD_FOREIGN = 22
-    GUARD_NOBODY = 23
-    GUARD_EXPIRED = 24
-    GUARD_FRAGMENT = 25
-    GUARD_PROTOCOL = 26
-    MAX = 27
+    UNSOLICITED = 22
+    GUARD_FOREIGN = 23
+    GUARD_NOBODY = 24
+    GUARD_EXPIRED = 25
+    GUARD_FRAGMENT = 26
+    GUARD_PROTOCOL = 27
+    MAX = 28
 
 
 class Traffic(IntEnum):
@@ -51,9 +52,10 @@ class Traffic(IntEnum):
     NEW_FLOW = 5
     REUSED = 6
     ICMP_SENT = 7
-    FAST_OUT = 8
-    FAST_IN = 9
-    MAX = 10
+    ICMP_MUTED = 8
+    FAST_OUT = 9
+    FAST_IN = 10
+    MAX = 11
 
 
 class Hook(IntEnum):
@@ -221,6 +223,7 @@ class Pool(NamedTuple):
     behaviour: int
     client_flows_max: int
     client_rate_max: int
+    errors_max: int
     name: bytes
     slices: bytes
 
@@ -232,8 +235,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQQIIII48s3072s")
-POOL_BYTES: Final = 3184
+_pool = Struct("<QQQQQQIIIII4x48s3072s")
+POOL_BYTES: Final = 3192
 
 
 class Onramp(NamedTuple):
