@@ -228,12 +228,9 @@ int egress_out(struct __sk_buff *skb)
  * dropped unsaid, as at any NAT (RFC 5382 REQ-4): the kernel would answer, and tell whoever scans what is here. */
 ALONE int nobodys(struct __sk_buff *skb, const struct packet *packet, const struct claim_key *key)
 {
-	struct address_key address = {};
-
 	if (!packet || !key || packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
 		return TC_ACT_UNSPEC;
-	address.address = packet->destination;
-	if (!bpf_map_lookup_elem(&addresses, &address) || socket_holds(skb, key))
+	if (!is_ours(packet->destination) || socket_holds(skb, key))
 		return TC_ACT_UNSPEC;
 	return drop(skb, REASON_UNSOLICITED, HOOK_EGRESS_IN, packet);
 }
