@@ -8,8 +8,10 @@
  *   this server's slice        -> to the client at once (fast.h), or up to egress and the kernel stack
  *   a neighbour's slice        -> new destination MAC, hop limit down by one, back out of the uplink
  *   nobody's, expired          -> dropped with a reason
+ *   a fragment                 -> to the server where those of its datagram meet, then to the owner (fragment.h)
  */
 #include "fast.h"
+#include "fragment.h"
 #include "quote.h"
 
 INLINE int drop(struct xdp_md *xdp, enum reason reason, const struct packet *packet)
@@ -38,6 +40,29 @@ INLINE int steer(struct xdp_md *xdp, __u32 owner, const struct packet *packet)
 	return XDP_TX;
 }
 
+/* All of one datagram meet at one server, whose egress_in sends them on to the owner. */
+INLINE int meet(struct xdp_md *xdp, const struct packet *packet)
+{
+	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
+	struct ethhdr *eth = data;
+	struct slot *slot = 0;
+
+	switch (meeting_of(packet, &slot)) {
+	case PLACE_NOT_OURS:
+		return XDP_PASS;
+	case PLACE_NOBODY:
+		return drop(xdp, REASON_NO_OWNER, packet);
+	case PLACE_ELSEWHERE:
+		if (!slot || (void *)(eth + 1) > end)
+			return drop(xdp, REASON_INTERNAL, packet);
+		if (!is_from(eth, slot->owner))
+			return steer(xdp, slot->owner, packet);
+	default:
+		count(TRAFFIC_HERE);
+		return XDP_PASS;
+	}
+}
+
 SEC("xdp.frags")
 int director(struct xdp_md *xdp)
 {
@@ -49,6 +74,8 @@ int director(struct xdp_md *xdp)
 
 	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
 		return XDP_PASS;
+	if (unlikely(parsed == PARSED_FRAGMENT))
+		return meet(xdp, &packet);
 	if (parsed == PARSED_ERROR) {
 		struct quote quote;
 

@@ -6,6 +6,7 @@
  * other source are not looked at further and left to whatever program is attached after this one.
  */
 #include "count.h"
+#include "fragment.h"
 #include "quote.h"
 #include "rewrite.h"
 #include "slots.h"
@@ -14,6 +15,24 @@ INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *
 {
 	count_drop(reason, HOOK_GUARD, skb->ifindex, packet);
 	return TC_ACT_SHOT;
+}
+
+/* A fragment whose source port, as far as it has one, is ours. It must also have an identification out of our slice,
+ * or it could mix with a datagram of another server that shares the address. What egress sends has one; a socket's
+ * packets get one here. */
+INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct datagram_key key;
+	struct slot *slot;
+
+	if (place_of(packet->source, packet->id, &slot) == PLACE_HERE)
+		return TC_ACT_UNSPEC;
+	key_of(packet, SIDE_GUARD, &key);
+	if (is_later(packet) ? !recall(packet, &key, now) || place_of(packet->source, packet->new_id, &slot) != PLACE_HERE :
+			       remember(packet, &key, packet->source, packet->source_port, now))
+		return drop(skb, REASON_GUARD_FRAGMENT, packet);
+	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")
@@ -49,10 +68,13 @@ int guard(struct __sk_buff *skb)
 		return drop(skb, packet.reason == REASON_MALFORMED ? REASON_MALFORMED :
 				 packet.reason == REASON_FRAGMENT ? REASON_GUARD_FRAGMENT : REASON_GUARD_PROTOCOL, &packet);
 	}
+	if (is_later(&packet)) /* has no port; what follows from it, the identification says */
+		return in_block(packet.source) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	switch (place_of(packet.source, port, &slot)) {
 	case PLACE_NOT_OURS:
-	case PLACE_HERE:
 		return TC_ACT_UNSPEC;
+	case PLACE_HERE:
+		return is_fragment(&packet) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	case PLACE_ELSEWHERE:
 		return drop(skb, REASON_GUARD_FOREIGN, &packet);
 	case PLACE_EXPIRED:

@@ -2,6 +2,7 @@
 /* What comes back to a client: what it does to its claim, whether it fits, and errors about what the client sent. */
 #pragma once
 
+#include "cut.h"
 #include "flow.h"
 #include "icmp.h"
 #include "quote.h"
@@ -95,6 +96,59 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	return bpf_redirect(onramp, 0);
 }
 
+/* Sends a fragment that met the others here on to the owner of its slice. What the director does, in a buffer. */
+INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
+{
+	struct server *server = bpf_map_lookup_elem(&servers, &owner);
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct iphdr *ip = (void *)(eth + 1);
+
+	if (!server || server->kind != SERVER_NEIGHBOUR)
+		return drop(skb, REASON_NO_NEIGHBOUR, HOOK_EGRESS_IN, packet);
+	if (packet->ttl <= 1)
+		return drop(skb, REASON_STEER_LOOP, HOOK_EGRESS_IN, packet);
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
+	decrease_ttl(ip);
+	copy(eth->h_source, eth->h_dest, ETH_ALEN);
+	copy(eth->h_dest, server->mac, ETH_ALEN);
+	count(TRAFFIC_STEERED);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* A fragment from the wire, for a shared address. Returns GO_ON when it has ports and they are this server's. */
+ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct datagram_key key;
+	struct slot *slot = 0;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	if (!in_block(packet->destination))
+		return TC_ACT_UNSPEC;
+	key_of(packet, SIDE_WIRE, &key);
+	if (is_later(packet)) {
+		if (!recall(packet, &key, now))
+			return hold(skb, packet, SIDE_WIRE, now);
+	} else {
+		if (remember(packet, &key, 0, 0, now))
+			return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
+		if (release_held(skb, &key, now, 1))
+			return TC_ACT_SHOT;
+	}
+	switch (place_of(packet->destination, packet->destination_port, &slot)) {
+	case PLACE_HERE:
+		return GO_ON;
+	case PLACE_ELSEWHERE:
+		return slot ? steer_fragment(skb, packet, slot->owner) : TC_ACT_SHOT;
+	case PLACE_EXPIRED:
+		return drop(skb, REASON_LEASE_EXPIRED, HOOK_EGRESS_IN, packet);
+	default:
+		return drop(skb, REASON_NO_OWNER, HOOK_EGRESS_IN, packet);
+	}
+}
+
 /* May anybody send to this mapping? */
 INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 {
@@ -116,8 +170,10 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	/* The helper writes the interface's MTU. Its verdict is about the buffer, which may be many packets. */
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;
+	if (!cut_up(skb, packet, mtu))
+		return TC_ACT_SHOT;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
-	if (icmp_error(skb, packet, packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
+	if (is_later(packet) || icmp_error(skb, packet, packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
 }

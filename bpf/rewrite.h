@@ -38,17 +38,34 @@ INLINE void pull_headers(struct __sk_buff *skb)
 	pull(skb, HEADERS_MAX);
 }
 
+/* The part of `translate` that is about the IPv4 header. */
+INLINE int translate_header(struct __sk_buff *skb, __u32 old_address, const struct rewrite *rewrite)
+{
+	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return -1;
+	if (rewrite->end == END_SOURCE)
+		ip->saddr = rewrite->address;
+	else
+		ip->daddr = rewrite->address;
+	checksum_replace_address(ip, old_address, rewrite->address);
+	ip->check = checksum_replace(ip->check, *(__u16 *)&ip->ttl, *(__u16 *)&ip->ttl - 1);
+	ip->ttl--;
+	return 0;
+}
+
 /* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */
 INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const struct rewrite *rewrite)
 {
 	__u32 old_address = rewrite->end == END_SOURCE ? packet->source : packet->destination;
 	__u16 old_port = rewrite->end == END_SOURCE ? packet->source_port : packet->destination_port;
 	__u32 l4 = packet->l4_offset, check, port;
-	struct ethhdr *eth;
-	struct iphdr *ip;
 	void *end;
 	__u16 *word;
 
+	if (unlikely(packet->fragment & IP_OFFSET)) /* its transport header is in another fragment */
+		return translate_header(skb, old_address, rewrite);
 	if (packet->protocol == IPPROTO_TCP)
 		check = l4 + __builtin_offsetof(struct tcphdr, check);
 	else if (packet->protocol == IPPROTO_UDP)
@@ -67,19 +84,10 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 		    bpf_l4_csum_replace(skb, check, old_port, rewrite->port, zero_stays | 2))
 			return -1;
 	}
-	eth = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > end)
+	if (translate_header(skb, old_address, rewrite))
 		return -1;
-	if (rewrite->end == END_SOURCE)
-		ip->saddr = rewrite->address;
-	else
-		ip->daddr = rewrite->address;
-	checksum_replace_address(ip, old_address, rewrite->address);
-	ip->check = checksum_replace(ip->check, *(__u16 *)&ip->ttl, *(__u16 *)&ip->ttl - 1);
-	ip->ttl--;
-	word = (void *)eth + (port & 0x7f); /* 14 + 60 + 4 at most */
+	end = (void *)(long)skb->data_end;
+	word = (void *)(long)skb->data + (port & 0x7f); /* 14 + 60 + 4 at most */
 	if ((void *)(word + 1) > end)
 		return -1;
 	*word = rewrite->port;

@@ -15,31 +15,32 @@ class Reason(IntEnum):
     NONE = 0
     MALFORMED = 1
     FRAGMENT = 2
-    ICMP_ERROR = 3
-    PROTOCOL = 4
-    INTERNAL = 5
-    NO_OWNER = 6
-    LEASE_EXPIRED = 7
-    STEER_LOOP = 8
-    NO_NEIGHBOUR = 9
-    NO_POOL = 10
-    NO_SLICE = 11
-    SLICE_FULL = 12
-    TABLE_FULL = 13
-    CLIENT_FLOWS = 14
-    CLIENT_RATE = 15
-    NO_FLOW = 16
-    NO_ROUTE = 17
-    HOP_LIMIT = 18
-    TOO_BIG = 19
-    FAMILY = 20
-    FILTERED = 21
-    GUARD_FOREIGN = 22
-    GUARD_NOBODY = 23
-    GUARD_EXPIRED = 24
-    GUARD_FRAGMENT = 25
-    GUARD_PROTOCOL = 26
-    MAX = 27
+    FRAGMENT_LOST = 3
+    ICMP_ERROR = 4
+    PROTOCOL = 5
+    INTERNAL = 6
+    NO_OWNER = 7
+    LEASE_EXPIRED = 8
+    STEER_LOOP = 9
+    NO_NEIGHBOUR = 10
+    NO_POOL = 11
+    NO_SLICE = 12
+    SLICE_FULL = 13
+    TABLE_FULL = 14
+    CLIENT_FLOWS = 15
+    CLIENT_RATE = 16
+    NO_FLOW = 17
+    NO_ROUTE = 18
+    HOP_LIMIT = 19
+    TOO_BIG = 20
+    FAMILY = 21
+    FILTERED = 22
+    GUARD_FOREIGN = 23
+    GUARD_NOBODY = 24
+    GUARD_EXPIRED = 25
+    GUARD_FRAGMENT = 26
+    GUARD_PROTOCOL = 27
+    MAX = 28
 
 
 class Traffic(IntEnum):
@@ -53,7 +54,10 @@ class Traffic(IntEnum):
     ICMP_SENT = 7
     FAST_OUT = 8
     FAST_IN = 9
-    MAX = 10
+    HELD = 10
+    RELEASED = 11
+    CUT = 12
+    MAX = 13
 
 
 class Hook(IntEnum):
@@ -371,6 +375,45 @@ class Client(NamedTuple):
 
 _client = Struct("<QI4x")
 CLIENT_BYTES: Final = 16
+
+
+class DatagramKey(NamedTuple):
+    source: int
+    destination: int
+    interface: int
+    id: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _datagram_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> DatagramKey:
+        return cls._make(_datagram_key.unpack(data))
+
+
+_datagram_key = Struct("<IIIHB1x")
+DATAGRAM_KEY_BYTES: Final = 16
+
+
+class Datagram(NamedTuple):
+    since_ns: int
+    last: int
+    known: int
+    source_port: int
+    destination_port: int
+    id: int
+
+    def pack(self) -> bytes:
+        return _datagram.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Datagram:
+        return cls._make(_datagram.unpack(data))
+
+
+_datagram = Struct("<QIIHHH2x")
+DATAGRAM_BYTES: Final = 24
 
 
 class Sample(NamedTuple):

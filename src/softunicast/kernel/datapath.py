@@ -91,6 +91,8 @@ class Datapath:
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
+            "datagrams": limits.fragments_max,
+            "held": limits.held_max,
         }
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)

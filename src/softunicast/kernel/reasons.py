@@ -8,7 +8,8 @@ from softunicast.kernel.abi import Reason
 
 MEANING: Final[dict[Reason, str]] = {
     Reason.MALFORMED: "The headers contradict each other or the length of the frame.",
-    Reason.FRAGMENT: "A fragment of an IPv4 packet; only the first one carries ports. Not forwarded yet.",
+    Reason.FRAGMENT: "A fragment that cannot be true: cut inside the transport header, overlapping it, or too long.",
+    Reason.FRAGMENT_LOST: "A later fragment that waited for its first in vain, or had to make room for others.",
     Reason.ICMP_ERROR: "An ICMP error that quotes no conversation of ours, or quotes it wrongly.",
     Reason.PROTOCOL: "Neither TCP, UDP nor ICMP echo: there is no port to tell servers apart by.",
     Reason.INTERNAL: "A step that cannot fail did (no memory for the packet, or a bug). Report it.",
@@ -31,6 +32,6 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",
     Reason.GUARD_EXPIRED: "Tried to leave from a slice of this server whose lease has run out.",
-    Reason.GUARD_FRAGMENT: "Tried to leave as a fragment with a soft-unicast source: its port cannot be checked.",
+    Reason.GUARD_FRAGMENT: "Tried to leave as a fragment of a datagram whose first one this server has not sent.",
     Reason.GUARD_PROTOCOL: "Tried to leave with a soft-unicast source and no port (neither TCP, UDP nor ICMP echo).",
 }
