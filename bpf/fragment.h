@@ -19,7 +19,7 @@
 #define SIDE_WIRE 0                    /* datagram_key.interface: arrived by the uplink, */
 #define SIDE_GUARD (~0u)               /* or about to leave by it; else the on-ramp's */
 #define MEETING_TRIES 32
-#define MEETING_STEP 2048 /* ports: the default slice, so that all slices of an address are tried */
+#define MEETING_STEP 2048 /* ports: the default slice; all slices of an address are tried once */
 
 INLINE int is_fragment(const struct packet *packet)
 {
@@ -48,17 +48,18 @@ INLINE __u32 mix(__u32 a, __u32 b)
 	return a ^ a >> 15;
 }
 
-/* Where all fragments of this datagram meet: the owner of the port that its hash names, or of the next port that has
- * one. A pure function of the slice table, like steering by port. Not found (an address with few small slices):
+/* Where all fragments of this datagram meet: the owner of the port that its hash names, or, when it has none, of the
+ * next one in an order that the hash names, too, so that the servers share the work. A pure function of the slice table, like steering by port. Not found (an address with few small slices):
  * where it has arrived, which is the same server for all as long as routers spread fragments by address. */
 INLINE enum place meeting_of(const struct packet *packet, struct slot **slot)
 {
 	struct address_key address = {.address = packet->destination};
-	__u32 port = mix(mix(packet->source, packet->destination), packet->id << 8 | packet->protocol) >> 8;
+	__u32 hash = mix(mix(packet->source, packet->destination), packet->id << 8 | packet->protocol);
+	__u32 port = hash >> 16, step = (hash | 1) * MEETING_STEP;
 	enum place place;
 
-	for (int i = 0; i < MEETING_TRIES; i++, port += MEETING_STEP) {
-		place = place_of(packet->destination, port, slot);
+	for (int i = 0; i < MEETING_TRIES; i++, port += step) {
+		place = place_of(packet->destination, be16((__u16)port), slot);
 		if (place == PLACE_NOT_OURS || place == PLACE_HERE || place == PLACE_ELSEWHERE)
 			return place;
 	}
