@@ -237,7 +237,9 @@ struct datagram_key { /* one datagram that came in fragments */
 struct datagram { /* LRU: what its first fragment said */
 	__u64 since_ns;
 	__u32 last;  /* of those that wait for the first: number in held, 0: none */
-	__u32 known; /* the first one has come */
+	__u32 known; /* the first one has come, and not all have gone on yet */
+	__u32 gone;  /* bytes of those that have */
+	__u32 total; /* bytes of all, once the one that ends them has gone on */
 	__u16 source_port;      /* be */
 	__u16 destination_port; /* be */
 	__u16 id;               /* be; that it leaves with */

@@ -291,6 +291,8 @@ int egress_in(struct __sk_buff *skb)
 	verdict = too_big(skb, &packet, onramp);
 	if (verdict != NOT_TOO_BIG)
 		return verdict;
+	if (unlikely(is_fragment(&packet)))
+		gone_on(&packet, SIDE_WIRE);
 	if (!stranger && packet.protocol == IPPROTO_TCP && !is_later(&packet))
 		seen_reply(claim, &packet, now);
 	rewrite.address = claim->flow.client;

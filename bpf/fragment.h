@@ -145,11 +145,34 @@ INLINE int remember(struct packet *packet, const struct datagram_key *key, __u32
 	    datagram->source_port != packet->source_port || datagram->destination_port != packet->destination_port) {
 		datagram->source_port = packet->source_port;
 		datagram->destination_port = packet->destination_port;
+		datagram->gone = datagram->total = 0;
 		datagram->id = local ? new_id(local, local_port, packet->destination, packet->protocol) : packet->id;
 	}
 	packet->new_id = datagram->id;
 	datagram->since_ns = now;
 	__sync_lock_test_and_set(&datagram->known, 1);
+	return 0;
+}
+
+/* One more goes on its way. When all of a datagram have, it is forgotten: its sender may use the identification for
+ * another, the later fragments of which must wait for that one's ports. */
+ALONE int gone_on(const struct packet *packet, __u32 side)
+{
+	struct datagram *datagram;
+	struct datagram_key key;
+	__u32 gone;
+
+	if (!packet)
+		return 0;
+	key_of(packet, side, &key);
+	datagram = bpf_map_lookup_elem(&datagrams, &key);
+	if (!datagram)
+		return 0;
+	if (!(packet->fragment & IP_MORE_FRAGMENTS))
+		datagram->total = (packet->fragment & IP_OFFSET) * 8 + packet->l4_bytes;
+	gone = __sync_fetch_and_add(&datagram->gone, packet->l4_bytes) + packet->l4_bytes;
+	if (datagram->total && gone >= datagram->total)
+		datagram->known = 0;
 	return 0;
 }
 

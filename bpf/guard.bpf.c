@@ -32,6 +32,7 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 	if (is_later(packet) ? !recall(packet, &key, now) || place_of(packet->source, packet->new_id, &slot) != PLACE_HERE :
 			       remember(packet, &key, packet->source, packet->source_port, now))
 		return drop(skb, REASON_GUARD_FRAGMENT, packet);
+	gone_on(packet, SIDE_GUARD);
 	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
 }
 

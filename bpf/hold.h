@@ -169,5 +169,6 @@ ALONE int fragment_leaves(struct __sk_buff *skb, struct packet *packet, __u32 lo
 		if (release_held(skb, &key, now, 1))
 			return TC_ACT_SHOT;
 	}
+	gone_on(packet, skb->ifindex);
 	return write_id(skb, packet) ? TC_ACT_SHOT : GO_ON;
 }

@@ -112,6 +112,7 @@ INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __
 	decrease_ttl(ip);
 	copy(eth->h_source, eth->h_dest, ETH_ALEN);
 	copy(eth->h_dest, server->mac, ETH_ALEN);
+	gone_on(packet, SIDE_WIRE);
 	count(TRAFFIC_STEERED);
 	return bpf_redirect(skb->ifindex, 0);
 }

@@ -218,3 +218,21 @@ def test_from_an_interface_without_a_pool(world: World) -> None:
     for piece in cut(whole("udp", CLIENT, REMOTE, frames.FROM_CLIENT)):
         assert world.out(piece).reason == "no_pool"
     world.datapath.read()
+
+
+def test_a_datagram_that_has_gone_on_is_forgotten(world: World) -> None:
+    """Its sender uses the identification again at once, for another conversation, and this time they come in another
+    order: none goes where those of the first went."""
+    one, other = opened(world, "udp"), local_end(world.out(udp("10.0.0.2:40001")).frame)
+    for piece in cut(whole("udp", REMOTE, one, FROM_WIRE)):
+        assert world.back(piece).outcome == "in"
+    first, second, third = cut(whole("udp", REMOTE, other, FROM_WIRE))
+    assert dict(world.back(third).counted) == dict(world.back(second).counted) == {"held": 1}
+    assert dict(world.back(first).counted) == {"released": 2, "in": 3}
+
+
+def test_each_datagram_leaves_as_its_own(world: World) -> None:
+    """Of a client that gives all of them the same identification, one right after the other."""
+    pieces = cut(whole("udp", CLIENT, REMOTE, frames.FROM_CLIENT))
+    left = [joined([world.out(piece).frame for piece in pieces]) for _ in range(20)]
+    assert len({id_of(made) for made in left}) == 20

@@ -6,12 +6,8 @@ what it only sends on. And the guard, which asks no memory of egress's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from ipaddress import IPv4Address
 
 import pytest
-from scapy.layers.inet import UDP
-from scapy.packet import Raw
 from tests.bpf import frames
 from tests.bpf.frames import (
     FROM_WIRE,
@@ -19,14 +15,12 @@ from tests.bpf.frames import (
     REMOTE,
     TO_WIRE,
     UPLINK_MAC,
-    end,
-    local_end,
     udp,
     with_ip,
 )
 from tests.bpf.pieces import Wires, cut, id_of, joined, wires
 from tests.bpf.test_fragments import MINE, PAYLOAD, whole
-from tests.bpf.world import ME, NEIGHBOUR, SERVERS, SlotOwner, World, slot_changed, state
+from tests.bpf.world import ME, NEIGHBOUR, SlotOwner, World, slot_changed, state
 
 HERE, THERE, NOBODY = "198.51.100.10:2049", "198.51.100.10:4097", "198.51.100.10:9000"
 FROM_NEIGHBOUR = (NEIGHBOUR_MAC, UPLINK_MAC)

@@ -400,6 +400,8 @@ class Datagram(NamedTuple):
     since_ns: int
     last: int
     known: int
+    gone: int
+    total: int
     source_port: int
     destination_port: int
     id: int
@@ -412,8 +414,8 @@ class Datagram(NamedTuple):
         return cls._make(_datagram.unpack(data))
 
 
-_datagram = Struct("<QIIHHH2x")
-DATAGRAM_BYTES: Final = 24
+_datagram = Struct("<QIIIIHHH2x")
+DATAGRAM_BYTES: Final = 32
 
 
 class Sample(NamedTuple):
