@@ -20,7 +20,7 @@
 
 INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
 {
-	return a->client == b->client && a->remote == b->remote && a->client_port == b->client_port &&
+	return same_address(a->client, b->client) && same_address(a->remote, b->remote) && a->client_port == b->client_port &&
 	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
 }
 
@@ -92,12 +92,25 @@ INLINE int established(__u32 state)
 	return (state & (SEEN_OUT | SEEN_IN)) == (SEEN_OUT | SEEN_IN) && !ended(state);
 }
 
+/* Of a pool that maps so: may anybody send to the port? */
+INLINE int filters_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP : BEHAVIOUR_FILTERING_ICMP);
+}
+
+INLINE int maps_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
+}
+
 /* How long a claim lives without traffic, by what was seen (RFC 7857 section 2, RFC 4787 REQ-5, RFC 5508 REQ-2). */
 INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {
 	if (protocol == IPPROTO_UDP)
 		return pool->udp_ns;
-	if (protocol == IPPROTO_ICMP)
+	if (protocol == PROTOCOL_ICMP)
 		return pool->icmp_ns;
 	if (ended(state))
 		return pool->tcp_closing_ns;
@@ -156,6 +169,19 @@ INLINE void set_state(struct claim *claim, __u32 state)
 		client_gains(&claim->flow);
 }
 
+/* How long the port of an expired claim rests (RFC 6888 REQ-8): strangers who knew the client there would meet
+ * another. Where only the client's own partners are let in there is no need (REQ-8 c). */
+INLINE __u64 rest_ns(const struct claim_key *key, const struct claim *claim)
+{
+	__u32 pool_key = claim->pool;
+	struct pool *pool;
+
+	if (!is_unspecified(key->remote) || key->remote_port)
+		return 0;
+	pool = bpf_map_lookup_elem(&pools, &pool_key);
+	return pool && filters_independently(pool, key->protocol) ? pool->rest_ns : 0;
+}
+
 INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)
 {
 	struct flow_key old = claim->flow; /* the claim is in a map that may change; the helper wants the stack */
@@ -163,6 +189,6 @@ INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)
 
 	if (!ended(claim->state))
 		client_loses(&old);
-	if (flow && flow->local == key->local && flow->local_port == key->local_port)
+	if (flow && same_address(flow->local, key->local) && flow->local_port == key->local_port)
 		bpf_map_delete_elem(&flows, &old);
 }

@@ -54,7 +54,8 @@ INLINE __u32 mix(__u32 a, __u32 b)
 INLINE enum place meeting_of(const struct packet *packet, struct slot **slot)
 {
 	struct address_key address = {.address = packet->destination};
-	__u32 hash = mix(mix(packet->source, packet->destination), packet->id << 8 | packet->protocol);
+	__u32 hash = mix(mix(address_number(packet->source), address_number(packet->destination)),
+			 packet->id << 8 | packet->protocol);
 	__u32 port = hash >> 16, step = (hash | 1) * MEETING_STEP;
 	enum place place;
 
@@ -122,20 +123,21 @@ INLINE __u32 next_number(__u32 of)
 /* An identification for a datagram from one of our ports. Servers that share an address must not use the same ones
  * towards one remote end, so a server takes them, like ports, out of its slice (RFC 7597 section 8.3.3), and there
  * one after the other (RFC 6864 section 5.3.1). */
-INLINE __u16 new_id(__u32 local, __u16 local_port, __u32 remote, __u8 protocol)
+INLINE __u16 new_id(ip_address local, __u16 local_port, ip_address remote, __u8 protocol)
 {
 	struct address_key key = {.address = local};
 	struct address *table = bpf_map_lookup_elem(&addresses, &key);
-	__u32 of = NUMBER_ID + (mix(mix(local, remote), protocol) >> 8) % ID_COUNTERS, mask;
+	__u32 hash = mix(mix(address_number(local), address_number(remote)), protocol), mask;
 
 	if (!table)
 		return 0;
 	mask = (1u << (table->shift & 31)) - 1;
-	return be16((be16(local_port) & ~mask) | (next_number(of) & mask));
+	return be16((be16(local_port) & ~mask) | (next_number(NUMBER_ID + (hash >> 8) % ID_COUNTERS) & mask));
 }
 
 /* Remembers the ports of a first fragment; and, when it leaves from one of our ports, as what it leaves. */
-INLINE int remember(struct packet *packet, const struct datagram_key *key, __u32 local, __u16 local_port, __u64 now)
+INLINE int remember(struct packet *packet, const struct datagram_key *key, const ip_address *local, __u16 local_port,
+		    __u64 now)
 {
 	struct datagram *datagram = entry_of(key, now);
 
@@ -146,7 +148,7 @@ INLINE int remember(struct packet *packet, const struct datagram_key *key, __u32
 		datagram->source_port = packet->source_port;
 		datagram->destination_port = packet->destination_port;
 		datagram->gone = datagram->total = 0;
-		datagram->id = local ? new_id(local, local_port, packet->destination, packet->protocol) : packet->id;
+		datagram->id = local ? new_id(*local, local_port, packet->destination, packet->protocol) : packet->id;
 	}
 	packet->new_id = datagram->id;
 	datagram->since_ns = now;

@@ -30,7 +30,7 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 		return TC_ACT_UNSPEC;
 	key_of(packet, SIDE_GUARD, &key);
 	if (is_later(packet) ? !recall(packet, &key, now) || place_of(packet->source, packet->new_id, &slot) != PLACE_HERE :
-			       remember(packet, &key, packet->source, packet->source_port, now))
+			       remember(packet, &key, &packet->source, packet->source_port, now))
 		return drop(skb, REASON_GUARD_FRAGMENT, packet);
 	gone_on(packet, SIDE_GUARD);
 	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
@@ -56,7 +56,7 @@ int guard(struct __sk_buff *skb)
 		pull(skb, QUOTE_MAX);
 		/* An error about a packet that came to one of our ports leaves from that port, so to speak. */
 		if (parse_quote((void *)(long)skb->data, (void *)(long)skb->data_end, &packet, &quote) ||
-		    quote.destination != packet.source)
+		    !same_address(quote.destination, packet.source))
 			parsed = refuse(&packet, REASON_ICMP_ERROR);
 		port = quote.destination_port;
 	}

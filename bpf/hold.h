@@ -37,7 +37,7 @@ INLINE struct held *place_numbered(__u32 number)
 
 INLINE int same_datagram(const struct datagram_key *a, const struct datagram_key *b)
 {
-	return a->source == b->source && a->destination == b->destination && a->interface == b->interface &&
+	return same_address(a->source, b->source) && same_address(a->destination, b->destination) && a->interface == b->interface &&
 	       a->id == b->id && a->protocol == b->protocol;
 }
 
@@ -156,15 +156,15 @@ lost:
 
 /* A fragment that leaves from one of our ports: gives it the identification that it leaves with, and sends those on
  * their way that waited for it. Returns GO_ON, or the verdict when the buffer is spent. */
-ALONE int fragment_leaves(struct __sk_buff *skb, struct packet *packet, __u32 local, __u16 local_port, __u64 now)
+ALONE int fragment_leaves(struct __sk_buff *skb, struct packet *packet, const struct flow *flow, __u64 now)
 {
 	struct datagram_key key;
 
-	if (!packet)
+	if (!packet || !flow)
 		return TC_ACT_SHOT;
 	if (!is_later(packet)) {
 		key_of(packet, skb->ifindex, &key);
-		if (remember(packet, &key, local, local_port, now))
+		if (remember(packet, &key, &flow->local, flow->local_port, now))
 			return TC_ACT_SHOT;
 		if (release_held(skb, &key, now, 1))
 			return TC_ACT_SHOT;

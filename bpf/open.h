@@ -42,12 +42,12 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	struct claim *claim;
 	int reason;
 
-	mapping.remote = mapping.remote_port = 0;
-	search->key->remote = search->key->remote_port = 0;
+	mapping.remote = search->key->remote = UNSPECIFIED;
+	mapping.remote_port = search->key->remote_port = 0;
 	search->claim->flow = mapping;
 	known = bpf_map_lookup_elem(&flows, &mapping);
 	/* A mapping in a slice that was lost would send the client's packets into the guard. */
-	if (known && !held_here(known->local, known->local_port)) {
+	if (known && !held_here(known)) {
 		bpf_map_delete_elem(&flows, &mapping);
 		known = 0;
 	}
@@ -132,9 +132,10 @@ APART enum reason client_may(const struct pool *pool, const struct flow_key *key
 	if (!pool->client_rate_max)
 		return REASON_NONE;
 	next = client->next_ns > now ? client->next_ns : now;
-	if (next >= now + NS_PER_SECOND) /* a second's worth at once is fine */
+	next += NS_PER_SECOND / pool->client_rate_max;
+	if (next > now + NS_PER_SECOND) /* a second's worth at once is fine */
 		return REASON_CLIENT_RATE;
-	client->next_ns = next + NS_PER_SECOND / pool->client_rate_max;
+	client->next_ns = next;
 	return REASON_NONE;
 }
 
@@ -179,7 +180,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	search.claim->pool = pool_key;
 	search.key->protocol = key->protocol;
 	/* The same client starts with the same slice, so that its address stays the same while there is room. */
-	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
+	search.first_slice = (address_number(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
 	if (maps_independently(pool, key->protocol)) {
 		reason = claim_mapped(&search, pool, key, flow, &known);
 	} else {

@@ -74,12 +74,12 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (parse_quote(data, end, packet, &quote) || quote.source != packet->destination)
+	if (parse_quote(data, end, packet, &quote) || !same_address(quote.source, packet->destination))
 		return TC_ACT_UNSPEC;
 	key.local = quote.source;
 	key.remote = quote.destination;
 	key.local_port = quote.source_port;
-	key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.destination_port;
+	key.remote_port = quote.protocol == PROTOCOL_ICMP ? 0 : quote.destination_port;
 	key.protocol = quote.protocol;
 	claim = bpf_map_lookup_elem(&claims, &key);
 	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
@@ -174,7 +174,8 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	if (!cut_up(skb, packet, mtu))
 		return TC_ACT_SHOT;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
-	if (is_later(packet) || icmp_error(skb, packet, packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
+	if (is_later(packet) ||
+	    icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
 }

@@ -16,14 +16,14 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sock;
 
-	tuple.ipv4.saddr = key->remote;
-	tuple.ipv4.sport = key->remote_port;
-	tuple.ipv4.daddr = key->local;
-	tuple.ipv4.dport = key->local_port;
+	copy(&tuple.OF_FAMILY().saddr, &key->remote, sizeof(ip_address));
+	tuple.OF_FAMILY().sport = key->remote_port;
+	copy(&tuple.OF_FAMILY().daddr, &key->local, sizeof(ip_address));
+	tuple.OF_FAMILY().dport = key->local_port;
 	if (key->protocol == IPPROTO_TCP)
-		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else if (key->protocol == IPPROTO_UDP)
-		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else
 		return 0;
 	if (!sock)
@@ -90,6 +90,7 @@ INLINE int insert_claim(struct search *search)
 	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
+	    (expires <= search->now_ns && expires + rest_ns(search->key, old) > search->now_ns) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
 	drop_flow_of(search->key, old);

@@ -220,6 +220,7 @@ class Pool(NamedTuple):
     tcp_closing_ns: int
     udp_ns: int
     icmp_ns: int
+    rest_ns: int
     slice_count: int
     behaviour: int
     client_flows_max: int
@@ -235,8 +236,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQIIII48s3072s")
-POOL_BYTES: Final = 3176
+_pool = Struct("<QQQQQQIIII48s3072s")
+POOL_BYTES: Final = 3184
 
 
 class Onramp(NamedTuple):
@@ -420,13 +421,14 @@ DATAGRAM_BYTES: Final = 32
 
 class Sample(NamedTuple):
     at_ns: int
-    source: int
-    destination: int
+    source: bytes
+    destination: bytes
     source_port: int
     destination_port: int
     interface: int
     protocol: int
     hook: int
+    family: int
 
     def pack(self) -> bytes:
         return _sample.pack(*self)
@@ -436,8 +438,8 @@ class Sample(NamedTuple):
         return cls._make(_sample.unpack(data))
 
 
-_sample = Struct("<QIIHHIBB6x")
-SAMPLE_BYTES: Final = 32
+_sample = Struct("<Q16s16sHHIBBB5x")
+SAMPLE_BYTES: Final = 56
 
 
 class Drop(NamedTuple):
@@ -452,8 +454,8 @@ class Drop(NamedTuple):
         return cls._make(_drop.unpack(data))
 
 
-_drop = Struct("<Q32s")
-DROP_BYTES: Final = 40
+_drop = Struct("<Q56s")
+DROP_BYTES: Final = 64
 
 
 class Sweep(NamedTuple):

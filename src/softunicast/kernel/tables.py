@@ -116,7 +116,7 @@ class Tables:
             pool = abi.Pool.unpack(value)
             name = bytes_name(pool.name)
             self._pools[name] = int.from_bytes(key, "little")
-            timers = Timers(*(ns // NS for ns in pool[:5]))
+            timers = Timers(*(ns // NS for ns in pool[:6]))
             yield (
                 name,
                 PoolSlices(
@@ -267,6 +267,7 @@ class Tables:
             timers.tcp_closing_s * NS,
             timers.udp_s * NS,
             timers.icmp_s * NS,
+            timers.rest_s * NS,
             len(pool.slices),
             _behaviour_bits(pool.behaviour),
             pool.client_limits.flows_max,
