@@ -9,7 +9,7 @@ from softunicast.kernel.abi import Reason
 MEANING: Final[dict[Reason, str]] = {
     Reason.MALFORMED: "The headers contradict each other or the length of the frame.",
     Reason.FRAGMENT: "A fragment that cannot be true: cut inside the transport header, overlapping it, or too long.",
-    Reason.FRAGMENT_LOST: "A later fragment that waited for its first in vain, or had to make room for others.",
+    Reason.FRAGMENT_LOST: "A fragment whose first did not come in time, or that made room for others, or was too large.",
     Reason.ICMP_ERROR: "An ICMP error that quotes no conversation of ours, or quotes it wrongly.",
     Reason.PROTOCOL: "Neither TCP, UDP nor ICMP echo: there is no port to tell servers apart by.",
     Reason.INTERNAL: "A step that cannot fail did (no memory for the packet, or a bug). Report it.",
@@ -26,7 +26,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.NO_FLOW: "A client packet in the middle of a conversation that is not (or no longer) known.",
     Reason.NO_ROUTE: "No way out by the uplink, or to a shared address whose slice nobody holds. Client got ICMP.",
     Reason.HOP_LIMIT: "The packet's hop limit (TTL) ran out here. Clients get ICMP, as from any router.",
-    Reason.TOO_BIG: "A packet larger than the way on carries. Its sender got ICMP with the size that fits.",
+    Reason.TOO_BIG: "Larger than the way on carries, and not to be cut. Its sender got ICMP with the size that fits.",
     Reason.FAMILY: "A client's IPv6 packet: the pool has only IPv4, and no other egress may serve it.",
     Reason.FILTERED: "Arrived for a client's own port, from somebody the client has not sent to.",
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
