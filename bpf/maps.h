@@ -121,7 +121,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, NUMBER_ID + ID_COUNTERS);
+	__uint(max_entries, 4097); /* NUMBER_ID + ID_COUNTERS */
 	__type(key, __u32);
 	__type(value, __u32);
 } numbers SEC(".maps");
