@@ -162,3 +162,16 @@ def test_a_later_one_with_df_gets_no_error(world: World) -> None:
         world.change_flows(hop_ns=0)
         ran = world.out(later)
         assert (ran.verdict, dict(ran.counted)) == ("drop", {"too_big": 1})
+
+
+def test_a_later_one_with_df_that_is_too_big_for_a_client(world: World) -> None:
+    local = opened(world, "udp")
+    first, later = (
+        with_ip(piece, flags=("MF+DF", "DF")[at])
+        for at, piece in enumerate(cut(udp(REMOTE, local, b"\xa5" * 2800, macs=FROM_WIRE), 1440))
+    )
+    assert world.back(first).outcome == "in"
+    with mtu(world, ONRAMP, 1300):
+        ran = world.back(later)
+        assert (ran.verdict, dict(ran.counted)) == ("drop", {"too_big": 1})
+        assert dict(world.back(first).counted) == {"too_big": 1, "icmp_sent": 1}
