@@ -10,6 +10,7 @@
  */
 #include "open.h"
 #include "reply.h"
+#include "source.h"
 
 INLINE int pass_to_host(void)
 {
@@ -84,6 +85,8 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 
 	if (!trial)
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	if (!is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
@@ -113,6 +116,8 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 	if (!packet)
 		return TC_ACT_SHOT;
+	if (packet->reason != REASON_MALFORMED && !is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
@@ -173,6 +178,8 @@ ALONE int fragment_out(struct __sk_buff *skb, struct packet *packet, const struc
 	key_of(packet, skb->ifindex, &key);
 	if (recall(packet, &key, now))
 		return GO_ON;
+	if (!is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	if (!in_block(packet->destination) && for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
 	return hold(skb, packet, skb->ifindex, now);
@@ -206,9 +213,12 @@ int egress_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_IPV6)
 		return ipv6_out(skb, &packet);
-	if (is_multicast(packet.destination))
-		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
+	if (is_multicast(packet.destination)) {
+		if (!is_unspecified(packet.source) && !is_client(onramp, &packet.source))
+			return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, &packet);
+		return TC_ACT_UNSPEC; /* never forwarded, perhaps the host's */
+	}
 	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
@@ -234,7 +244,7 @@ int egress_out(struct __sk_buff *skb)
 	if (flow &&
 	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
 	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
-	    !refresh(skb, flow, &key, &packet, now)) {
+	    (!is_client(onramp, &packet.source) || !refresh(skb, flow, &key, &packet, now))) {
 		bpf_map_delete_elem(&flows, &key);
 		flow = 0;
 	}

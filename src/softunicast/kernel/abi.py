@@ -35,12 +35,13 @@ class Reason(IntEnum):
     TOO_BIG = 20
     FAMILY = 21
     FILTERED = 22
-    GUARD_FOREIGN = 23
-    GUARD_NOBODY = 24
-    GUARD_EXPIRED = 25
-    GUARD_FRAGMENT = 26
-    GUARD_PROTOCOL = 27
-    MAX = 28
+    SPOOFED = 23
+    GUARD_FOREIGN = 24
+    GUARD_NOBODY = 25
+    GUARD_EXPIRED = 26
+    GUARD_FRAGMENT = 27
+    GUARD_PROTOCOL = 28
+    MAX = 29
 
 
 class Traffic(IntEnum):
@@ -95,6 +96,7 @@ class AbiLimit(IntEnum):
     ABI_VERSION = 2
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
+    ONRAMP_SOURCES_MAX = 16
 
 
 class Settings(NamedTuple):
@@ -240,10 +242,28 @@ _pool = Struct("<QQQQQQIIII48s3072s")
 POOL_BYTES: Final = 3184
 
 
+class Source(NamedTuple):
+    address: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _source.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source:
+        return cls._make(_source.unpack(data))
+
+
+_source = Struct("<II")
+SOURCE_BYTES: Final = 8
+
+
 class Onramp(NamedTuple):
     pool: int
     address: int
     xdp_mtu: int
+    source_count: int
+    sources: bytes
     name: bytes
 
     def pack(self) -> bytes:
@@ -254,8 +274,8 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<III16s")
-ONRAMP_BYTES: Final = 28
+_onramp = Struct("<IIII128s16s")
+ONRAMP_BYTES: Final = 160
 
 
 class FlowKey(NamedTuple):
