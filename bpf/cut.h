@@ -95,8 +95,9 @@ INLINE int keep_promise(struct __sk_buff *skb, const struct packet *packet, stru
 	return bpf_skb_adjust_room(skb, -PROMISE_BYTES, BPF_ADJ_ROOM_MAC, 0);
 }
 
-/* Cuts the packet into fragments of at most `mtu` bytes, which arrive in its stead. Returns 0 when done. */
-ALONE int cut_up(struct __sk_buff *skb, const struct packet *packet, __u32 mtu)
+/* Cuts the packet into fragments of at most `mtu` bytes, which arrive in its stead; from the wire, as sent by this
+ * server itself: they need not meet anywhere. Returns 0 when done. */
+ALONE int cut_up(struct __sk_buff *skb, const struct packet *packet, __u32 mtu, int from_wire)
 {
 	struct cut_up cut_up = {.skb = skb};
 	__u32 bytes, only = 0;
@@ -113,6 +114,8 @@ ALONE int cut_up(struct __sk_buff *skb, const struct packet *packet, __u32 mtu)
 	    bpf_skb_load_bytes(skb, 0, cut_up.cutting->headers, sizeof(cut_up.cutting->headers)) ||
 	    bpf_skb_load_bytes(skb, ETH_HLEN + sizeof(struct iphdr), cut_up.cutting->content, bytes))
 		return -1;
+	if (from_wire)
+		copy(cut_up.cutting->headers + ETH_ALEN, cut_up.cutting->headers, ETH_ALEN);
 	*(__u32 *)(cut_up.cutting->content + bytes) = 0; /* the sum goes by words */
 	if (keep_promise(skb, packet, cut_up.cutting, bytes))
 		return -1;

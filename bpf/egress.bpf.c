@@ -36,7 +36,7 @@ INLINE int send_or_drop(struct __sk_buff *skb, struct packet *packet, struct flo
 
 	if (!reason)
 		return verdict;
-	if (reason == REASON_TOO_BIG && !cut_up(skb, packet, flow->hop_mtu))
+	if (reason == REASON_TOO_BIG && !cut_up(skb, packet, flow->hop_mtu, 0))
 		return TC_ACT_SHOT;
 	if (reason == REASON_TOO_BIG)
 		return reject(skb, packet, onramp, reason,

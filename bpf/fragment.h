@@ -51,32 +51,37 @@ INLINE __u32 mix(__u32 a, __u32 b)
 /* Where all fragments of this datagram meet: the owner of the port that its hash names, or, when it has none, of the
  * next one in an order that the hash names, too, so that the servers share the work. A pure function of the slice table, like steering by port. Not found (an address with few small slices):
  * where it has arrived, which is the same server for all as long as routers spread fragments by address. */
-INLINE enum place meeting_of(const struct packet *packet, struct slot **slot)
+INLINE enum place meeting_of(const struct packet *packet, __u32 *owner)
 {
-	struct address_key address = {.address = packet->destination};
 	__u32 hash = mix(mix(address_number(packet->source), address_number(packet->destination)),
 			 packet->id << 8 | packet->protocol);
-	__u32 port = hash >> 16, step = (hash | 1) * MEETING_STEP;
+	__u32 port = hash >> 16, step = (hash | 1) * MEETING_STEP, first = 0;
+	struct settings *self;
 	enum place place;
 
 	for (int i = 0; i < MEETING_TRIES; i++, port += step) {
-		place = place_of(packet->destination, be16((__u16)port), slot);
+		place = place_of(packet->destination, be16((__u16)port), owner);
 		if (place == PLACE_NOT_OURS || place == PLACE_HERE || place == PLACE_ELSEWHERE)
 			return place;
 	}
-	return bpf_map_lookup_elem(&addresses, &address) ? PLACE_HERE : PLACE_NOBODY;
+	self = bpf_map_lookup_elem(&settings, &first);
+	return self && where_of(self, packet->destination) ? PLACE_HERE : PLACE_NOBODY;
 }
 
-/* Has the frame been sent on by this server? Then it met the others there. */
-INLINE int is_from(const struct ethhdr *eth, __u32 owner)
+INLINE int same_mac(const __u8 *first, const __u8 *second)
 {
-	struct server *server = bpf_map_lookup_elem(&servers, &owner);
-	const __u16 *a = (const void *)eth->h_source, *b;
+	const __u16 *a = (const void *)first, *b = (const void *)second;
 
-	if (!server)
-		return 0;
-	b = (const void *)server->mac;
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]));
+}
+
+/* Was the frame sent on by the server where its like meet? Or put back by this one itself (cut.h, hairpin)? Then this
+ * is where it belongs. */
+INLINE int has_met(const struct ethhdr *eth, __u32 meeting)
+{
+	struct server *server = bpf_map_lookup_elem(&servers, &meeting);
+
+	return (server && same_mac(eth->h_source, server->mac)) || same_mac(eth->h_source, eth->h_dest);
 }
 
 /* Gives a later fragment the ports of its first one, and the identification that it leaves with. 0: not known. */
@@ -125,13 +130,13 @@ INLINE __u32 next_number(__u32 of)
  * one after the other (RFC 6864 section 5.3.1). */
 INLINE __u16 new_id(ip_address local, __u16 local_port, ip_address remote, __u8 protocol)
 {
-	struct address_key key = {.address = local};
-	struct address *table = bpf_map_lookup_elem(&addresses, &key);
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
 	__u32 hash = mix(mix(address_number(local), address_number(remote)), protocol), mask;
 
-	if (!table)
+	if (!self)
 		return 0;
-	mask = (1u << (table->shift & 31)) - 1;
+	mask = (1u << (where_of(self, local) & 31)) - 1;
 	return be16((be16(local_port) & ~mask) | (next_number(NUMBER_ID + (hash >> 8) % ID_COUNTERS) & mask));
 }
 

@@ -165,6 +165,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	flow = &trial->flow;
 	search.key = &trial->key;
 	search.claim = &trial->claim;
+	search.trial = trial;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return REASON_INTERNAL;
 	reason = client_may(pool, key, now);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cut.h"
+#include "direct.h"
 #include "flow.h"
 #include "icmp.h"
 #include "quote.h"
@@ -96,24 +97,14 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	return bpf_redirect(onramp, 0);
 }
 
-/* Sends a fragment that met the others here on to the owner of its slice. What the director does, in a buffer. */
+/* Sends a fragment that met the others here on to the owner of its slice. */
 INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
 {
-	struct server *server = bpf_map_lookup_elem(&servers, &owner);
-	struct ethhdr *eth = (void *)(long)skb->data;
-	struct iphdr *ip = (void *)(eth + 1);
+	enum reason reason = aim((void *)(long)skb->data, (void *)(long)skb->data_end, owner, packet);
 
-	if (!server || server->kind != SERVER_NEIGHBOUR)
-		return drop(skb, REASON_NO_NEIGHBOUR, HOOK_EGRESS_IN, packet);
-	if (packet->ttl <= 1)
-		return drop(skb, REASON_STEER_LOOP, HOOK_EGRESS_IN, packet);
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
-		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
-	decrease_ttl(ip);
-	copy(eth->h_source, eth->h_dest, ETH_ALEN);
-	copy(eth->h_dest, server->mac, ETH_ALEN);
+	if (reason)
+		return drop(skb, reason, HOOK_EGRESS_IN, packet);
 	gone_on(packet, SIDE_WIRE);
-	count(TRAFFIC_STEERED);
 	return bpf_redirect(skb->ifindex, 0);
 }
 
@@ -122,7 +113,7 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct datagram_key key;
-	struct slot *slot = 0;
+	__u32 owner = 0;
 
 	if (!packet)
 		return TC_ACT_SHOT;
@@ -138,11 +129,11 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 		if (release_held(skb, &key, now, 1))
 			return TC_ACT_SHOT;
 	}
-	switch (place_of(packet->destination, packet->destination_port, &slot)) {
+	switch (place_of(packet->destination, packet->destination_port, &owner)) {
 	case PLACE_HERE:
 		return GO_ON;
 	case PLACE_ELSEWHERE:
-		return slot ? steer_fragment(skb, packet, slot->owner) : TC_ACT_SHOT;
+		return steer_fragment(skb, packet, owner);
 	case PLACE_EXPIRED:
 		return drop(skb, REASON_LEASE_EXPIRED, HOOK_EGRESS_IN, packet);
 	default:
@@ -171,7 +162,7 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	/* The helper writes the interface's MTU. Its verdict is about the buffer, which may be many packets. */
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;
-	if (!cut_up(skb, packet, mtu))
+	if (!cut_up(skb, packet, mtu, 1))
 		return TC_ACT_SHOT;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
 	if (is_later(packet) ||
