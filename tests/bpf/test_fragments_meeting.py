@@ -20,10 +20,18 @@ from tests.bpf.frames import (
 )
 from tests.bpf.pieces import Wires, cut, id_of, joined, wires
 from tests.bpf.test_fragments import MINE, PAYLOAD, whole
-from tests.bpf.world import ME, NEIGHBOUR, SlotOwner, World, slot_changed, state
+from tests.bpf.world import ME, NEIGHBOUR, ONRAMP, UPLINK, SlotOwner, World, slot_changed, state
 
 HERE, THERE, NOBODY = "198.51.100.10:2049", "198.51.100.10:4097", "198.51.100.10:9000"
 FROM_NEIGHBOUR = (NEIGHBOUR_MAC, UPLINK_MAC)
+
+
+@pytest.fixture(params=["director", "director_tc"])
+def world(module_world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Both attachments give one answer."""
+    module_world.reset()
+    monkeypatch.setattr(module_world, "director", getattr(module_world, request.param))
+    return module_world
 
 
 @pytest.fixture
@@ -68,10 +76,11 @@ def test_both_servers_name_the_same_place(world: World) -> None:
 
 
 def test_what_has_met_elsewhere_is_not_sent_back(world: World) -> None:
-    """It comes from the server that it meets at: here is where it belongs."""
+    """It comes from the server that it meets at, or this one has made it: here is where it belongs."""
     number = next(number for number in range(1, 100) if meets(world, HERE, number) == NEIGHBOUR)
-    for piece in arriving(HERE, number, FROM_NEIGHBOUR):
-        assert (world.director(piece).verdict, world.director(piece).outcome) == ("pass", "here")
+    for macs in (FROM_NEIGHBOUR, (UPLINK_MAC, UPLINK_MAC)):
+        for piece in arriving(HERE, number, macs):
+            assert (world.director(piece).verdict, world.director(piece).outcome) == ("pass", "here")
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (2, 1, 0)])
@@ -182,3 +191,15 @@ class TestGuard:
         for piece in cut(whole("udp", frames.CLIENT, REMOTE, frames.FROM_CLIENT)):
             ran = world.out(piece)
             assert (world.guard(ran.frame).verdict, world.guard(ran.frame).frame) == ("next", ran.frame)
+
+    @pytest.mark.parametrize("to", [HERE, THERE])
+    def test_what_is_only_handed_over(self, world: World, to: str) -> None:
+        """A neighbour's client sends fragments to another server's: they came in by the uplink, and leave by it as
+        they came. From anywhere else they would be forged."""
+        for piece in cut(with_ip(udp(THERE, to, PAYLOAD, macs=TO_WIRE), id=4200), 1000):
+            ran = world.guard(piece, came_by=UPLINK)
+            assert (ran.verdict, ran.frame, ran.counted) == ("next", piece, {})
+            assert world.guard(piece, came_by=ONRAMP).verdict == "drop"
+            assert world.guard(piece).verdict == "drop"
+        for piece in self.leaving(THERE, 4200):
+            assert world.guard(piece, came_by=UPLINK).verdict == "drop"
