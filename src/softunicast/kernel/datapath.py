@@ -120,6 +120,8 @@ class Datapath:
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
+            "datagrams": limits.fragments_max,
+            "held": limits.held_max,
         }
         layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
