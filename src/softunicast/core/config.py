@@ -99,7 +99,7 @@ class Limits:
     fragments, and fragments that wait for their first.
     """
 
-    flows_max: int = 1_048_576
+    flows_max: int = 262_144
     addresses_max: int = 1024
     slots_max: int = 65_536
     fragments_max: int = 16_384

@@ -23,6 +23,7 @@ from softunicast.kernel.reasons import MEANING
 from softunicast.kernel.testrun import run_tc, run_xdp
 
 _COPIED: Final = ("claims", "flows")
+_ROOM: Final = 16  # for what one packet can add to them
 
 
 @dataclass
@@ -48,14 +49,18 @@ class _Copy:
         self.objects: dict[str, BpfObject] = {}
         self.datapath = datapath
         shared = datapath.table_descriptors()
-        sizes = {name: datapath.map(name).max_entries for name in _COPIED}
+        copied = {name: list(datapath.map(name).items()) for name in _COPIED}
+        # No larger than need be, because all of it is allocated; and full where the original is.
+        sizes = {
+            name: min(len(items) + _ROOM, datapath.map(name).max_entries) for name, items in copied.items()
+        }
         try:
             egress = self.objects["egress"] = BpfObject.load("egress", None, sizes, shared)
             private = {name: egress.maps[name].fd for name in (*_COPIED, "drops", "traffic")}
             for name in (datapath.director, "guard"):
                 self.objects[name] = BpfObject.load(name, None, None, shared | private)
-            for name in _COPIED:
-                egress.maps[name].set_many(datapath.map(name).items())
+            for name, items in copied.items():
+                egress.maps[name].set_many(items)
         except BaseException:
             self.close()
             raise
