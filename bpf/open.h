@@ -177,7 +177,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	lifetime = lifetime_ns(pool, key->protocol, 0);
 	search.until_ns = search.claim->expires_ns = now + lifetime;
 	search.closing_ns = pool->tcp_closing_ns;
-	search.claim->since_ns = now;
+	search.claim->since_ticks = now / TICK_NS;
 	search.claim->pool = pool_key;
 	search.key->protocol = key->protocol;
 	/* The same client starts with the same slice, so that its address stays the same while there is room. */

@@ -22,6 +22,7 @@ SMALL = state(ports=16)
 OTHER_CLIENT = "10.0.0.3:50000"
 OTHER_MACS = ("02:00:00:00:0c:33", frames.ONRAMP_MAC)
 BUSY = (1 << 64) - 1
+KERNELS_PART_BYTES, CACHE_LINE_BYTES = 48, 64  # of an entry of a hash table (struct htab_elem)
 
 
 def only_claim(world: World) -> tuple[abi.ClaimKey, abi.Claim]:
@@ -221,3 +222,14 @@ def test_a_full_table_of_flows_keeps_no_claim(tmp_path: Path) -> None:
             world.datapath.map("claims").delete(key.pack())
         assert world.out(udp()).reason == "table_full"
         assert not world.claims()
+
+
+def test_entries_are_whole_cache_lines_and_all_there_from_the_start(world: World) -> None:
+    """What configuration.md says of `flows_max`: 288 bytes each, of which a packet reads two cache lines a table."""
+    for name in ("flows", "claims"):
+        table = world.datapath.map(name)
+        assert KERNELS_PART_BYTES + -(-table.key_bytes // 8) * 8 + table.value_bytes == 2 * CACHE_LINE_BYTES
+        told = Path(f"/proc/self/fdinfo/{table.fd}").read_text()
+        fields = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+        assert int(fields["map_flags"], 0) == 0
+        assert int(fields["memlock"]) / table.max_entries == pytest.approx(288 / 2, rel=0.01)

@@ -103,6 +103,7 @@ class AbiLimit(IntEnum):
     LINE_OWNERS = 32
     GROUP_BIT = 268435456
     GROUP_TRIES = 8
+    TICK_NS = 67108864
     ONRAMP_SOURCES_MAX = 16
 
 
@@ -383,13 +384,13 @@ CLAIM_KEY_BYTES: Final = 16
 
 class Claim(NamedTuple):
     expires_ns: int
-    since_ns: int
-    refresh_in_ns: int
     flow: bytes
     state: int
     pool: int
     acknowledged: int
     sent: int
+    since_ticks: int
+    refresh_in_ticks: int
     client_mac: bytes
     onramp_mac: bytes
 
@@ -401,8 +402,8 @@ class Claim(NamedTuple):
         return cls._make(_claim.unpack(data))
 
 
-_claim = Struct("<QQQ20sIIII6s6s")
-CLAIM_BYTES: Final = 72
+_claim = Struct("<Q20sIIIIII6s6s")
+CLAIM_BYTES: Final = 64
 
 
 class ClientKey(NamedTuple):

@@ -121,7 +121,7 @@ def _flow(key: abi.ClaimKey, claim: abi.Claim, now_ns: int, names: dict[int, str
         local=end_text(key.local, key.local_port),
         remote=end_text(key.remote, key.remote_port) if key.remote else "any",
         state=_state(key, claim),
-        age_s=round((now_ns - claim.since_ns) / NS, 3),
+        age_s=round(max(0, now_ns - claim.since_ticks * abi.AbiLimit.TICK_NS) / NS, 3),
         expires_in_s=round((claim.expires_ns - now_ns) / NS, 3),
     )
 
