@@ -183,6 +183,8 @@ int egress_out(struct __sk_buff *skb)
 	int parsed, verdict;
 	__u64 now;
 
+	if (skb->vlan_present) /* another network's, whose tag the kernel has taken off */
+		return TC_ACT_UNSPEC;
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
 	if (parsed == PARSED_OTHER) /* ARP and the like */
@@ -247,6 +249,8 @@ int egress_in(struct __sk_buff *skb)
 	__u64 now;
 	__u32 onramp;
 
+	if (is_others(skb))
+		return TC_ACT_UNSPEC;
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
 	if (parsed == PARSED_ERROR)
