@@ -200,7 +200,7 @@ class World:
 
     def reset(self, wanted: KernelState | None = None) -> None:
         """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows", "exhausted", "datagrams"):
+        for name in ("claims", "flows", "exhausted", "told", "datagrams"):
             self._empty(name)
         self.datapath.apply(wanted or state())
 

@@ -15,7 +15,16 @@ from typing import Final
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
-from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
+from softunicast.core.pools import (
+    ICMP_ERRORS_PER_S,
+    PROTOCOLS,
+    TAG_PATTERN,
+    Behaviour,
+    ClientLimits,
+    Pool,
+    Timers,
+    check_tags,
+)
 from softunicast.core.records import (
     SLICE_PORTS_DEFAULT,
     SLICE_PORTS_MAX,
@@ -30,6 +39,7 @@ from softunicast.core.toml_reader import Problems, Section, reason
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
 CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
+ICMP_ERRORS_MAX: Final = 1_000_000  # one for each microsecond
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
 
@@ -242,7 +252,13 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
         timers.done()
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
         pool = Pool(
-            name, _tags(section), slices_max, Timers(**values), _behaviour(section), _client_limits(section)
+            name,
+            _tags(section),
+            slices_max,
+            Timers(**values),
+            _behaviour(section),
+            _client_limits(section),
+            section.number("icmp_errors_per_s", ICMP_ERRORS_PER_S, 0, ICMP_ERRORS_MAX),
         )
         section.done()
         if name:

@@ -14,7 +14,15 @@ from ipaddress import IPv4Address
 
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import BEHAVIOUR_DEFAULT, NO_LIMITS, Behaviour, ClientLimits, Pool, Timers
+from softunicast.core.pools import (
+    BEHAVIOUR_DEFAULT,
+    ICMP_ERRORS_PER_S,
+    NO_LIMITS,
+    Behaviour,
+    ClientLimits,
+    Pool,
+    Timers,
+)
 from softunicast.core.records import Address, Snapshot
 from softunicast.core.slices import Slice
 
@@ -43,12 +51,13 @@ class AddressTable:
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
     """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps,
-    and what one client may take."""
+    what one client may take, and how many ICMP errors it is sent per second."""
 
     timers: Timers
     slices: tuple[Slice, ...]
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    icmp_errors_per_s: int = ICMP_ERRORS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +124,7 @@ def desired(
                 tuple(slice_ for slice_, address in opening if pool.matches(address)),
                 pool.behaviour,
                 pool.client_limits,
+                pool.icmp_errors_per_s,
             )
             for pool in pools
         },

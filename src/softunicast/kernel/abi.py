@@ -35,13 +35,14 @@ class Reason(IntEnum):
     TOO_BIG = 20
     FAMILY = 21
     FILTERED = 22
-    SPOOFED = 23
-    GUARD_FOREIGN = 24
-    GUARD_NOBODY = 25
-    GUARD_EXPIRED = 26
-    GUARD_FRAGMENT = 27
-    GUARD_PROTOCOL = 28
-    MAX = 29
+    UNSOLICITED = 23
+    SPOOFED = 24
+    GUARD_FOREIGN = 25
+    GUARD_NOBODY = 26
+    GUARD_EXPIRED = 27
+    GUARD_FRAGMENT = 28
+    GUARD_PROTOCOL = 29
+    MAX = 30
 
 
 class Traffic(IntEnum):
@@ -53,12 +54,13 @@ class Traffic(IntEnum):
     NEW_FLOW = 5
     REUSED = 6
     ICMP_SENT = 7
-    FAST_OUT = 8
-    FAST_IN = 9
-    HELD = 10
-    RELEASED = 11
-    CUT = 12
-    MAX = 13
+    ICMP_MUTED = 8
+    FAST_OUT = 9
+    FAST_IN = 10
+    HELD = 11
+    RELEASED = 12
+    CUT = 13
+    MAX = 14
 
 
 class Hook(IntEnum):
@@ -263,6 +265,7 @@ class Pool(NamedTuple):
     behaviour: int
     client_flows_max: int
     client_rate_max: int
+    errors_max: int
     name: bytes
     slices: bytes
 
@@ -274,8 +277,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQQIIII48s3072s")
-POOL_BYTES: Final = 3184
+_pool = Struct("<QQQQQQIIIII4x48s3072s")
+POOL_BYTES: Final = 3192
 
 
 class Source(NamedTuple):

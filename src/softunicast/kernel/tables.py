@@ -108,6 +108,7 @@ class Tables:
                     tuple(_pool_slices(pool)),
                     _behaviour(pool.behaviour),
                     ClientLimits(pool.client_flows_max, pool.client_rate_max),
+                    pool.errors_max,
                 ),
             )
 
@@ -214,6 +215,7 @@ class Tables:
             _behaviour_bits(pool.behaviour),
             pool.client_limits.flows_max,
             pool.client_limits.new_per_s,
+            pool.icmp_errors_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
         )
