@@ -23,8 +23,8 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 		  __u32 error)
 {
 	count_drop(reason, HOOK_EGRESS_OUT, skb->ifindex, packet);
-	if (is_later(packet) /* the error is sent about the first one (RFC 1122 section 3.2.2) */ ||
-	    muted(packet, skb->ifindex, onramp->pool))
+	/* About fragments the error is sent for the first one (RFC 1122 section 3.2.2). */
+	if (is_later(packet) || muted(packet, skb->ifindex, onramp->pool))
 		return TC_ACT_SHOT;
 	return icmp_error(skb, packet, &onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
