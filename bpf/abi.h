@@ -36,7 +36,9 @@ enum reason {
 	REASON_SLICE_FULL,
 	REASON_TABLE_FULL,
 	REASON_CLIENT_FLOWS,
+	REASON_CLIENT_STATE,
 	REASON_CLIENT_RATE,
+	REASON_CLIENT_TABLE,
 	REASON_NO_FLOW,
 	REASON_NO_ROUTE,
 	REASON_HOP_LIMIT,
@@ -90,6 +92,9 @@ enum behaviour {
 	BEHAVIOUR_FILTERING_TCP = 8, /* anybody may send to that port; needs the mapping */
 	BEHAVIOUR_FILTERING_UDP = 16,
 	BEHAVIOUR_FILTERING_ICMP = 32,
+	BEHAVIOUR_LIMIT = 64,         /* clients have limits, and without an entry no flows */
+	BEHAVIOUR_SEVERAL = 128,      /* there may be several addresses: clients have entries that remember theirs */
+	BEHAVIOUR_ONE_ADDRESS = 256,  /* a client whose address is full is refused, not moved to another */
 };
 
 /* claim.state: what was seen of a TCP conversation. */
@@ -99,6 +104,7 @@ enum tcp_seen {
 	SEEN_FIN_OUT = 4,
 	SEEN_FIN_IN = 8,
 	SEEN_RST = 16,      /* with a sequence number that its receiver would believe */
+	SEEN_COUNTED = 32,  /* not of TCP: the claim is counted against its client */
 };
 
 struct settings { /* array, one entry */
@@ -150,8 +156,12 @@ struct pool {
 	__u64 icmp_ns;
 	__u32 slice_count;
 	__u32 behaviour; /* enum behaviour */
-	__u32 client_flows_max;  /* claims of one client, 0: no limit */
-	__u32 client_rate_max;   /* its new flows per second, 0: no limit */
+	__u32 client_flows_max; /* what one client may have, 0: no limit: flows, */
+	__u32 client_tcp_max;   /* of these by protocol, */
+	__u32 client_udp_max;
+	__u32 client_icmp_max;
+	__u32 client_state_max; /* claims, those of ended conversations included, */
+	__u32 client_rate_max;  /* and new flows per second */
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
@@ -215,9 +225,13 @@ struct client_key {
 	__u32 address; /* be */
 };
 
-struct client { /* exists only where the pool has a limit */
+struct client { /* only of pools that count: see client.h */
 	__u64 next_ns; /* when the next new flow is due, at the rate allowed */
-	__u32 flows;   /* claims that are this client's */
+	__u32 claims;  /* that are this client's and counted */
+	__u32 tcp;     /* of these, by protocol, those whose conversation is not over */
+	__u32 udp;
+	__u32 icmp;
+	__u32 address; /* be; the one that it leaves from, 0: not chosen yet */
 	__u32 zero;
 };
 

@@ -210,7 +210,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
 		return 0;
-	state = key->protocol == IPPROTO_TCP ? seen_out(claim->state, flags) : 0;
+	state = key->protocol == IPPROTO_TCP ? seen_out(claim->state, flags) : claim->state;
 	lifetime = lifetime_ns(pool, key->protocol, state);
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;

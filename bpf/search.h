@@ -41,8 +41,8 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 pool;
-	__u32 first_slice;
+	__u32 address;    /* be; the client's: see `elsewhere`. 0: any */
+	__u16 first_slice;
 	__u16 port;   /* next to try is first + ((port) & mask) */
 	__u16 stride; /* odd: visits every port of the slice once */
 	__u16 first;
@@ -53,12 +53,14 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u8 reused;
 	__u8 endings; /* ended conversations were in the way */
 	__u8 early;   /* take these over */
+	__u8 elsewhere; /* at all addresses but the client's, instead of at that one */
+	__u8 counted;   /* SEEN_COUNTED: the client has the claim's place */
 };
 
 /* May the claim of an ended conversation change hands before it expires? */
 INLINE int reusable(const struct search *search, const struct claim *claim, __u64 expires)
 {
-	return search->early && claim->pool == search->pool && ended(claim->state) &&
+	return search->early && claim->pool == search->claim->pool && ended(claim->state) &&
 	       expires <= search->now_ns + search->closing_ns - REUSE_AFTER_NS;
 }
 
@@ -66,7 +68,6 @@ INLINE int reusable(const struct search *search, const struct claim *claim, __u6
 INLINE void give_back(struct search *search)
 {
 	bpf_map_delete_elem(&claims, search->key);
-	client_loses(&search->claim->flow);
 }
 
 INLINE int insert_claim(struct search *search)
@@ -75,10 +76,8 @@ INLINE int insert_claim(struct search *search)
 	struct claim *old;
 	__u64 expires;
 
-	if (!error) {
-		client_gains(&search->claim->flow);
+	if (!error)
 		return 1;
-	}
 	if (error != -17 /* EEXIST */) {
 		search->full = 1;
 		return 0;
@@ -95,7 +94,7 @@ INLINE int insert_claim(struct search *search)
 	drop_flow_of(search->key, old);
 	old->flow = search->claim->flow;
 	old->state = search->claim->state;
-	old->pool = search->pool;
+	old->pool = search->claim->pool;
 	old->since_ns = search->now_ns;
 	old->refresh_in_ns = 0;
 	old->acknowledged = search->claim->acknowledged;
@@ -103,7 +102,6 @@ INLINE int insert_claim(struct search *search)
 	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
 	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
-	client_gains(&search->claim->flow);
 	search->reused = 1;
 	return 1;
 }
@@ -127,7 +125,7 @@ static long try_port(__u32 index, struct search *search)
 
 static long try_slice(__u32 index, struct search *search)
 {
-	struct pool *pool = bpf_map_lookup_elem(&pools, &search->pool);
+	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim->pool);
 	struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
@@ -139,6 +137,8 @@ static long try_slice(__u32 index, struct search *search)
 	if (at >= POOL_SLICES_MAX)
 		return 1;
 	slice = &pool->slices[at];
+	if (search->address && (slice->address == search->address) == search->elsewhere)
+		return 0;
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= search->now_ns)
 		return 0; /* its lease ran out: the next slice */

@@ -24,7 +24,8 @@ static long sweep_client(void *map, struct client_key *key, struct client *clien
 {
 	struct client_key idle = *key;
 
-	if (!client->flows && client->next_ns < sweep->now_ns)
+	if (client->next_ns < sweep->now_ns && !client->claims &&
+	    !__sync_val_compare_and_swap(&client->claims, 0, CLIENT_GONE))
 		bpf_map_delete_elem(&clients, &idle);
 	return 0;
 }

@@ -40,7 +40,7 @@ ADDRESS = IPv4Address("198.51.100.10")
 ADDRESS2 = IPv4Address("198.51.100.11")
 SERVERS = {ME: frames.UPLINK_MAC, NEIGHBOUR: frames.NEIGHBOUR_MAC}
 FAR_NS = time.monotonic_ns() + 10**13  # a deadline that no test lives to see
-LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=10240)
+LIMITS = Limits(flows_max=16384, clients_max=4096, addresses_max=16, slots_max=10240)
 
 # One of these, or a drop reason, for every packet that a program does anything with; and, where the director
 # itself gives a reply to the client, "here" and "in".
@@ -166,8 +166,8 @@ class World:
     # tables
 
     def reset(self, wanted: KernelState | None = None) -> None:
-        """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows"):
+        """No claims, flows or clients, and the tables that `state()` describes, or others."""
+        for name in ("claims", "flows", "clients"):
             table = self.datapath.map(name)
             for key, _ in list(table.items()):
                 table.delete(key)

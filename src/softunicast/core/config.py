@@ -15,7 +15,16 @@ from typing import Final
 
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
-from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
+from softunicast.core.pools import (
+    PROTOCOLS,
+    TAG_PATTERN,
+    WHEN_FULL,
+    Behaviour,
+    ClientLimits,
+    Pool,
+    Timers,
+    check_tags,
+)
 from softunicast.core.records import (
     SLICE_PORTS_DEFAULT,
     SLICE_PORTS_MAX,
@@ -83,9 +92,10 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of the kernel's tables: flows of this server, shared addresses and slices of its site."""
+    """Sizes of the kernel's tables: flows and clients of this server, shared addresses and slices of its site."""
 
     flows_max: int = 1_048_576
+    clients_max: int = 65_536
     addresses_max: int = 1024
     slots_max: int = 65_536
 
@@ -198,6 +208,7 @@ def _limits(section: Section) -> Limits:
     base = Limits()
     limits = Limits(
         flows_max=section.number("flows_max", base.flows_max, 1024, 1 << 26),
+        clients_max=section.number("clients_max", base.clients_max, 16, 1 << 26),
         addresses_max=section.number("addresses_max", base.addresses_max, 1, 1 << 20),
         slots_max=section.number("slots_max", base.slots_max, 16, 1 << 24),
     )
@@ -220,7 +231,13 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
         timers.done()
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
         pool = Pool(
-            name, _tags(section), slices_max, Timers(**values), _behaviour(section), _client_limits(section)
+            name,
+            _tags(section),
+            slices_max,
+            Timers(**values),
+            _behaviour(section),
+            _client_limits(section),
+            section.choice("when_full", WHEN_FULL, WHEN_FULL[0]),
         )
         section.done()
         if name:
@@ -233,7 +250,7 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
 def _client_limits(section: Section) -> ClientLimits:
     table = section.section("client_limits")
     limits = ClientLimits(
-        table.number("flows_max", 0, 0, CLIENT_MAX), table.number("new_per_s", 0, 0, CLIENT_MAX)
+        **{limit.name: table.number(limit.name, 0, 0, CLIENT_MAX) for limit in fields(ClientLimits)}
     )
     table.done()
     return limits

@@ -14,7 +14,15 @@ from ipaddress import IPv4Address
 
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import BEHAVIOUR_DEFAULT, NO_LIMITS, Behaviour, ClientLimits, Pool, Timers
+from softunicast.core.pools import (
+    BEHAVIOUR_DEFAULT,
+    NO_LIMITS,
+    WHEN_FULL,
+    Behaviour,
+    ClientLimits,
+    Pool,
+    Timers,
+)
 from softunicast.core.records import Address, Snapshot
 from softunicast.core.slices import Slice
 
@@ -42,13 +50,15 @@ class AddressTable:
 
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
-    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps,
-    and what one client may take."""
+    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, and what one
+    client may take. `several`: it may get a second address, so that clients' addresses have to be remembered."""
 
     timers: Timers
     slices: tuple[Slice, ...]
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    when_full: str = WHEN_FULL[0]
+    several: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,8 @@ def desired(
                 tuple(slice_ for slice_, address in opening if pool.matches(address)),
                 pool.behaviour,
                 pool.client_limits,
+                pool.when_full,
+                pool.slices_max > 1,
             )
             for pool in pools
         },

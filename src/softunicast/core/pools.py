@@ -55,21 +55,32 @@ BEHAVIOUR_DEFAULT: Final = Behaviour()
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """What one client of a pool may take, 0 for no limit (RFC 6888 REQ-4).
+    """What one client of a pool may take, 0 for no limit (RFC 6888 REQ-4 and 5).
 
-    `flows_max`: flows (and mappings) at once. `new_per_s`: new flows per second, a second's worth at once.
+    `flows_max`: flows (and mappings) at once, `tcp_max` and so on: of these by protocol; a TCP conversation that
+    is over is none. `state_max`: entries of the kernel's table, those of ended conversations included.
+    `new_per_s`: new flows per second, a second's worth at once.
     """
 
     flows_max: int = 0
+    tcp_max: int = 0
+    udp_max: int = 0
+    icmp_max: int = 0
+    state_max: int = 0
     new_per_s: int = 0
 
 
 NO_LIMITS: Final = ClientLimits()
+WHEN_FULL: Final = ("another", "refuse")
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool."""
+    """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool.
+
+    `when_full`: what a client gets whose address has no free port towards a destination: "another" address, or
+    "refuse" (RFC 6888 REQ-2, RFC 7857 section 4).
+    """
 
     name: str
     tags: Mapping[str, str]
@@ -77,6 +88,7 @@ class Pool:
     timers: Timers = Timers()
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    when_full: str = WHEN_FULL[0]
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""

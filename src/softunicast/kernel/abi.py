@@ -27,19 +27,21 @@ class Reason(IntEnum):
     SLICE_FULL = 12
     TABLE_FULL = 13
     CLIENT_FLOWS = 14
-    CLIENT_RATE = 15
-    NO_FLOW = 16
-    NO_ROUTE = 17
-    HOP_LIMIT = 18
-    TOO_BIG = 19
-    FAMILY = 20
-    FILTERED = 21
-    GUARD_FOREIGN = 22
-    GUARD_NOBODY = 23
-    GUARD_EXPIRED = 24
-    GUARD_FRAGMENT = 25
-    GUARD_PROTOCOL = 26
-    MAX = 27
+    CLIENT_STATE = 15
+    CLIENT_RATE = 16
+    CLIENT_TABLE = 17
+    NO_FLOW = 18
+    NO_ROUTE = 19
+    HOP_LIMIT = 20
+    TOO_BIG = 21
+    FAMILY = 22
+    FILTERED = 23
+    GUARD_FOREIGN = 24
+    GUARD_NOBODY = 25
+    GUARD_EXPIRED = 26
+    GUARD_FRAGMENT = 27
+    GUARD_PROTOCOL = 28
+    MAX = 29
 
 
 class Traffic(IntEnum):
@@ -76,6 +78,7 @@ class TcpSeen(IntEnum):
     FIN_OUT = 4
     FIN_IN = 8
     RST = 16
+    COUNTED = 32
 
 
 class Behaviour(IntEnum):
@@ -85,6 +88,9 @@ class Behaviour(IntEnum):
     FILTERING_TCP = 8
     FILTERING_UDP = 16
     FILTERING_ICMP = 32
+    LIMIT = 64
+    SEVERAL = 128
+    ONE_ADDRESS = 256
 
 
 class AbiLimit(IntEnum):
@@ -219,6 +225,10 @@ class Pool(NamedTuple):
     slice_count: int
     behaviour: int
     client_flows_max: int
+    client_tcp_max: int
+    client_udp_max: int
+    client_icmp_max: int
+    client_state_max: int
     client_rate_max: int
     name: bytes
     slices: bytes
@@ -231,8 +241,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQIIII48s3072s")
-POOL_BYTES: Final = 3176
+_pool = Struct("<QQQQQIIIIIIII48s3072s")
+POOL_BYTES: Final = 3192
 
 
 class Onramp(NamedTuple):
@@ -359,7 +369,11 @@ CLIENT_KEY_BYTES: Final = 8
 
 class Client(NamedTuple):
     next_ns: int
-    flows: int
+    claims: int
+    tcp: int
+    udp: int
+    icmp: int
+    address: int
 
     def pack(self) -> bytes:
         return _client.pack(*self)
@@ -369,8 +383,8 @@ class Client(NamedTuple):
         return cls._make(_client.unpack(data))
 
 
-_client = Struct("<QI4x")
-CLIENT_BYTES: Final = 16
+_client = Struct("<QIIIII4x")
+CLIENT_BYTES: Final = 32
 
 
 class Sample(NamedTuple):

@@ -91,6 +91,7 @@ class Datapath:
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
+            "clients": limits.clients_max,
         }
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)

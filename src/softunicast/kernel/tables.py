@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Final
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.plan import diff
-from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
+from softunicast.core.pools import NO_LIMITS, PROTOCOLS, WHEN_FULL, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
@@ -39,6 +39,12 @@ def _behaviour_bits(behaviour: Behaviour) -> int:
     bits = [abi.Behaviour[f"MAPPING_{name.upper()}"] for name in behaviour.independent_mapping]
     bits += [abi.Behaviour[f"FILTERING_{name.upper()}"] for name in behaviour.independent_filtering]
     return sum(bits)
+
+
+def _sharing_bits(pool: PoolSlices) -> int:
+    bits = abi.Behaviour.LIMIT if pool.client_limits != NO_LIMITS else 0
+    bits |= abi.Behaviour.ONE_ADDRESS if pool.when_full == "refuse" else 0
+    return bits | (abi.Behaviour.SEVERAL if pool.several else 0)
 
 
 def _behaviour(bits: int) -> Behaviour:
@@ -123,7 +129,9 @@ class Tables:
                     timers,
                     tuple(_pool_slices(pool)),
                     _behaviour(pool.behaviour),
-                    ClientLimits(pool.client_flows_max, pool.client_rate_max),
+                    ClientLimits(*pool[7:13]),
+                    WHEN_FULL[bool(pool.behaviour & abi.Behaviour.ONE_ADDRESS)],
+                    bool(pool.behaviour & abi.Behaviour.SEVERAL),
                 ),
             )
 
@@ -268,9 +276,8 @@ class Tables:
             timers.udp_s * NS,
             timers.icmp_s * NS,
             len(pool.slices),
-            _behaviour_bits(pool.behaviour),
-            pool.client_limits.flows_max,
-            pool.client_limits.new_per_s,
+            _behaviour_bits(pool.behaviour) | _sharing_bits(pool),
+            *astuple(pool.client_limits),
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
         )
