@@ -19,6 +19,7 @@ const struct {
 	struct pool_slice pool_slice;
 	struct pool pool;
 	struct onramp onramp;
+	struct exempt_key exempt_key;
 	struct flow_key flow_key;
 	struct flow flow;
 	struct claim_key claim_key;

@@ -154,6 +154,7 @@ struct pool {
 	__u64 tcp_closing_ns;
 	__u64 udp_ns;
 	__u64 icmp_ns;
+	__u64 rest_ns; /* after a mapping that anybody could send to, its port is nobody's for so long */
 	__u32 slice_count;
 	__u32 behaviour; /* enum behaviour */
 	__u32 client_flows_max; /* what one client may have, 0: no limit: flows, */
@@ -170,7 +171,15 @@ struct onramp { /* key: ifindex */
 	__u32 pool;
 	__u32 address; /* be; the source of ICMP errors to clients */
 	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
+	__u32 mss;     /* the most that a TCP SYN may announce, either way; 0: anything */
+	__u32 mss_by_path; /* less where the route to the peer says so */
 	char name[16];
+};
+
+struct exempt_key { /* LPM trie: destinations that an on-ramp does not translate */
+	__u32 prefix_length; /* of onramp and address together */
+	__u32 onramp;        /* ifindex */
+	__u32 address;       /* be */
 };
 
 struct flow_key { /* one conversation as the client sees it */

@@ -91,6 +91,19 @@ INLINE int established(__u32 state)
 	return (state & (SEEN_OUT | SEEN_IN)) == (SEEN_OUT | SEEN_IN) && !ended(state);
 }
 
+/* Of a pool that maps so: may anybody send to the port? */
+INLINE int filters_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP : BEHAVIOUR_FILTERING_ICMP);
+}
+
+INLINE int maps_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
+}
+
 /* How long a claim lives without traffic, by what was seen (RFC 7857 section 2, RFC 4787 REQ-5, RFC 5508 REQ-2). */
 INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {
@@ -153,6 +166,19 @@ INLINE void set_state(struct claim *claim, __u32 state)
 	before = __sync_lock_test_and_set(&claim->state, state);
 	if ((state & SEEN_COUNTED) && ended(before) != ended(state))
 		client_counts(&claim->flow, ended(state) ? -1 : 1);
+}
+
+/* How long the port of an expired claim rests (RFC 6888 REQ-8): strangers who knew the client there would meet
+ * another. Where only the client's own partners are let in there is no need (REQ-8 c). */
+INLINE __u64 rest_ns(const struct claim_key *key, const struct claim *claim)
+{
+	__u32 pool_key = claim->pool;
+	struct pool *pool;
+
+	if (key->remote || key->remote_port)
+		return 0;
+	pool = bpf_map_lookup_elem(&pools, &pool_key);
+	return pool && filters_independently(pool, key->protocol) ? pool->rest_ns : 0;
 }
 
 INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)

@@ -8,6 +8,8 @@
  *
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
+#include "exempt.h"
+#include "mss.h"
 #include "open.h"
 #include "reply.h"
 
@@ -29,8 +31,11 @@ INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, stru
 			const struct onramp *onramp, __u64 now)
 {
 	int verdict = TC_ACT_SHOT;
-	enum reason reason = send(skb, packet, flow, now, &verdict);
+	enum reason reason;
 
+	if ((packet->tcp_flags & TCP_SYN) && onramp->mss && clamp_mss(skb, packet->l4_offset, mss_limit(onramp, flow->hop_mtu)))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	reason = send(skb, packet, flow, now, &verdict);
 	if (!reason)
 		return verdict;
 	if (reason == REASON_TOO_BIG)
@@ -78,6 +83,8 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 
 	if (!trial)
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	if (is_exempt(skb->ifindex, packet->destination))
+		return pass_to_host();
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
@@ -107,6 +114,8 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 	if (!packet)
 		return TC_ACT_SHOT;
+	if (packet->reason != REASON_MALFORMED && is_exempt(skb->ifindex, packet->destination))
+		return pass_to_host();
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
@@ -261,6 +270,8 @@ int egress_in(struct __sk_buff *skb)
 	rewrite.port = claim->flow.client_port;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
+	if ((packet.tcp_flags & TCP_SYN) && clamp_reply(skb, packet.l4_offset, claim))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, &packet);
 	if (translate(skb, &packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, &packet);
 	count(TRAFFIC_IN);

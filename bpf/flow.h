@@ -129,19 +129,6 @@ INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, stru
 	return REASON_NONE;
 }
 
-/* Of a pool that maps so: may anybody send to the port? */
-INLINE int filters_independently(const struct pool *pool, __u8 protocol)
-{
-	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
-				  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP : BEHAVIOUR_FILTERING_ICMP);
-}
-
-INLINE int maps_independently(const struct pool *pool, __u8 protocol)
-{
-	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
-				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
-}
-
 /* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It is where its client is,
  * and lives as long as the longest of its conversations; so that an ended TCP conversation does not keep its port for
  * hours, one that is the only one the mapping has had shortens it, too. `session`: the one that goes on. */

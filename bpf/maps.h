@@ -61,6 +61,14 @@ struct {
 	__type(value, struct onramp);
 } onramps SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct exempt_key);
+	__type(value, __u32);
+} exempt SEC(".maps");
+
 /* made by packets */
 
 struct {

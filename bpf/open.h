@@ -6,25 +6,10 @@
 #include "pairing.h"
 #include "search.h"
 
-/* At the client's address first, then, unless the pool keeps it to that, at the others. */
-INLINE void try_slices(struct search *search, const struct pool *pool)
-{
-	search->elsewhere = 0;
-	bpf_loop(pool->slice_count, try_slice, search, 0);
-	if (search->found || search->full || !search->address || (pool->behaviour & BEHAVIOUR_ONE_ADDRESS))
-		return;
-	search->elsewhere = 1;
-	bpf_loop(pool->slice_count, try_slice, search, 0);
-}
-
 /* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
 INLINE int find_port(struct search *search, const struct pool *pool)
 {
-	try_slices(search, pool);
-	if (!search->found && search->endings && !search->full) {
-		search->early = 1;
-		try_slices(search, pool);
-	}
+	bpf_loop(pool->slice_count * PASSES, try_slice, search, 0);
 	if (search->full)
 		return REASON_TABLE_FULL;
 	if (!search->found)

@@ -4,6 +4,7 @@
 
 #include "flow.h"
 #include "icmp.h"
+#include "mss.h"
 #include "quote.h"
 
 #define NOT_TOO_BIG -2
@@ -93,6 +94,23 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
 	return bpf_redirect(onramp, 0);
+}
+
+/* The peer's SYN or SYN/ACK: what it announces is how large the client's segments may be. */
+ALONE int clamp_reply(struct __sk_buff *skb, __u32 l4_offset, const struct claim *claim)
+{
+	struct flow_key key;
+	struct onramp *onramp;
+	struct flow *flow;
+
+	if (!claim)
+		return 0;
+	key = claim->flow;
+	onramp = bpf_map_lookup_elem(&onramps, &key.onramp);
+	if (!onramp || !onramp->mss)
+		return 0;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	return clamp_mss(skb, l4_offset, mss_limit(onramp, flow ? flow->hop_mtu : 0));
 }
 
 /* May anybody send to this mapping? */

@@ -41,7 +41,7 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 address;    /* be; the client's: see `elsewhere`. 0: any */
+	__u32 address;    /* be; the client's, which is tried first. 0: any */
 	__u16 first_slice;
 	__u16 port;   /* next to try is first + ((port) & mask) */
 	__u16 stride; /* odd: visits every port of the slice once */
@@ -53,7 +53,6 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u8 reused;
 	__u8 endings; /* ended conversations were in the way */
 	__u8 early;   /* take these over */
-	__u8 elsewhere; /* at all addresses but the client's, instead of at that one */
 	__u8 counted;   /* SEEN_COUNTED: the client has the claim's place */
 };
 
@@ -89,6 +88,7 @@ INLINE int insert_claim(struct search *search)
 	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
+	    (expires <= search->now_ns && expires + rest_ns(search->key, old) > search->now_ns) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
 	drop_flow_of(search->key, old);
@@ -123,21 +123,32 @@ static long try_port(__u32 index, struct search *search)
 	return 1;
 }
 
+/* How often every slice is looked at, in this order: at the client's address; unless the pool keeps it to that, at the
+ * others; then the same for ports of conversations that have ended. */
+enum pass { PASS_OWN, PASS_OTHERS, PASS_OWN_EARLY, PASS_OTHERS_EARLY, PASSES };
+
 static long try_slice(__u32 index, struct search *search)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim->pool);
 	struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
-	__u32 random;
+	__u32 random, pass, others;
 
 	if (!pool || !pool->slice_count)
 		return 1;
+	pass = index / pool->slice_count;
+	others = pass == PASS_OTHERS || pass == PASS_OTHERS_EARLY;
+	if (pass >= PASS_OWN_EARLY && !search->endings)
+		return 1;
+	if (others && (!search->address || (pool->behaviour & BEHAVIOUR_ONE_ADDRESS)))
+		return 0;
+	search->early = pass >= PASS_OWN_EARLY;
 	at = ((__u64)search->first_slice + index) % pool->slice_count;
 	if (at >= POOL_SLICES_MAX)
 		return 1;
 	slice = &pool->slices[at];
-	if (search->address && (slice->address == search->address) == search->elsewhere)
+	if (search->address && (slice->address == search->address) == others)
 		return 0;
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= search->now_ns)

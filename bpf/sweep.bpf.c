@@ -12,6 +12,8 @@ static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, s
 		sweep->live++;
 		return 0;
 	}
+	if (expires + rest_ns(&dead, claim) > sweep->now_ns)
+		return 0;
 	if (__sync_val_compare_and_swap(&claim->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
 	drop_flow_of(&dead, claim);

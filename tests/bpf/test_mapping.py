@@ -244,6 +244,23 @@ def test_an_expired_mapping_changes_hands(world: World, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_port_open_to_all_rests(world: World, protocol: str, swept: bool) -> None:
+    """Strangers may still send to who had it: nobody else gets it before `rest_s` (RFC 6888 REQ-8)."""
+    world.reset(behaving(OPEN, 16))
+    Opener(world, {"icmp": "echo"}.get(protocol, protocol)).fill(16)
+    rested_ns = TIMERS.rest_s * NS
+    now = time.monotonic_ns()
+    for expires_ns, wanted in ((now - rested_ns + 5 * NS, "slice_full"), (now - rested_ns - NS, None)):
+        world.change_claims(expires_ns=expires_ns)
+        if swept:
+            world.datapath.sweep()
+            assert len(mappings(world)) == (16 if wanted else 0)
+        assert world.back(incoming(protocol, STRANGER, f"{ADDRESS}:20")).verdict == "next"  # no longer let in
+        assert world.out(first(protocol, OTHER_CLIENT)).reason == wanted
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("behaviour", [MAPPING, DEPENDENT])
 def test_a_slice_that_was_lost(world: World, protocol: str, behaviour: Behaviour) -> None:
     """What the client sends next leaves from a slice that this server holds, once its flow asks."""

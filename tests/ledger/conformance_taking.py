@@ -47,7 +47,8 @@ class TakingConformance:
             ("server9", "198.51.100.10:2048-4095", UnknownNameError, "no server server9"),
             ("server1", "198.51.100.99:2048-4095", UnknownNameError, "no address 198.51.100.99"),
             ("server1", "198.51.100.0/24", UnknownNameError, "no address 198.51.100.0"),
-            ("server1", "198.51.100.10:0-2047", InputError, "first slice"),
+            ("server1", "198.51.100.10:0-2047", InputError, "below 1024"),
+            ("server1", "198.51.100.11:960-1023", InputError, "start with 198.51.100.11:1024-1087"),
             ("server1", "198.51.100.10:2048-3071", InputError, "cut by 2048"),
             ("server1", "198.51.100.10:4096-8191", InputError, "cut by 2048"),
             ("server1", "198.51.100.10", InputError, "cut by 2048"),
@@ -69,7 +70,7 @@ class TakingConformance:
             await ledger.renew(lease, ttl_s)
 
     async def test_ipv6_and_small_slices(self, ledger: Ledger) -> None:
-        for text in ("[2001:db8::10]:63488-65535", "198.51.100.11:64-127", "198.51.100.11:65472-65535"):
+        for text in ("[2001:db8::10]:63488-65535", "198.51.100.11:1024-1087", "198.51.100.11:65472-65535"):
             slice = Slice.parse(text)
             await ledger.acquire("server2", slice, TTL_S)
             assert slice in [lease.slice for lease in (await ledger.snapshot()).leases]

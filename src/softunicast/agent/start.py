@@ -103,6 +103,7 @@ async def _run(config: Config, me: Server) -> None:
             me.name,
             config.limits,
             config.attach,
+            config.rules,
         )
     except BaseException:
         kernel.close()

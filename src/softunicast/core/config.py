@@ -15,6 +15,7 @@ from typing import Final
 
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
+from softunicast.core.onramps import EXEMPT_MAX, MSS_MAX, MSS_MIN, OnrampRules
 from softunicast.core.pools import (
     PROTOCOLS,
     TAG_PATTERN,
@@ -102,7 +103,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration without problems. `onramps`: interface name -> pool name; `attach`: -> "auto", "tc", "xdp"."""
+    """A configuration without problems. `onramps`: interface name -> pool name; `attach`: -> "auto", "tc", "xdp";
+    `rules`: -> what it exempts and clamps."""
 
     path: str
     server: ServerConfig
@@ -113,6 +115,7 @@ class Config:
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
     attach: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, OnrampRules] = field(default_factory=dict)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -125,7 +128,7 @@ def parse_config(text: str, path: str) -> Config:
     limits = _limits(document.section("limits"))
     pools = _pools(document, limits)
     interface = _interface(uplink)
-    onramps, attach = _onramps(document, interface, [pool.name for pool in pools])
+    onramps, attach, rules = _onramps(document, interface, [pool.name for pool in pools])
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
@@ -136,6 +139,7 @@ def parse_config(text: str, path: str) -> Config:
         pools=pools,
         onramps=onramps,
         attach=attach,
+        rules=rules,
     )
     for section in (server, uplink, ledger, document):
         section.done()
@@ -282,9 +286,12 @@ def _behaviour(section: Section) -> Behaviour:
     return Behaviour(mapping, filtering)
 
 
-def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _onramps(
+    document: Section, uplink: str, pools: list[str]
+) -> tuple[dict[str, str], dict[str, str], dict[str, OnrampRules]]:
     onramps: dict[str, str] = {}
     attach: dict[str, str] = {}
+    rules: dict[str, OnrampRules] = {}
     sections = document.sections("onramps")
     for section in sections:
         interface = _interface(section)
@@ -296,11 +303,30 @@ def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str
         if pool and pool not in pools:
             section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
         attach.setdefault(interface, section.choice("attach", ("auto", "tc", "xdp"), "auto"))
+        rules.setdefault(interface, _rules(section))
         section.done()
         onramps.setdefault(interface, pool)
     if len(sections) > ONRAMPS_MAX:
         document.wrong("onramps", f"{len(sections)} on-ramps", f"use at most {ONRAMPS_MAX}")
-    return onramps, attach
+    return onramps, attach, rules
+
+
+def _rules(section: Section) -> OnrampRules:
+    """`exempt`: a list of prefixes; `mss_clamp`: "off", "pmtu" or a number."""
+    exempt = list[Slice]()
+    for text in section.list_of_texts("exempt"):
+        try:
+            prefix = Slice.parse(text)
+        except InputError as error:
+            section.wrong("exempt", *reason(error))
+            continue
+        if prefix.is_port_slice or prefix.version != 4:
+            section.wrong("exempt", f"{text} is no IPv4 prefix", "write it like 192.0.2.0/24")
+        exempt.append(prefix)
+    if len(exempt) > EXEMPT_MAX:
+        section.wrong("exempt", f"{len(exempt)} prefixes", f"use at most {EXEMPT_MAX}")
+    clamp = section.number_or_choice("mss_clamp", ("off", "pmtu"), MSS_MIN, MSS_MAX)
+    return OnrampRules(tuple(exempt), clamp if isinstance(clamp, int) else 0, clamp == "pmtu")
 
 
 def _tags(section: Section) -> dict[str, str]:

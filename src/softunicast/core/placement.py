@@ -1,8 +1,8 @@
 """Placement: which free slices a server asks the ledger for.
 
 It only proposes: another server may ask for the same slice at the same time, and the ledger decides. So it
-may be simple, but it must never propose what cannot be had. The first slice of an address is never proposed
-(its ports are the well-known ones), nor one that overlaps a lease which is live or still quarantined.
+may be simple, but it must never propose what cannot be had. No slice with system ports is ever proposed,
+nor one that overlaps a lease which is live or still quarantined.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import Pool, select
 from softunicast.core.records import Address, Snapshot
-from softunicast.core.slices import PORTS, IPAddress, Slice
+from softunicast.core.slices import PORTS, IPAddress, Slice, first_slice
 
 
 def choose(
@@ -59,13 +59,13 @@ def _is_over(lease: Lease, now: float) -> bool:
 
 
 def _free(address: Address, leases: Iterable[Lease]) -> Iterator[Slice]:
-    """Free slices, lowest first, never the first one. A lease of another size covers what it touches."""
+    """Free slices, lowest first, above the system ports. A lease of another size covers what it touches."""
     ports = address.slice_ports
     busy = {
         slot
         for lease in leases
         for slot in range(lease.slice.port_first // ports, lease.slice.port_last // ports + 1)
     }
-    for slot in range(1, PORTS // ports):
+    for slot in range(first_slice(address.address, ports).port_first // ports, PORTS // ports):
         if slot not in busy:
             yield Slice.of(address.address, slot * ports, ports)

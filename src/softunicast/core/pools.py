@@ -24,7 +24,8 @@ class Timers:
     """How long an idle flow keeps its port, in seconds. Defaults are the least that the RFCs on NAT allow.
 
     TCP: RFC 5382 REQ-5 (2 h 4 min established, 4 min while opening or closing); UDP: RFC 4787 REQ-5
-    (the recommended 5 min); ICMP queries: RFC 5508 REQ-2 (60 s).
+    (the recommended 5 min); ICMP queries: RFC 5508 REQ-2 (60 s). `rest_s`: after its mapping, the port of a
+    client to which anybody could send is nobody's for so long (RFC 6888 REQ-8).
     """
 
     tcp_opening_s: int = 240
@@ -32,6 +33,7 @@ class Timers:
     tcp_closing_s: int = 240
     udp_s: int = 300
     icmp_s: int = 60
+    rest_s: int = 120
 
 
 PROTOCOLS: Final = ("tcp", "udp", "icmp")

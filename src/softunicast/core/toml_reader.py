@@ -132,6 +132,26 @@ class Section:
         )
         return default
 
+    def number_or_choice(self, key: str, options: tuple[str, ...], low: int, high: int) -> int | str:
+        """A whole number from `low` to `high`, or one of `options`, of which the first is the default."""
+        value = self._value(key, options[0], "a number or a text")
+        if value in options or (type(value) is int and low <= value <= high):
+            found: int | str = value
+            return found
+        words = " or ".join(f'"{option}"' for option in options)
+        self.wrong(
+            key, f"{_shown(value)} is not possible", f"give {words}, or a whole number from {low} to {high}"
+        )
+        return options[0]
+
+    def list_of_texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts; missing is empty."""
+        value = self._value(key, [], "a list of texts")
+        if isinstance(value, list) and all(isinstance(text, str) and text for text in value):
+            return tuple(value)
+        self.wrong(key, f"{_shown(value)} is not a list of texts", f'give {key} = ["...", "..."]')
+        return ()
+
     def texts(self, key: str) -> dict[str, str]:
         """A table of texts, such as tags; missing is empty."""
         found = {}

@@ -222,6 +222,7 @@ class Pool(NamedTuple):
     tcp_closing_ns: int
     udp_ns: int
     icmp_ns: int
+    rest_ns: int
     slice_count: int
     behaviour: int
     client_flows_max: int
@@ -241,14 +242,16 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQIIIIIIII48s3072s")
-POOL_BYTES: Final = 3192
+_pool = Struct("<QQQQQQIIIIIIII48s3072s")
+POOL_BYTES: Final = 3200
 
 
 class Onramp(NamedTuple):
     pool: int
     address: int
     xdp_mtu: int
+    mss: int
+    mss_by_path: int
     name: bytes
 
     def pack(self) -> bytes:
@@ -259,8 +262,25 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<III16s")
-ONRAMP_BYTES: Final = 28
+_onramp = Struct("<IIIII16s")
+ONRAMP_BYTES: Final = 36
+
+
+class ExemptKey(NamedTuple):
+    prefix_length: int
+    onramp: int
+    address: int
+
+    def pack(self) -> bytes:
+        return _exempt_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ExemptKey:
+        return cls._make(_exempt_key.unpack(data))
+
+
+_exempt_key = Struct("<III")
+EXEMPT_KEY_BYTES: Final = 12
 
 
 class FlowKey(NamedTuple):

@@ -18,8 +18,10 @@ from typing import Final, Self
 from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
+from softunicast.core.onramps import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
+from softunicast.kernel.exempt import set_exempt
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
@@ -37,17 +39,25 @@ from softunicast.kernel.tables import Tables
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = ("director", "guard", "egress", "fast", "sweep")
-TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
+TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps", "exempt")
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
 class Datapath:
     """See the module. `adopted` says whether `open` found a running one."""
 
-    def __init__(self, folder: Path, uplink: str, server: str, attach: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        uplink: str,
+        server: str,
+        attach: Mapping[str, str],
+        rules: Mapping[str, OnrampRules],
+    ) -> None:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
+        self._rules = rules
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -62,16 +72,18 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
+        rules: Mapping[str, OnrampRules] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp -> "tc", "xdp" or "auto" (what `choose_attachment` finds best; also when not named).
+        `rules`: on-ramp -> what it exempts and clamps.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach)
+        made = cls(bpffs, uplink, server, attach, rules)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -131,13 +143,16 @@ class Datapath:
         """tc always; XDP in front of it where it pays, for established flows."""
         device = links.interface(interface)
         address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
-        self._tables.set_onramp(interface, pool, address, 0)
+        rules = self._rules.get(interface, NO_RULES)
+        mss = rules.mss_of(device.mtu, links.interface(self.uplink).mtu), rules.mss_by_path
+        self._tables.set_onramp(interface, pool, address, 0, *mss)
+        set_exempt(self._maps["exempt"], device.index, rules.exempt)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
         if choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink) == "xdp":
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             # Else replies take tc, and only the clients' packets the short way.
             if takes_redirected(interface):
-                self._tables.set_onramp(interface, pool, address, device.mtu)
+                self._tables.set_onramp(interface, pool, address, device.mtu, *mss)
         else:
             self._detach("fast", interface)
 
@@ -194,7 +209,7 @@ class Datapath:
         for interface in set(tables.state.onramps) - set(wanted.onramps):
             self._detach("fast", interface)
             self._detach("egress_out", interface)
-            tables.remove_onramp(interface)
+            set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
 

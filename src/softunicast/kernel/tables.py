@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Final
 
@@ -122,14 +122,21 @@ class Tables:
             pool = abi.Pool.unpack(value)
             name = bytes_name(pool.name)
             self._pools[name] = int.from_bytes(key, "little")
-            timers = Timers(*(ns // NS for ns in pool[:5]))
+            timers = Timers(*(ns // NS for ns in pool[:6]))
             yield (
                 name,
                 PoolSlices(
                     timers,
                     tuple(_pool_slices(pool)),
                     _behaviour(pool.behaviour),
-                    ClientLimits(*pool[7:13]),
+                    ClientLimits(
+                        flows_max=pool.client_flows_max,
+                        tcp_max=pool.client_tcp_max,
+                        udp_max=pool.client_udp_max,
+                        icmp_max=pool.client_icmp_max,
+                        state_max=pool.client_state_max,
+                        new_per_s=pool.client_rate_max,
+                    ),
                     WHEN_FULL[bool(pool.behaviour & abi.Behaviour.ONE_ADDRESS)],
                     bool(pool.behaviour & abi.Behaviour.SEVERAL),
                 ),
@@ -268,16 +275,22 @@ class Tables:
         if index is None:
             index = max(self._pools.values(), default=0) + 1
         entries = b"".join(self._pool_slice(part).pack() for part in pool.slices)
-        timers = pool.timers
+        timers, limits = pool.timers, pool.client_limits
         value = abi.Pool(
             timers.tcp_opening_s * NS,
             timers.tcp_established_s * NS,
             timers.tcp_closing_s * NS,
             timers.udp_s * NS,
             timers.icmp_s * NS,
+            timers.rest_s * NS,
             len(pool.slices),
             _behaviour_bits(pool.behaviour) | _sharing_bits(pool),
-            *astuple(pool.client_limits),
+            limits.flows_max,
+            limits.tcp_max,
+            limits.udp_max,
+            limits.icmp_max,
+            limits.state_max,
+            limits.new_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
         )
@@ -292,16 +305,26 @@ class Tables:
 
     # on-ramps: the interface's number is the key
 
-    def set_onramp(self, name: str, pool: str, address: IPv4Address | None, xdp_mtu: int) -> None:
+    def set_onramp(
+        self,
+        name: str,
+        pool: str,
+        address: IPv4Address | None,
+        xdp_mtu: int,
+        mss: int = 0,
+        mss_by_path: bool = False,
+    ) -> None:
         """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
+        `mss`: the most that a SYN may announce, 0 for anything; with `mss_by_path` less where the route says so.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
         word = address_word(address) if address else 0
         self.maps["onramps"].set(
-            index_key(index), abi.Onramp(self._pools[pool], word, xdp_mtu, name_bytes(name, 16)).pack()
+            index_key(index),
+            abi.Onramp(self._pools[pool], word, xdp_mtu, mss, mss_by_path, name_bytes(name, 16)).pack(),
         )
         if before is not None and before != index:
             self.maps["onramps"].delete(index_key(before))
@@ -312,12 +335,14 @@ class Tables:
         """The number of the interface that the entry of this on-ramp is for."""
         return self._onramps.get(name)
 
-    def remove_onramp(self, name: str) -> None:
-        """The program must be detached already."""
-        self.maps["onramps"].delete(index_key(self._onramps.pop(name)))
+    def remove_onramp(self, name: str) -> int:
+        """The program must be detached already. Returns the number of the interface."""
+        index = self._onramps.pop(name)
+        self.maps["onramps"].delete(index_key(index))
         self.state = replace(
             self.state, onramps={key: pool for key, pool in self.state.onramps.items() if key != name}
         )
+        return index
 
     def server_index(self, name: str) -> int:
         """The number that stands for a server in the slots, 0 while it has none."""

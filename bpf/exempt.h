@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Destinations for which an on-ramp does not translate (RFC 6888 REQ-6): such packets are left to the host, as if
+ * this program were not there. Asked only for packets of no flow, so it costs established ones nothing; and a
+ * conversation that was there before its destination was exempted goes on as it began. */
+#pragma once
+
+#include "maps.h"
+
+ALONE int is_exempt(__u32 interface, __u32 destination)
+{
+	struct exempt_key key = {.prefix_length = 64, .onramp = interface, .address = destination};
+
+	return bpf_map_lookup_elem(&exempt, &key) != 0;
+}
