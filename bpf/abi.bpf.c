@@ -29,6 +29,9 @@ const struct {
 	struct sample sample;
 	struct drop drop;
 	struct sweep sweep;
+	struct sweeping sweeping;
+	struct usage usage;
+	struct usage_cell usage_cell;
 } abi SEC(".rodata.abi") = {};
 
 /* Constants that user space needs travel as enumerators. */

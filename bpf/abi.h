@@ -265,4 +265,27 @@ struct sweep { /* in and out of the sweep program */
 	__u64 now_ns;
 	__u64 freed;
 	__u64 live;
+	__u64 freed_max; /* enough; only where packets sweep, */
+	__u64 live_max;  /* likewise */
+	__u32 run;       /* number of the sweep */
+	__u32 zero;
+};
+
+struct sweeping { /* array, one entry: when the tables were swept, and may be again. See room.h */
+	__u64 swept_ns; /* everything was looked at */
+	__u64 again_ns; /* a packet may look again */
+	__u64 runs;     /* of the sweep program */
+	__u64 zero;
+};
+
+struct usage { /* of a pool, as of the last sweep that found a flow of it. See usage.h */
+	__u64 at_ns;
+	__u32 flows;
+	__u32 busiest; /* of these, towards one destination: */
+	struct claim_key destination;
+};
+
+struct usage_cell { /* array: how many flows go to the destinations that share a counter */
+	__u32 run; /* in which sweep */
+	__u32 flows;
 };

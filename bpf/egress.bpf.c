@@ -12,6 +12,7 @@
 #include "mss.h"
 #include "open.h"
 #include "reply.h"
+#include "room.h"
 
 INLINE int pass_to_host(void)
 {
@@ -100,6 +101,8 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		begin(packet, &trial->flow.acknowledged, &trial->flow.sent, &nothing);
 	}
 	reason = open_flow(skb, key, trial, onramp->pool, now);
+	if (reason && make_room(reason, trial))
+		reason = open_flow(skb, key, trial, onramp->pool, now);
 	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
 		return reject(skb, packet, onramp, reason, ERROR(ICMP_UNREACHABLE, error));

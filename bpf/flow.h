@@ -84,13 +84,13 @@ ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct 
 
 /* Sends a frame that is ready but for its Ethernet addresses. While the next hop's is not known the kernel asks
  * for it, and holds the packet meanwhile. Returns the verdict; never fails to give one. */
-INLINE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __u32 gateway)
+ALONE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __u32 gateway)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
 	struct bpf_redir_neigh neighbour = {.nh_family = FAMILY_IPV4, .ipv4_nh = gateway};
 
-	if (!self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
+	if (!hop || !self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
 		return TC_ACT_SHOT;
 	count(TRAFFIC_OUT);
 	if (hop->hairpin)

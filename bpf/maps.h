@@ -95,6 +95,28 @@ struct {
 	__type(value, struct client);
 } clients SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sweeping);
+} sweeps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct usage);
+} usages SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct usage_cell);
+} usage_cells SEC(".maps");
+
 struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
 	struct flow flow;
 	struct claim claim;

@@ -29,7 +29,7 @@ from softunicast.core.slices import Slice
 from softunicast.kernel import abi, namespaces
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.testrun import Result, run_tc, run_xdp
-from softunicast.kernel.words import be16
+from softunicast.kernel.words import be16, index_key
 
 # Every protocol: one port serves many destinations.
 DEPENDENT = Behaviour(frozenset(), frozenset())
@@ -171,6 +171,7 @@ class World:
             table = self.datapath.map(name)
             for key, _ in list(table.items()):
                 table.delete(key)
+        self.datapath.map("sweeps").set(index_key(0), bytes(abi.SWEEPING_BYTES))
         self.datapath.apply(wanted or state())
 
     def claims(self) -> dict[abi.ClaimKey, abi.Claim]:

@@ -449,6 +449,9 @@ class Sweep(NamedTuple):
     now_ns: int
     freed: int
     live: int
+    freed_max: int
+    live_max: int
+    run: int
 
     def pack(self) -> bytes:
         return _sweep.pack(*self)
@@ -458,5 +461,56 @@ class Sweep(NamedTuple):
         return cls._make(_sweep.unpack(data))
 
 
-_sweep = Struct("<QQQ")
-SWEEP_BYTES: Final = 24
+_sweep = Struct("<QQQQQI4x")
+SWEEP_BYTES: Final = 48
+
+
+class Sweeping(NamedTuple):
+    swept_ns: int
+    again_ns: int
+    runs: int
+
+    def pack(self) -> bytes:
+        return _sweeping.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Sweeping:
+        return cls._make(_sweeping.unpack(data))
+
+
+_sweeping = Struct("<QQQ8x")
+SWEEPING_BYTES: Final = 32
+
+
+class Usage(NamedTuple):
+    at_ns: int
+    flows: int
+    busiest: int
+    destination: bytes
+
+    def pack(self) -> bytes:
+        return _usage.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Usage:
+        return cls._make(_usage.unpack(data))
+
+
+_usage = Struct("<QII16s")
+USAGE_BYTES: Final = 32
+
+
+class UsageCell(NamedTuple):
+    run: int
+    flows: int
+
+    def pack(self) -> bytes:
+        return _usage_cell.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> UsageCell:
+        return cls._make(_usage_cell.unpack(data))
+
+
+_usage_cell = Struct("<II")
+USAGE_CELL_BYTES: Final = 8

@@ -36,6 +36,7 @@ from softunicast.kernel.objects import (
     mount_bpffs,
 )
 from softunicast.kernel.tables import Tables
+from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = ("director", "guard", "egress", "fast", "sweep")
@@ -258,6 +259,14 @@ class Datapath:
         check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
         done = abi.Sweep.unpack(bytes(ffi.buffer(context)))
         return done.freed, done.live
+
+    def usage(self) -> dict[str, Usage]:
+        """How full each pool was at the last sweep; a pool without flows is not there."""
+        return read_usage(self._maps["usages"], self._maps["sweeps"], self._tables.pool_numbers())
+
+    def memory_bytes(self) -> dict[str, int]:
+        """What each map takes of the kernel's memory now, by the kernel's own account."""
+        return {name: table.memory_bytes() for name, table in self._maps.items()}
 
     def table_descriptors(self) -> dict[str, int]:
         """Descriptors of the tables, for programs that shall see the same world (explain)."""

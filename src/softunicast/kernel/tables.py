@@ -344,6 +344,10 @@ class Tables:
         )
         return index
 
+    def pool_numbers(self) -> Mapping[str, int]:
+        """The number that stands for each pool."""
+        return self._pools
+
     def server_index(self, name: str) -> int:
         """The number that stands for a server in the slots, 0 while it has none."""
         return self._servers.get(name, 0)
