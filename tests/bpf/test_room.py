@@ -46,7 +46,9 @@ def sweeping(world: World) -> abi.Sweeping:
 def agent_swept(world: World, ago_s: float) -> None:
     """And a packet may look again."""
     at_ns = time.monotonic_ns() - int(ago_s * 1e9)
-    world.datapath.map("sweeps").set(index_key(0), abi.Sweeping(at_ns, 0, 1).pack())
+    world.datapath.map("sweeps").set(
+        index_key(0), sweeping(world)._replace(swept_ns=at_ns, again_ns=0).pack()
+    )
 
 
 def fill(world: World) -> int:

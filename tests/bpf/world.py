@@ -171,7 +171,9 @@ class World:
             table = self.datapath.map(name)
             for key, _ in list(table.items()):
                 table.delete(key)
-        self.datapath.map("sweeps").set(index_key(0), bytes(abi.SWEEPING_BYTES))
+        sweeps = self.datapath.map("sweeps")
+        before = abi.Sweeping.unpack(sweeps.get(index_key(0)) or b"")
+        sweeps.set(index_key(0), before._replace(swept_ns=0, again_ns=0).pack())  # `runs` only grows
         self.datapath.apply(wanted or state())
 
     def claims(self) -> dict[abi.ClaimKey, abi.Claim]:
