@@ -3,12 +3,12 @@
  *
  * The Python side (src/softunicast/kernel/abi.py) is generated from the BTF of the compiled objects; a
  * test fails when the two differ. Rules: explicit padding only (fields called `zero` are always zero,
- * because hash keys compare bytes), addresses and ports in network byte order where the comment says be,
- * times in nanoseconds of the coarse monotonic clock unless the name says otherwise.
+ * because hash keys compare bytes), addresses (of the family that the hook is compiled for: family.h) in network
+ * byte order, and ports where the comment says be, times in nanoseconds of the coarse monotonic clock unless the name says otherwise.
  */
 #pragma once
 
-#include <linux/types.h>
+#include "family.h"
 
 #define ABI_VERSION 2
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
@@ -116,11 +116,11 @@ struct settings { /* array, one entry */
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
 	__u32 prefix_length;
-	__u32 address; /* be */
+	ip_address address;
 };
 
 struct address_key {
-	__u32 address; /* be */
+	ip_address address;
 };
 
 struct address { /* where the slots of an address are: slots[base + (port >> shift)] */
@@ -142,7 +142,7 @@ struct server {
 };
 
 struct pool_slice {
-	__u32 address; /* be */
+	ip_address address;
 	__u32 slot;    /* index into slots: the deadline is there */
 	__u16 first;   /* first port, host order */
 	__u16 mask;    /* ports - 1; ports is a power of two */
@@ -169,22 +169,22 @@ struct pool {
 
 struct onramp { /* key: ifindex */
 	__u32 pool;
-	__u32 address; /* be; the source of ICMP errors to clients */
+	ip_address address; /* the source of ICMP errors to clients */
 	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
-	__u32 mss;     /* the most that a TCP SYN may announce, either way; 0: anything */
-	__u32 mss_by_path; /* less where the route to the peer says so */
+	__u32 mss;     /* the most that a TCP SYN may announce, either way; 0: anything, or */
+	__u32 mss_mtu; /* what fits packets of this size, and of the route's to the peer; 0: not so */
 	char name[16];
 };
 
 struct exempt_key { /* LPM trie: destinations that an on-ramp does not translate */
 	__u32 prefix_length; /* of onramp and address together */
 	__u32 onramp;        /* ifindex */
-	__u32 address;       /* be */
+	ip_address address;
 };
 
 struct flow_key { /* one conversation as the client sees it */
-	__u32 client;      /* be */
-	__u32 remote;      /* be */
+	ip_address client;
+	ip_address remote;
 	__u16 client_port; /* be; the identifier for ICMP echo */
 	__u16 remote_port; /* be; 0 for ICMP echo */
 	__u32 onramp;      /* ifindex: overlapping client addresses are isolated */
@@ -195,7 +195,7 @@ struct flow_key { /* one conversation as the client sees it */
 struct flow {
 	__u64 refresh_ns; /* from then on the claim must be asked (and refreshed) before sending */
 	__u64 hop_ns;     /* the cached next hop is good until then */
-	__u32 local;      /* be */
+	ip_address local;
 	__u16 local_port; /* be */
 	__u8 hop_destination[6];
 	__u8 hop_source[6];
@@ -208,8 +208,8 @@ struct flow {
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */
-	__u32 local;       /* be */
-	__u32 remote;      /* be */
+	ip_address local;
+	ip_address remote;
 	__u16 local_port;  /* be */
 	__u16 remote_port; /* be */
 	__u8 protocol;
@@ -231,7 +231,7 @@ struct claim {
 
 struct client_key {
 	__u32 onramp; /* ifindex */
-	__u32 address; /* be */
+	ip_address address;
 };
 
 struct client { /* only of pools that count: see client.h */
@@ -240,20 +240,21 @@ struct client { /* only of pools that count: see client.h */
 	__u32 tcp;     /* of these, by protocol, those whose conversation is not over */
 	__u32 udp;
 	__u32 icmp;
-	__u32 address; /* be; the one that it leaves from, 0: not chosen yet */
+	__u32 address; /* number of the one that it leaves from, 0: not chosen yet */
 	__u32 zero;
 };
 
 struct sample { /* the last packet dropped for a reason, on one CPU */
 	__u64 at_ns; /* CLOCK_MONOTONIC, coarse */
-	__u32 source;      /* be */
-	__u32 destination; /* be */
-	__u16 source_port; /* be */
+	__u8 source[16];      /* be; of IPv4 the first four bytes */
+	__u8 destination[16]; /* likewise */
+	__u16 source_port;      /* be */
 	__u16 destination_port; /* be */
 	__u32 interface;
 	__u8 protocol;
-	__u8 hook; /* enum hook */
-	__u8 zero[6];
+	__u8 hook;   /* enum hook */
+	__u8 family; /* 4 or 6 */
+	__u8 zero[5];
 };
 
 struct drop { /* per CPU */

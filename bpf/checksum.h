@@ -2,7 +2,7 @@
 /* Changing the Internet checksum along with what it covers (RFC 1624). */
 #pragma once
 
-#include "bpf.h"
+#include "family.h"
 
 /* One's complement sum of checksum `check` after a 16 bit word changed from `from` to `to` (RFC 1624). */
 INLINE __u16 checksum_replace(__u16 check, __u16 from, __u16 to)
@@ -13,17 +13,32 @@ INLINE __u16 checksum_replace(__u16 check, __u16 from, __u16 to)
 	return ~(__u16)(sum + (sum >> 16));
 }
 
-INLINE void checksum_replace_address(struct iphdr *ip, __u32 from, __u32 to)
+/* The same after an address changed. */
+INLINE __u16 checksum_replace_address(__u16 check, ip_address from, ip_address to)
 {
-	ip->check = checksum_replace(ip->check, from, to);
-	ip->check = checksum_replace(ip->check, from >> 16, to >> 16);
+	const __u16 *old = (void *)&from, *new = (void *)&to;
+
+	for (__u32 i = 0; i < sizeof(from) / sizeof(*old); i++)
+		check = checksum_replace(check, old[i], new[i]);
+	return check;
+}
+
+/* Gives the header's `field`, its source or destination, another address. */
+INLINE void set_address(ip_header *ip, ip_address *field, ip_address to)
+{
+#if FAMILY == 4
+	ip->check = checksum_replace_address(ip->check, *field, to);
+#endif
+	*field = to;
 }
 
 /* Hop limit down by one, checksum patched (RFC 1624: the field only grows by one in its high byte). */
-INLINE void decrease_ttl(struct iphdr *ip)
+INLINE void decrease_ttl(ip_header *ip)
 {
+#if FAMILY == 4
 	__u32 sum = ip->check + be16(0x0100);
 
 	ip->check = (__u16)(sum + (sum >= 0xffff));
+#endif
 	ip->ttl--;
 }

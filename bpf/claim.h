@@ -20,7 +20,7 @@
 
 INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
 {
-	return a->client == b->client && a->remote == b->remote && a->client_port == b->client_port &&
+	return same_address(a->client, b->client) && same_address(a->remote, b->remote) && a->client_port == b->client_port &&
 	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
 }
 
@@ -109,7 +109,7 @@ INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {
 	if (protocol == IPPROTO_UDP)
 		return pool->udp_ns;
-	if (protocol == IPPROTO_ICMP)
+	if (protocol == PROTOCOL_ICMP)
 		return pool->icmp_ns;
 	if (ended(state))
 		return pool->tcp_closing_ns;
@@ -175,7 +175,7 @@ INLINE __u64 rest_ns(const struct claim_key *key, const struct claim *claim)
 	__u32 pool_key = claim->pool;
 	struct pool *pool;
 
-	if (key->remote || key->remote_port)
+	if (!is_unspecified(key->remote) || key->remote_port)
 		return 0;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	return pool && filters_independently(pool, key->protocol) ? pool->rest_ns : 0;
@@ -188,6 +188,6 @@ INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)
 
 	if (claim->state & SEEN_COUNTED)
 		client_returns(&old, ended(claim->state));
-	if (flow && flow->local == key->local && flow->local_port == key->local_port)
+	if (flow && same_address(flow->local, key->local) && flow->local_port == key->local_port)
 		bpf_map_delete_elem(&flows, &old);
 }

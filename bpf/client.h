@@ -17,9 +17,14 @@
 #define CLIENT_GONE 0x80000000u
 #define NS_PER_SECOND 1000000000ULL
 
+INLINE struct client_key client_key_of(const struct flow_key *key)
+{
+	return (struct client_key){.onramp = key->onramp, .address = subscriber(key->client)};
+}
+
 INLINE struct client *client_of(const struct flow_key *key)
 {
-	struct client_key client_key = {.onramp = key->onramp, .address = key->client};
+	struct client_key client_key = client_key_of(key);
 
 	return bpf_map_lookup_elem(&clients, &client_key);
 }
@@ -85,8 +90,7 @@ ALONE int client_takes(const struct pool *pool, const struct flow_key *key, __u6
 	*counted = 0;
 	if (!(pool->behaviour & (BEHAVIOUR_LIMIT | BEHAVIOUR_SEVERAL)))
 		return REASON_NONE;
-	client_key.onramp = key->onramp;
-	client_key.address = key->client;
+	client_key = client_key_of(key);
 	client = bpf_map_lookup_elem(&clients, &client_key);
 	if (!client) {
 		bpf_map_update_elem(&clients, &client_key, &fresh, BPF_NOEXIST);

@@ -24,11 +24,12 @@ INLINE void count_drop(enum reason reason, enum hook hook, __u32 interface, cons
 		return;
 	drop->packets += 1;
 	drop->last.at_ns = bpf_ktime_get_coarse_ns();
-	drop->last.source = packet->source;
-	drop->last.destination = packet->destination;
+	copy(drop->last.source, &packet->source, sizeof(packet->source));
+	copy(drop->last.destination, &packet->destination, sizeof(packet->destination));
 	drop->last.source_port = packet->source_port;
 	drop->last.destination_port = packet->destination_port;
 	drop->last.interface = interface;
 	drop->last.protocol = packet->protocol;
 	drop->last.hook = hook;
+	drop->last.family = FAMILY;
 }

@@ -23,7 +23,7 @@ INLINE int steer(struct xdp_md *xdp, __u32 owner, const struct packet *packet)
 	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
 	struct server *server = bpf_map_lookup_elem(&servers, &owner);
 	struct ethhdr *eth = data;
-	struct iphdr *ip = (void *)(eth + 1);
+	ip_header *ip = (void *)(eth + 1);
 
 	if (!server || server->kind != SERVER_NEIGHBOUR)
 		return drop(xdp, REASON_NO_NEIGHBOUR, packet);
@@ -53,7 +53,7 @@ int director(struct xdp_md *xdp)
 		struct quote quote;
 
 		/* To the owner of what it quotes; only an error that came back to where the packet left from can be true. */
-		if (parse_quote(data, end, &packet, &quote) || quote.source != packet.destination)
+		if (parse_quote(data, end, &packet, &quote) || !same_address(quote.source, packet.destination))
 			parsed = refuse(&packet, REASON_ICMP_ERROR);
 		port = quote.source_port;
 	}

@@ -25,7 +25,7 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 		  __u32 error)
 {
 	count_drop(reason, HOOK_EGRESS_OUT, skb->ifindex, packet);
-	return icmp_error(skb, packet, onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
+	return icmp_error(skb, packet, &onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
 
 INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow,
@@ -34,7 +34,7 @@ INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, stru
 	int verdict = TC_ACT_SHOT;
 	enum reason reason;
 
-	if ((packet->tcp_flags & TCP_SYN) && onramp->mss && clamp_mss(skb, packet->l4_offset, mss_limit(onramp, flow->hop_mtu)))
+	if ((packet->tcp_flags & TCP_SYN) && clamp_mss(skb, packet->l4_offset, mss_limit(onramp, flow->hop_mtu)))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
 	reason = send(skb, packet, flow, now, &verdict);
 	if (!reason)
@@ -49,7 +49,7 @@ INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, stru
  * stops. Packets for the server itself are not its matter even then; its address there is the one clients use. */
 INLINE int for_host(const struct packet *packet, const struct onramp *onramp, enum way way)
 {
-	return way == WAY_HOST || (way == WAY_OFF && onramp && packet->destination == onramp->address);
+	return way == WAY_HOST || (way == WAY_OFF && onramp && same_address(packet->destination, onramp->address));
 }
 
 /* May this packet begin a conversation? */
@@ -70,7 +70,8 @@ INLINE int answers(const struct packet *packet, const struct flow_key *key, __u3
 		    (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != (TCP_SYN | TCP_ACK) :
 		    packet->icmp_type != ICMP_ECHO_REPLY)
 		return 0;
-	mapping.remote = mapping.remote_port = 0;
+	mapping.remote = UNSPECIFIED;
+	mapping.remote_port = 0;
 	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, &mapping);
 }
 
@@ -78,7 +79,8 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 			const struct onramp *onramp, __u64 now)
 {
 	struct trial *trial = fresh_trial();
-	__u32 gateway = 0, error;
+	ip_address gateway = UNSPECIFIED;
+	__u32 error;
 	enum way way;
 	int reason;
 
@@ -113,7 +115,7 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
 	struct flow unused = {};
-	__u32 gateway = 0;
+	ip_address gateway = UNSPECIFIED;
 
 	if (!packet)
 		return TC_ACT_SHOT;
@@ -135,7 +137,7 @@ ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 	struct flow_key key = {};
 	struct flow *flow = 0;
 	struct quote quote;
-	__u32 gateway = 0;
+	ip_address gateway = UNSPECIFIED;
 	void *data, *end;
 
 	if (!packet)
@@ -148,12 +150,12 @@ ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 		key.client = quote.destination;
 		key.remote = quote.source;
 		key.client_port = quote.destination_port;
-		key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.source_port;
+		key.remote_port = quote.protocol == PROTOCOL_ICMP ? 0 : quote.source_port;
 		key.onramp = skb->ifindex;
 		key.protocol = quote.protocol;
 		flow = bpf_map_lookup_elem(&flows, &key);
 	}
-	if (!flow || packet->destination != quote.source)
+	if (!flow || !same_address(packet->destination, quote.source))
 		return NOT_A_FLOW;
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_OUT, packet);
@@ -161,7 +163,7 @@ ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
 	if (translate_error(data, end, packet, &quote, 0, flow->local, flow->local_port))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
-	return transmit(skb, flow, now, gateway);
+	return transmit(skb, flow, now, &gateway);
 }
 
 /* Neighbour discovery and other link-local IPv6 is the host's; the rest would be an egress nobody chose. */
@@ -192,8 +194,8 @@ int egress_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_IPV6)
 		return ipv6_out(skb, &packet);
-	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u)
-		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
+	if (is_multicast(packet.destination))
+		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
@@ -205,7 +207,7 @@ int egress_out(struct __sk_buff *skb)
 	key.client = packet.source;
 	key.remote = packet.destination;
 	key.client_port = packet.source_port;
-	key.remote_port = packet.protocol == IPPROTO_ICMP ? 0 : packet.destination_port;
+	key.remote_port = packet.protocol == PROTOCOL_ICMP ? 0 : packet.destination_port;
 	key.onramp = interface;
 	key.protocol = packet.protocol;
 	now = bpf_ktime_get_coarse_ns();
@@ -245,7 +247,7 @@ int egress_in(struct __sk_buff *skb)
 	key.local = packet.destination;
 	key.remote = packet.source;
 	key.local_port = packet.destination_port;
-	key.remote_port = packet.protocol == IPPROTO_ICMP ? 0 : packet.source_port;
+	key.remote_port = packet.protocol == PROTOCOL_ICMP ? 0 : packet.source_port;
 	key.protocol = packet.protocol;
 	claim = bpf_map_lookup_elem(&claims, &key);
 	now = bpf_ktime_get_coarse_ns();

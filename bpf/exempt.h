@@ -6,9 +6,9 @@
 
 #include "maps.h"
 
-ALONE int is_exempt(__u32 interface, __u32 destination)
+INLINE int is_exempt(__u32 interface, ip_address destination)
 {
-	struct exempt_key key = {.prefix_length = 64, .onramp = interface, .address = destination};
+	struct exempt_key key = {.prefix_length = 32 + ADDRESS_BITS, .onramp = interface, .address = destination};
 
 	return bpf_map_lookup_elem(&exempt, &key) != 0;
 }

@@ -7,7 +7,6 @@
 #include "rewrite.h"
 #include "slots.h"
 
-#define FAMILY_IPV4 2             /* AF_INET */
 #define HOP_CACHED_NS 1000000000ULL /* a changed route or neighbour is noticed after this */
 
 INLINE int drop(struct __sk_buff *skb, enum reason reason, enum hook hook, const struct packet *packet)
@@ -46,9 +45,10 @@ INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __
 
 /* Where would the kernel route the packet? WAY_OFF: it does not say, forwarding is off. Fills the flow's next hop
  * when it is the uplink; hop_ns stays 0 while the neighbour's MAC address is not known. */
-ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
+ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now,
+		     ip_address *gateway)
 {
-	struct bpf_fib_lookup fib = {.family = FAMILY_IPV4, .ifindex = skb->ifindex};
+	struct bpf_fib_lookup fib = {.family = SOCKET_FAMILY, .ifindex = skb->ifindex};
 	struct settings *self;
 	__u32 first = 0;
 	long result;
@@ -58,8 +58,8 @@ ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct 
 	if (in_block(packet->destination))
 		return route_hairpin(packet, flow, now);
 	fib.l4_protocol = packet->protocol;
-	fib.ipv4_src = packet->source;
-	fib.ipv4_dst = packet->destination;
+	copy(&fib.OF_FAMILY(_src), &packet->source, sizeof(ip_address));
+	copy(&fib.OF_FAMILY(_dst), &packet->destination, sizeof(ip_address));
 	fib.tot_len = 1; /* asks for the MTU; GSO packets are longer and cut later */
 	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	self = bpf_map_lookup_elem(&settings, &first);
@@ -70,7 +70,7 @@ ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct 
 	if (!self || (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH) ||
 	    fib.ifindex != self->uplink)
 		return WAY_NONE;
-	*gateway = fib.ipv4_dst;
+	copy(gateway, &fib.OF_FAMILY(_dst), sizeof(*gateway));
 	flow->hop_ns = 0;
 	flow->hairpin = 0;
 	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
@@ -84,14 +84,16 @@ ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct 
 
 /* Sends a frame that is ready but for its Ethernet addresses. While the next hop's is not known the kernel asks
  * for it, and holds the packet meanwhile. Returns the verdict; never fails to give one. */
-ALONE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __u32 gateway)
+ALONE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, const ip_address *gateway)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
-	struct bpf_redir_neigh neighbour = {.nh_family = FAMILY_IPV4, .ipv4_nh = gateway};
+	struct bpf_redir_neigh neighbour = {}; /* filled below: all constant, it would come to lie in a map */
 
-	if (!hop || !self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
+	if (!hop || !gateway || !self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
 		return TC_ACT_SHOT;
+	neighbour.nh_family = SOCKET_FAMILY;
+	copy(&neighbour.OF_FAMILY(_nh), gateway, sizeof(*gateway));
 	count(TRAFFIC_OUT);
 	if (hop->hairpin)
 		return bpf_redirect(self->uplink, BPF_F_INGRESS);
@@ -116,7 +118,7 @@ INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
 INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, int *verdict)
 {
 	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port};
-	__u32 gateway = 0;
+	ip_address gateway = UNSPECIFIED;
 
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return REASON_NO_ROUTE;
@@ -125,7 +127,7 @@ INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, stru
 	follow(packet, &flow->acknowledged, &flow->sent);
 	if (translate(skb, packet, &rewrite))
 		return REASON_INTERNAL;
-	*verdict = transmit(skb, flow, now, gateway);
+	*verdict = transmit(skb, flow, now, &gateway);
 	return REASON_NONE;
 }
 
@@ -142,7 +144,8 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 
 	if (!maps_independently(pool, key->protocol))
 		return;
-	mapping.remote = mapping.remote_port = 0;
+	mapping.remote = UNSPECIFIED;
+	mapping.remote_port = 0;
 	flow = bpf_map_lookup_elem(&flows, &mapping);
 	if (!flow)
 		return;
@@ -157,11 +160,12 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 	copy(claim->onramp_mac, session->onramp_mac, ETH_ALEN);
 }
 
-ALONE int held_here(__u32 local, __u16 local_port)
+/* Is the slice of the flow's local end this server's, now? */
+ALONE int held_here(const struct flow *flow)
 {
 	struct slot *slot;
 
-	return place_of(local, local_port, &slot) == PLACE_HERE;
+	return flow && place_of(flow->local, flow->local_port, &slot) == PLACE_HERE;
 }
 
 /* Asks the claim of a known flow, keeps it alive, and tells it where the client is. Returns 0 when it is no longer
@@ -188,7 +192,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	claim_key.protocol = key->protocol;
 	claim = bpf_map_lookup_elem(&claims, &claim_key);
 	if (!claim || (void *)(eth + 1) > (void *)(long)skb->data_end ||
-	    ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow->local, flow->local_port)))
+	    ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow)))
 		return 0;
 	if ((flags & TCP_RST) && (claim->state & SEEN_IN) &&
 	    !believable(packet, claim->acknowledged, flow->sent, claim->sent, 0))

@@ -36,7 +36,7 @@ int guard(struct __sk_buff *skb)
 		pull(skb, QUOTE_MAX);
 		/* An error about a packet that came to one of our ports leaves from that port, so to speak. */
 		if (parse_quote((void *)(long)skb->data, (void *)(long)skb->data_end, &packet, &quote) ||
-		    quote.destination != packet.source)
+		    !same_address(quote.destination, packet.source))
 			parsed = refuse(&packet, REASON_ICMP_ERROR);
 		port = quote.destination_port;
 	}

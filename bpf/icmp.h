@@ -39,7 +39,7 @@ INLINE int cut(struct __sk_buff *skb, const struct packet *packet, int *partial)
 	__u8 eighth = 0;
 
 	*partial = 0;
-	if (packet->protocol == IPPROTO_ICMP)
+	if (packet->protocol == PROTOCOL_ICMP)
 		return bpf_skb_change_tail(skb, l4 + 8, 0) ? -1 : 8;
 	if (bpf_skb_load_bytes(skb, l4 + 7, &eighth, 1))
 		return -1;
@@ -71,8 +71,8 @@ INLINE __u16 quote_sum(struct cut_bytes *quote, __u32 header_bytes, const struct
 }
 
 /* Turns the packet into an ICMP error to its sender, Ethernet addresses included. Returns 0 when it can be sent. */
-ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 own_address,
-						__u32 type_code)
+ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, const ip_address *own_address,
+		     __u32 type_code)
 {
 	struct error_headers headers = {};
 	struct cut_bytes quote = {};
@@ -81,7 +81,7 @@ ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 o
 	struct ethhdr *eth;
 	__u8 mac[ETH_ALEN];
 
-	if (!packet || !own_address)
+	if (!packet || !own_address || is_unspecified(*own_address))
 		return -1;
 	header_bytes = (packet->l4_offset - ETH_HLEN) & 0x3c;
 	transport_bytes = cut(skb, packet, &partial);
@@ -102,8 +102,8 @@ ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, __u32 o
 	headers.ip.ihl = 5;
 	headers.ip.tot_len = be16(sizeof(headers) + quote_bytes);
 	headers.ip.ttl = 64;
-	headers.ip.protocol = IPPROTO_ICMP;
-	headers.ip.saddr = own_address;
+	headers.ip.protocol = PROTOCOL_ICMP;
+	headers.ip.saddr = *own_address;
 	headers.ip.daddr = packet->source;
 	headers.ip.check = ~fold(bpf_csum_diff(0, 0, (void *)&headers.ip, sizeof(headers.ip), 0));
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &headers, sizeof(headers), 0))

@@ -10,14 +10,16 @@
 #define OPTION_MSS 2
 #define OPTIONS_MAX 40   /* bytes, and so the most options that there can be */
 #define MSS_OPTION_BYTES 4
-#define TCP_IP_BYTES 40  /* headers without options, which an MSS does not count */
+#define TCP_IP_BYTES (sizeof(ip_header) + sizeof(struct tcphdr)) /* without options: what an MSS does not count */
 
 /* What an on-ramp lets a SYN announce, when `mtu` (0: not known) is that of the way to the peer. 0: anything. */
 INLINE __u32 mss_limit(const struct onramp *onramp, __u32 mtu)
 {
-	if (!onramp->mss_by_path || mtu <= TCP_IP_BYTES || mtu - TCP_IP_BYTES > onramp->mss)
+	if (!onramp->mss_mtu)
 		return onramp->mss;
-	return mtu - TCP_IP_BYTES;
+	if (!mtu || mtu > onramp->mss_mtu)
+		mtu = onramp->mss_mtu;
+	return mtu > TCP_IP_BYTES ? mtu - TCP_IP_BYTES : 0;
 }
 
 INLINE __u16 swapped(__u16 value)

@@ -44,12 +44,12 @@ APART int find_mapping(struct search *search, const struct pool *pool, const str
 	struct claim *claim;
 	int reason;
 
-	mapping.remote = mapping.remote_port = 0;
-	search->key->remote = search->key->remote_port = 0;
+	mapping.remote = search->key->remote = UNSPECIFIED;
+	mapping.remote_port = search->key->remote_port = 0;
 	search->claim->flow = mapping;
 	known = bpf_map_lookup_elem(&flows, &mapping);
 	/* A mapping in a slice that was lost would send the client's packets into the guard. */
-	if (known && !held_here(known->local, known->local_port)) {
+	if (known && !held_here(known)) {
 		bpf_map_delete_elem(&flows, &mapping);
 		known = 0;
 	}
@@ -163,7 +163,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	search.claim->since_ns = now;
 	search.claim->pool = pool_key;
 	search.key->protocol = key->protocol;
-	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
+	search.first_slice = (address_number(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
 	if (maps_independently(pool, key->protocol)) {
 		reason = claim_mapped(&search, pool, key, flow, &known);
 	} else {

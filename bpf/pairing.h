@@ -11,8 +11,8 @@ struct choice {
 	__u64 now_ns;
 	__u32 pool;
 	__u32 client;     /* a number for it */
-	__u32 remembered; /* be, 0: none */
-	__u32 address;    /* be, the one to be; 0: the pool has no live slice */
+	__u32 remembered; /* number of its address, 0: none */
+	__u32 address;    /* of the one to be; 0: the pool has no live slice */
 	__u32 weight;
 	__u32 zero;
 };
@@ -30,7 +30,7 @@ static long weigh(__u32 index, struct choice *choice)
 	struct pool *pool = bpf_map_lookup_elem(&pools, &choice->pool);
 	struct pool_slice *slice;
 	struct slot *slot;
-	__u32 weight;
+	__u32 weight, address;
 
 	if (!pool || index >= POOL_SLICES_MAX)
 		return 1;
@@ -38,15 +38,16 @@ static long weigh(__u32 index, struct choice *choice)
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= choice->now_ns)
 		return 0;
-	weight = mixed(choice->client ^ mixed(slice->address));
-	if (!choice->address || weight > choice->weight || slice->address == choice->remembered) {
+	address = address_number(slice->address);
+	weight = mixed(choice->client ^ mixed(address));
+	if (!choice->address || weight > choice->weight || address == choice->remembered) {
 		choice->weight = weight;
-		choice->address = slice->address;
+		choice->address = address;
 	}
-	return slice->address == choice->remembered;
+	return address == choice->remembered;
 }
 
-/* The address that the client of `key` is to leave from, as long as it has room. */
+/* The number of the address that the client of `key` is to leave from, as long as it has room. */
 ALONE __u32 paired_address(const struct flow_key *key, const struct pool *pool, __u32 pool_key, __u64 now)
 {
 	struct choice choice = {.now_ns = now, .pool = pool_key};
@@ -55,7 +56,7 @@ ALONE __u32 paired_address(const struct flow_key *key, const struct pool *pool, 
 	if (!key || !pool)
 		return 0;
 	client = client_of(key);
-	choice.client = key->client ^ mixed(key->onramp);
+	choice.client = address_number(subscriber(key->client)) ^ mixed(key->onramp);
 	choice.remembered = client ? client->address : 0;
 	bpf_loop(pool->slice_count, weigh, &choice, 0);
 	if (client && client->address != choice.address)

@@ -37,8 +37,8 @@ enum parsed {
 };
 
 struct packet {
-	__u32 source;           /* be */
-	__u32 destination;      /* be */
+	ip_address source;
+	ip_address destination;
 	__u16 source_port;      /* be; ICMP echo: the identifier in both */
 	__u16 destination_port; /* be */
 	__u32 sequence;         /* TCP */
@@ -84,7 +84,7 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		packet->destination_port = udp->dest;
 		return PARSED_OK;
 	}
-	if (packet->protocol == IPPROTO_ICMP) {
+	if (packet->protocol == PROTOCOL_ICMP) {
 		struct icmp_header *icmp = l4;
 
 		if ((void *)(icmp + 1) > end || l4_bytes < sizeof(*icmp))
@@ -116,7 +116,7 @@ INLINE int parse_behind(void *data, void *end, __u32 frame_bytes, const int tags
 {
 	struct ethhdr *eth = data;
 	__u32 header_bytes, total_bytes, l2_bytes = sizeof(*eth);
-	struct iphdr *ip;
+	ip_header *ip;
 	__u16 protocol;
 
 	zero_fill(packet, sizeof(*packet));
@@ -145,9 +145,10 @@ INLINE int parse_behind(void *data, void *end, __u32 frame_bytes, const int tags
 	packet->protocol = ip->protocol;
 	packet->ttl = ip->ttl;
 	packet->l4_offset = l2_bytes + header_bytes;
-	/* 0.0.0.0 is nobody's address, and stands for "any" in the tables. */
+	/* The unspecified address is nobody's, and stands for "any" in the tables. */
 	if (ip->version != 4 || header_bytes < sizeof(*ip) || total_bytes < header_bytes ||
-	    total_bytes > frame_bytes - l2_bytes || !ip->saddr || !ip->daddr)
+	    total_bytes > frame_bytes - l2_bytes || is_unspecified(packet->source) ||
+	    is_unspecified(packet->destination))
 		return refuse(packet, REASON_MALFORMED);
 	packet->l4_bytes = total_bytes - header_bytes;
 	if (ip->frag_off & be16(IP_MORE_FRAGMENTS | IP_OFFSET))

@@ -74,12 +74,12 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (parse_quote(data, end, packet, &quote) || quote.source != packet->destination)
+	if (parse_quote(data, end, packet, &quote) || !same_address(quote.source, packet->destination))
 		return TC_ACT_UNSPEC;
 	key.local = quote.source;
 	key.remote = quote.destination;
 	key.local_port = quote.source_port;
-	key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.destination_port;
+	key.remote_port = quote.protocol == PROTOCOL_ICMP ? 0 : quote.destination_port;
 	key.protocol = quote.protocol;
 	claim = bpf_map_lookup_elem(&claims, &key);
 	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
@@ -107,7 +107,7 @@ ALONE int clamp_reply(struct __sk_buff *skb, __u32 l4_offset, const struct claim
 		return 0;
 	key = claim->flow;
 	onramp = bpf_map_lookup_elem(&onramps, &key.onramp);
-	if (!onramp || !onramp->mss)
+	if (!onramp)
 		return 0;
 	flow = bpf_map_lookup_elem(&flows, &key);
 	return clamp_mss(skb, l4_offset, mss_limit(onramp, flow ? flow->hop_mtu : 0));
@@ -135,7 +135,7 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
-	if (icmp_error(skb, packet, packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
+	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
 }

@@ -11,7 +11,7 @@ enum end { END_SOURCE, END_DESTINATION };
 
 struct rewrite {
 	enum end end;
-	__u32 address; /* be, new */
+	ip_address address; /* new */
 	__u16 port;    /* be, new */
 };
 
@@ -38,14 +38,27 @@ INLINE void pull_headers(struct __sk_buff *skb)
 	pull(skb, HEADERS_MAX);
 }
 
+/* The checksum at `check` covers an address that changes. */
+INLINE long replace_address(struct __sk_buff *skb, __u32 check, ip_address from, ip_address to, __u64 zero_stays)
+{
+#if FAMILY == 4
+	return bpf_l4_csum_replace(skb, check, from, to, BPF_F_PSEUDO_HDR | zero_stays | sizeof(from));
+#else
+	__s64 change = bpf_csum_diff((void *)&from, sizeof(from), (void *)&to, sizeof(to), 0);
+
+	return change < 0 ? change : bpf_l4_csum_replace(skb, check, 0, change, BPF_F_PSEUDO_HDR | zero_stays);
+#endif
+}
+
 /* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */
 INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const struct rewrite *rewrite)
 {
-	__u32 old_address = rewrite->end == END_SOURCE ? packet->source : packet->destination;
+	ip_address old_address = rewrite->end == END_SOURCE ? packet->source : packet->destination;
 	__u16 old_port = rewrite->end == END_SOURCE ? packet->source_port : packet->destination_port;
 	__u32 l4 = packet->l4_offset, check, port;
+	__u64 zero_stays = 0;
 	struct ethhdr *eth;
-	struct iphdr *ip;
+	ip_header *ip;
 	void *end;
 	__u16 *word;
 
@@ -55,30 +68,24 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 		check = l4 + __builtin_offsetof(struct udphdr, check);
 	else
 		check = l4 + __builtin_offsetof(struct icmp_header, checksum);
-	if (packet->protocol == IPPROTO_ICMP) {
+	if (packet->protocol == PROTOCOL_ICMP)
 		port = l4 + __builtin_offsetof(struct icmp_header, id);
-		if (bpf_l4_csum_replace(skb, check, old_port, rewrite->port, 2))
-			return -1;
-	} else {
-		__u64 zero_stays = packet->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-
+	else
 		port = rewrite->end == END_SOURCE ? l4 : l4 + 2;
-		if (bpf_l4_csum_replace(skb, check, old_address, rewrite->address, BPF_F_PSEUDO_HDR | zero_stays | 4) ||
-		    bpf_l4_csum_replace(skb, check, old_port, rewrite->port, zero_stays | 2))
+	if (packet->protocol == IPPROTO_UDP)
+		zero_stays = BPF_F_MARK_MANGLED_0;
+	if (packet->protocol != PROTOCOL_ICMP || ICMP_SUM_COVERS_ADDRESSES)
+		if (replace_address(skb, check, old_address, rewrite->address, zero_stays))
 			return -1;
-	}
+	if (bpf_l4_csum_replace(skb, check, old_port, rewrite->port, zero_stays | 2))
+		return -1;
 	eth = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	ip = (void *)(eth + 1);
 	if ((void *)(ip + 1) > end)
 		return -1;
-	if (rewrite->end == END_SOURCE)
-		ip->saddr = rewrite->address;
-	else
-		ip->daddr = rewrite->address;
-	checksum_replace_address(ip, old_address, rewrite->address);
-	ip->check = checksum_replace(ip->check, *(__u16 *)&ip->ttl, *(__u16 *)&ip->ttl - 1);
-	ip->ttl--;
+	set_address(ip, rewrite->end == END_SOURCE ? &ip->saddr : &ip->daddr, rewrite->address);
+	decrease_ttl(ip);
 	word = (void *)eth + (port & 0x7f); /* 14 + 60 + 4 at most */
 	if ((void *)(word + 1) > end)
 		return -1;

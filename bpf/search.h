@@ -16,14 +16,14 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sock;
 
-	tuple.ipv4.saddr = key->remote;
-	tuple.ipv4.sport = key->remote_port;
-	tuple.ipv4.daddr = key->local;
-	tuple.ipv4.dport = key->local_port;
+	copy(&tuple.OF_FAMILY().saddr, &key->remote, sizeof(ip_address));
+	tuple.OF_FAMILY().sport = key->remote_port;
+	copy(&tuple.OF_FAMILY().daddr, &key->local, sizeof(ip_address));
+	tuple.OF_FAMILY().dport = key->local_port;
 	if (key->protocol == IPPROTO_TCP)
-		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else if (key->protocol == IPPROTO_UDP)
-		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else
 		return 0;
 	if (!sock)
@@ -41,7 +41,7 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 address;    /* be; the client's, which is tried first. 0: any */
+	__u32 address;    /* number of the client's, which is tried first. 0: any */
 	__u16 first_slice;
 	__u16 port;   /* next to try is first + ((port) & mask) */
 	__u16 stride; /* odd: visits every port of the slice once */
@@ -148,7 +148,7 @@ static long try_slice(__u32 index, struct search *search)
 	if (at >= POOL_SLICES_MAX)
 		return 1;
 	slice = &pool->slices[at];
-	if (search->address && (slice->address == search->address) == others)
+	if (search->address && (address_number(slice->address) == search->address) == others)
 		return 0;
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= search->now_ns)

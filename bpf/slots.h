@@ -13,15 +13,16 @@ enum place {
 	PLACE_ELSEWHERE,    /* slot->owner says where */
 };
 
-/* Does an announced block cover the address? `address` and `port` in network byte order. */
-INLINE int in_block(__u32 address)
+/* Does an announced block cover the address? */
+INLINE int in_block(ip_address address)
 {
-	struct block_key key = {.prefix_length = 32, .address = address};
+	struct block_key key = {.prefix_length = ADDRESS_BITS, .address = address};
 
 	return bpf_map_lookup_elem(&blocks, &key) != 0;
 }
 
-INLINE enum place place_of(__u32 address, __u16 port, struct slot **found)
+/* `port` in network byte order. */
+INLINE enum place place_of(ip_address address, __u16 port, struct slot **found)
 {
 	struct address_key key = {.address = address};
 	struct address *table = bpf_map_lookup_elem(&addresses, &key);

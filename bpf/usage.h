@@ -14,12 +14,7 @@
 
 INLINE __u32 destination_hash(const struct claim_key *key, __u32 pool)
 {
-	const __u32 *words = (const void *)&key->remote;
-	__u32 hash = mixed(pool ^ (__u32)key->remote_port << 16 ^ (__u32)key->protocol << 8);
-
-	for (unsigned int i = 0; i < sizeof(key->remote) / sizeof(*words); i++)
-		hash = mixed(hash ^ words[i]);
-	return hash;
+	return mixed(address_number(key->remote) ^ mixed(pool ^ (__u32)key->remote_port << 16 ^ (__u32)key->protocol << 8));
 }
 
 /* Adds one in a row; returns the counter. */

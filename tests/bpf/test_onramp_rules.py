@@ -228,7 +228,7 @@ def test_without_a_rule_nothing_is_clamped(world: World) -> None:
     for key in list(onramps.every_key()):
         value = onramps.get(key)
         assert value
-        onramps.set(key, abi.Onramp.unpack(value)._replace(mss=0).pack())
+        onramps.set(key, abi.Onramp.unpack(value)._replace(mss=0, mss_mtu=0).pack())
     try:
         assert world.out(syn(mss(9000))).frame[OPTIONS_AT:] == mss(9000)
     finally:

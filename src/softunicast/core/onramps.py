@@ -12,23 +12,16 @@ from softunicast.core.slices import Slice
 
 EXEMPT_MAX: Final = 64  # prefixes of one on-ramp: each is looked for by every first packet
 MSS_MIN, MSS_MAX = 88, 65495  # what Linux takes as the least; a packet of 65,535 bytes less both headers
-HEADERS_BYTES: Final = (
-    40  # IPv4 and TCP without options: the MSS is the MTU less these (RFC 9293 section 3.7.1)
-)
 
 
 @dataclass(frozen=True, slots=True)
 class OnrampRules:
     """`exempt`: packets to these destinations are left to the host (RFC 6888 REQ-6). `mss`: the most that a SYN may
-    announce, 0 for as it is; with `mss_by_path` the MTUs on the way say it."""
+    announce, 0 for as it is; with `mss_by_path` what fits the MTUs on the way."""
 
     exempt: tuple[Slice, ...] = ()
     mss: int = 0
     mss_by_path: bool = False
-
-    def mss_of(self, *mtus: int) -> int:
-        """The clamp for a way over interfaces with these MTUs, 0 for none."""
-        return max(MSS_MIN, min(mtus) - HEADERS_BYTES) if self.mss_by_path else self.mss
 
 
 NO_RULES: Final = OnrampRules()

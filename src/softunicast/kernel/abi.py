@@ -251,7 +251,7 @@ class Onramp(NamedTuple):
     address: int
     xdp_mtu: int
     mss: int
-    mss_by_path: int
+    mss_mtu: int
     name: bytes
 
     def pack(self) -> bytes:
@@ -409,13 +409,14 @@ CLIENT_BYTES: Final = 32
 
 class Sample(NamedTuple):
     at_ns: int
-    source: int
-    destination: int
+    source: bytes
+    destination: bytes
     source_port: int
     destination_port: int
     interface: int
     protocol: int
     hook: int
+    family: int
 
     def pack(self) -> bytes:
         return _sample.pack(*self)
@@ -425,8 +426,8 @@ class Sample(NamedTuple):
         return cls._make(_sample.unpack(data))
 
 
-_sample = Struct("<QIIHHIBB6x")
-SAMPLE_BYTES: Final = 32
+_sample = Struct("<Q16s16sHHIBBB5x")
+SAMPLE_BYTES: Final = 56
 
 
 class Drop(NamedTuple):
@@ -441,8 +442,8 @@ class Drop(NamedTuple):
         return cls._make(_drop.unpack(data))
 
 
-_drop = Struct("<Q32s")
-DROP_BYTES: Final = 40
+_drop = Struct("<Q56s")
+DROP_BYTES: Final = 64
 
 
 class Sweep(NamedTuple):

@@ -145,7 +145,7 @@ class Datapath:
         device = links.interface(interface)
         address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
         rules = self._rules.get(interface, NO_RULES)
-        mss = rules.mss_of(device.mtu, links.interface(self.uplink).mtu), rules.mss_by_path
+        mss = rules.mss, min(device.mtu, links.interface(self.uplink).mtu) if rules.mss_by_path else 0
         self._tables.set_onramp(interface, pool, address, 0, *mss)
         set_exempt(self._maps["exempt"], device.index, rules.exempt)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)

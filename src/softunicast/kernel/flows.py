@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from softunicast.core.slices import Slice
@@ -169,9 +170,15 @@ def _sample(sample: abi.Sample, now_ns: int) -> Sample:
         hook=HOOKS.get(sample.hook, str(sample.hook)),
         interface=interface_name(sample.interface),
         protocol=protocol_name(sample.protocol),
-        source=end_text(sample.source, sample.source_port),
-        destination=end_text(sample.destination, sample.destination_port),
+        source=_sample_end(sample, sample.source, sample.source_port),
+        destination=_sample_end(sample, sample.destination, sample.destination_port),
     )
+
+
+def _sample_end(sample: abi.Sample, address: bytes, port: int) -> str:
+    if sample.family == 6:
+        return f"[{IPv6Address(address)}]:{be16(port)}"
+    return f"{IPv4Address(address[:4])}:{be16(port)}"
 
 
 def read_traffic(traffic: Map) -> dict[str, int]:

@@ -312,19 +312,19 @@ class Tables:
         address: IPv4Address | None,
         xdp_mtu: int,
         mss: int = 0,
-        mss_by_path: bool = False,
+        mss_mtu: int = 0,
     ) -> None:
         """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
-        `mss`: the most that a SYN may announce, 0 for anything; with `mss_by_path` less where the route says so.
+        `mss`: the most that a SYN may announce, 0 for anything, or what fits packets of `mss_mtu` bytes.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
         word = address_word(address) if address else 0
         self.maps["onramps"].set(
             index_key(index),
-            abi.Onramp(self._pools[pool], word, xdp_mtu, mss, mss_by_path, name_bytes(name, 16)).pack(),
+            abi.Onramp(self._pools[pool], word, xdp_mtu, mss, mss_mtu, name_bytes(name, 16)).pack(),
         )
         if before is not None and before != index:
             self.maps["onramps"].delete(index_key(before))

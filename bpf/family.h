@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What differs between IPv4 and IPv6, for everything that does not: the other headers are written once, with the
+ * names below, and a hook is compiled for one family. That is IPv4, unless it defines FAMILY before it includes them.
+ * Addresses are in network byte order and only ever copied, compared and summed here. */
+#pragma once
+
+#include "bpf.h"
+
+#ifndef FAMILY
+#define FAMILY 4
+#endif
+
+#if FAMILY == 4
+
+typedef __u32 ip_address;
+typedef struct iphdr ip_header;
+
+#define PROTOCOL_ICMP IPPROTO_ICMP
+#define ICMP_SUM_COVERS_ADDRESSES 0
+#define ADDRESS_BITS 32
+#define SOCKET_FAMILY 2 /* AF_INET */
+#define OF_FAMILY(rest) ipv4##rest /* a field that the kernel has for each */
+
+INLINE int same_address(ip_address a, ip_address b)
+{
+	return a == b;
+}
+
+/* "Any" in the tables, and nobody's address on the wire. */
+INLINE int is_unspecified(ip_address address)
+{
+	return !address;
+}
+
+/* Never forwarded, perhaps the host's: DHCP, neighbour discovery. */
+INLINE int is_multicast(ip_address address)
+{
+	return (address & be32(0xf0000000)) == be32(0xe0000000) || address == ~0u;
+}
+
+/* A number that stands for the address; not unique, for spreading. */
+INLINE __u32 address_number(ip_address address)
+{
+	return be32(address);
+}
+
+/* Whose address is it? */
+INLINE ip_address subscriber(ip_address client)
+{
+	return client;
+}
+
+#else
+
+typedef struct {
+	__u32 words[4];
+} ip_address;
+
+typedef struct {
+	__u32 version_class_label;
+	__u16 payload_bytes; /* be */
+	__u8 protocol;       /* of the next header */
+	__u8 ttl;            /* the hop limit */
+	ip_address saddr;
+	ip_address daddr;
+} ip_header;
+
+#define PROTOCOL_ICMP 58
+#define ICMP_SUM_COVERS_ADDRESSES 1
+#define ADDRESS_BITS 128
+#define SOCKET_FAMILY 10 /* AF_INET6 */
+#define OF_FAMILY(rest) ipv6##rest
+
+INLINE int same_address(ip_address a, ip_address b)
+{
+	return !((a.words[0] ^ b.words[0]) | (a.words[1] ^ b.words[1]) | (a.words[2] ^ b.words[2]) |
+		 (a.words[3] ^ b.words[3]));
+}
+
+INLINE int is_unspecified(ip_address address)
+{
+	return !(address.words[0] | address.words[1] | address.words[2] | address.words[3]);
+}
+
+INLINE int is_multicast(ip_address address)
+{
+	return (address.words[0] & be32(0xff000000)) == be32(0xff000000);
+}
+
+INLINE __u32 address_number(ip_address address)
+{
+	return be32(address.words[0] ^ address.words[1] ^ address.words[2] ^ address.words[3]);
+}
+
+/* Whoever has one address of a /64 can have all of them. */
+INLINE ip_address subscriber(ip_address client)
+{
+	client.words[2] = client.words[3] = 0;
+	return client;
+}
+
+#endif
+
+#define UNSPECIFIED ((ip_address){})
