@@ -223,6 +223,20 @@ def test_any_options(world: World, options: bytes) -> None:
     check_clamped(world.back(answer).frame, options, 1460)
 
 
+def test_an_mtu_that_changes(world: World) -> None:
+    """Is noticed at the next look, like everything else that others change."""
+    for device, mtu, wanted in (
+        (ONRAMP, 1300, 1260),
+        (UPLINK, 1280, 1240),
+        (UPLINK, 1500, 1260),
+        (ONRAMP, 1500, 1460),
+    ):
+        subprocess.run(["ip", "link", "set", device, "mtu", str(mtu)], check=True)
+        world.datapath.apply(state())
+        check_clamped(world.out(syn(mss(9000))).frame, mss(9000), wanted)
+    assert world.datapath.apply(state()) == 0
+
+
 def test_without_a_rule_nothing_is_clamped(world: World) -> None:
     onramps = world.datapath.map("onramps")
     for key in list(onramps.every_key()):

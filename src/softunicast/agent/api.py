@@ -26,6 +26,7 @@ from aiohttp import web
 from softunicast.agent import views
 from softunicast.agent.daemon import Daemon
 from softunicast.core.errors import HostError, InputError, SoftunicastError
+from softunicast.core.events import EVENTS_MAX
 from softunicast.core.ledger import HISTORY_LIMIT_MAX
 from softunicast.core.slices import Slice
 from softunicast.kernel.explain import Explanation
@@ -59,7 +60,7 @@ class Api:
     async def start(self) -> None:
         """Raises HostError when the socket cannot be made, or when another agent answers on it."""
         app = web.Application(middlewares=[self._guarded], client_max_size=BODY_BYTES_MAX)
-        for name in ("status", "slices", "leases", "pools", "servers", "flows", "drops", "traffic"):
+        for name in ("status", "slices", "leases", "pools", "servers", "flows", "drops", "traffic", "events"):
             app.router.add_get(f"/v1/{name}", getattr(self, f"_{name}"))
         app.router.add_post("/v1/explain", self._explained)
         listener = _listen(self._path)
@@ -167,6 +168,15 @@ class Api:
     async def _traffic(self, request: web.Request) -> web.Response:
         _only(request)
         return web.json_response(await self._daemon.kernel(self._daemon.effects.datapath.traffic))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        query = _only(request, "since", "limit")
+        since = _number(query, "since", 0.0)
+        book = self._daemon.event_log.book
+        found = book.since(int(since or 0), _count(query, EVENTS_MAX, EVENTS_MAX))
+        return web.json_response(
+            {"last": book.last, "events": [views.event(one) for one in found]}, dumps=views.as_text
+        )
 
     async def _explained(self, request: web.Request) -> web.Response:
         question = _Question.read(await request.read())

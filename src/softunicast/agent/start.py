@@ -118,7 +118,9 @@ async def _run(config: Config, me: Server) -> None:
         await daemon.begin()
         await api.start()
         restore = False  # from here on only a clean stop takes anything back
-        log.info("agent ready", version=__version__, adopted=datapath.adopted, address=me.address)
+        daemon.event_log.info(
+            "agent ready", version=__version__, adopted=datapath.adopted, address=me.address
+        )
         notify("READY=1")
         await daemon.run(stop)
         restore = config.agent.on_stop == "restore"

@@ -6,6 +6,7 @@ are written as ranges ("198.51.100.10:2048-4095").
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from ipaddress import AddressValueError, IPv4Address
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from softunicast.core.desired import KernelState, SlotOwner
 from softunicast.core.errors import InputError, UnknownNameError
+from softunicast.core.events import Event
 from softunicast.core.leases import Lease
 from softunicast.core.pools import Pool, select
 from softunicast.core.records import HistoryEntry, Snapshot
@@ -149,6 +151,23 @@ def servers(snapshot: Snapshot, me: str) -> list[Row]:
         }
         for server in sorted(snapshot.servers, key=lambda server: server.name)
     ]
+
+
+def event(one: Event) -> Row:
+    """One event; `kind` is its log line's name with _ for blanks."""
+    return {
+        "number": one.number,
+        "at": round(one.at, 3),
+        "kind": one.kind.replace(" ", "_"),
+        "count": one.count,
+        "nat_event": one.nat_event,
+        "details": one.details,
+    }
+
+
+def as_text(value: object) -> str:
+    """JSON in which slices and the like are written as in logs."""
+    return json.dumps(value, default=str)
 
 
 def drops(found: Iterable[Drop]) -> list[Row]:

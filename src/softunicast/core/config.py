@@ -13,15 +13,17 @@ from dataclasses import dataclass, field, fields
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
+from softunicast.core.config_sharing import client_limits, onramp_rules, thresholds
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
-from softunicast.core.onramps import EXEMPT_MAX, MSS_MAX, MSS_MIN, OnrampRules
+from softunicast.core.onramps import OnrampRules
 from softunicast.core.pools import (
     PROTOCOLS,
     TAG_PATTERN,
+    WARN_AT,
+    WARN_CLEAR_AT,
     WHEN_FULL,
     Behaviour,
-    ClientLimits,
     Pool,
     Timers,
     check_tags,
@@ -40,7 +42,6 @@ from softunicast.core.toml_reader import Problems, Section, reason, suggestion
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
-CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
 _INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
@@ -93,12 +94,15 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of the kernel's tables: flows and clients of this server, shared addresses and slices of its site."""
+    """Sizes of the kernel's tables: flows and clients of this server, shared addresses and slices of its site; and
+    from which share of `flows_max` on the operator is warned."""
 
     flows_max: int = 1_048_576
     clients_max: int = 65_536
     addresses_max: int = 1024
     slots_max: int = 65_536
+    warn_at: float = WARN_AT
+    warn_clear_at: float = WARN_CLEAR_AT
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +213,14 @@ def _agent(section: Section) -> AgentConfig:
 
 
 def _limits(section: Section) -> Limits:
-    base = Limits()
+    base, (warn_at, warn_clear_at) = Limits(), thresholds(section)
     limits = Limits(
         flows_max=section.number("flows_max", base.flows_max, 1024, 1 << 26),
         clients_max=section.number("clients_max", base.clients_max, 16, 1 << 26),
         addresses_max=section.number("addresses_max", base.addresses_max, 1, 1 << 20),
         slots_max=section.number("slots_max", base.slots_max, 16, 1 << 24),
+        warn_at=warn_at,
+        warn_clear_at=warn_clear_at,
     )
     section.done()
     return limits
@@ -240,8 +246,9 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             slices_max,
             Timers(**values),
             _behaviour(section),
-            _client_limits(section),
+            client_limits(section),
             section.choice("when_full", WHEN_FULL, WHEN_FULL[0]),
+            *thresholds(section),
         )
         section.done()
         if name:
@@ -249,15 +256,6 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
     if len(sections) > POOLS_MAX:
         document.wrong("pools", f"{len(sections)} pools", f"use at most {POOLS_MAX}")
     return tuple(pools.values())
-
-
-def _client_limits(section: Section) -> ClientLimits:
-    table = section.section("client_limits")
-    limits = ClientLimits(
-        **{limit.name: table.number(limit.name, 0, 0, CLIENT_MAX) for limit in fields(ClientLimits)}
-    )
-    table.done()
-    return limits
 
 
 def _behaviour(section: Section) -> Behaviour:
@@ -303,30 +301,12 @@ def _onramps(
         if pool and pool not in pools:
             section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
         attach.setdefault(interface, section.choice("attach", ("auto", "tc", "xdp"), "auto"))
-        rules.setdefault(interface, _rules(section))
+        rules.setdefault(interface, onramp_rules(section))
         section.done()
         onramps.setdefault(interface, pool)
     if len(sections) > ONRAMPS_MAX:
         document.wrong("onramps", f"{len(sections)} on-ramps", f"use at most {ONRAMPS_MAX}")
     return onramps, attach, rules
-
-
-def _rules(section: Section) -> OnrampRules:
-    """`exempt`: a list of prefixes; `mss_clamp`: "off", "pmtu" or a number."""
-    exempt = list[Slice]()
-    for text in section.list_of_texts("exempt"):
-        try:
-            prefix = Slice.parse(text)
-        except InputError as error:
-            section.wrong("exempt", *reason(error))
-            continue
-        if prefix.is_port_slice or prefix.version != 4:
-            section.wrong("exempt", f"{text} is no IPv4 prefix", "write it like 192.0.2.0/24")
-        exempt.append(prefix)
-    if len(exempt) > EXEMPT_MAX:
-        section.wrong("exempt", f"{len(exempt)} prefixes", f"use at most {EXEMPT_MAX}")
-    clamp = section.number_or_choice("mss_clamp", ("off", "pmtu"), MSS_MIN, MSS_MAX)
-    return OnrampRules(tuple(exempt), clamp if isinstance(clamp, int) else 0, clamp == "pmtu")
 
 
 def _tags(section: Section) -> dict[str, str]:

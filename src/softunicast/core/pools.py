@@ -74,11 +74,15 @@ class ClientLimits:
 
 NO_LIMITS: Final = ClientLimits()
 WHEN_FULL: Final = ("another", "refuse")
+WARN_AT, WARN_CLEAR_AT = 0.8, 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool.
+
+    `warn_at`: the share of the pool's ports, taken towards its busiest destination, from which on the operator is
+    warned; down to `warn_clear_at` again, told that it is over.
 
     `when_full`: what a client gets whose address has no free port towards a destination: "another" address, or
     "refuse" (RFC 6888 REQ-2, RFC 7857 section 4).
@@ -91,6 +95,8 @@ class Pool:
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
     when_full: str = WHEN_FULL[0]
+    warn_at: float = WARN_AT
+    warn_clear_at: float = WARN_CLEAR_AT
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""

@@ -145,7 +145,7 @@ class Datapath:
         device = links.interface(interface)
         address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
         rules = self._rules.get(interface, NO_RULES)
-        mss = rules.mss, min(device.mtu, links.interface(self.uplink).mtu) if rules.mss_by_path else 0
+        mss = rules.mss, self._mss_mtu(interface)
         self._tables.set_onramp(interface, pool, address, 0, *mss)
         set_exempt(self._maps["exempt"], device.index, rules.exempt)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
@@ -204,7 +204,8 @@ class Datapath:
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
-            if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):
+            changed = tables.state.onramps.get(interface) != pool or self._has_other_mtu(interface)
+            if changed or not self._is_attached(interface):
                 self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
@@ -225,6 +226,17 @@ class Datapath:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""
         index = links.index_of(interface)
         return f"egress_out@{interface}" in self._links and self._tables.onramp_index(interface) == index
+
+    def _mss_mtu(self, interface: str) -> int:
+        """What SYNs of an on-ramp that clamps by the path must leave room for; 0 for others."""
+        if not self._rules.get(interface, NO_RULES).mss_by_path:
+            return 0
+        return min(links.interface(name).mtu for name in (interface, self.uplink))
+
+    def _has_other_mtu(self, interface: str) -> bool:
+        return links.index_of(interface) is not None and self._mss_mtu(interface) != self._tables.mss_mtu(
+            interface
+        )
 
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))

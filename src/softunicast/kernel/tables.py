@@ -331,6 +331,12 @@ class Tables:
         self._onramps[name] = index
         self.state = replace(self.state, onramps={**self.state.onramps, name: pool})
 
+    def mss_mtu(self, name: str) -> int:
+        """As `set_onramp` was told; 0 when there is no such on-ramp."""
+        index = self._onramps.get(name)
+        value = self.maps["onramps"].get(index_key(index)) if index is not None else None
+        return abi.Onramp.unpack(value).mss_mtu if value else 0
+
     def onramp_index(self, name: str) -> int | None:
         """The number of the interface that the entry of this on-ramp is for."""
         return self._onramps.get(name)

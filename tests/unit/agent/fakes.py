@@ -11,6 +11,7 @@ from softunicast.core.pools import Pool
 from softunicast.core.records import Address, Block, Inventory, Server
 from softunicast.core.slices import Slice
 from softunicast.kernel.flows import Drop, Flow
+from softunicast.kernel.usage import Usage
 
 SHARED = IPv4Address("198.51.100.10")
 OTHER = IPv4Address("198.51.100.11")
@@ -105,6 +106,7 @@ class DataPath:
         self.live: dict[Slice, int] = {}
         self.counters: list[Drop] = []
         self.conversations: list[Flow] = []
+        self.used: dict[str, Usage] = {}
         self.fails: set[str] = set()
         self.done: list[str] = [] if done is None else done
 
@@ -138,6 +140,9 @@ class DataPath:
 
     def sweep(self) -> tuple[int, int]:
         return 0, sum(self.live.values())
+
+    def usage(self) -> dict[str, Usage]:
+        return self.used
 
     def close(self) -> None:
         self._do("close")
