@@ -138,7 +138,14 @@ class Api:
         async with self._walk:
             await daemon.kernel(datapath.flows, 0, used.see)
         return web.json_response(
-            views.pools(daemon.config.pools, daemon.me.site, daemon.latest_snapshot(), state, used.counts())
+            views.pools(
+                daemon.config.pools,
+                daemon.me.site,
+                daemon.latest_snapshot(),
+                state,
+                used.counts(),
+                daemon.watch.usage,
+            )
         )
 
     async def _servers(self, request: web.Request) -> web.Response:

@@ -22,6 +22,7 @@ from softunicast.core.slices import Slice
 from softunicast.kernel.flows import Drop, Flow
 from softunicast.kernel.frames import End
 from softunicast.kernel.reasons import MEANING
+from softunicast.kernel.usage import Usage
 
 Row = dict[str, Any]
 PROTOCOLS: Final = ("tcp", "udp", "icmp")
@@ -92,9 +93,14 @@ def history(entry: HistoryEntry) -> Row:
 
 
 def pools(
-    configured: Iterable[Pool], site: str, snapshot: Snapshot, state: KernelState, used: Mapping[Slice, int]
+    configured: Iterable[Pool],
+    site: str,
+    snapshot: Snapshot,
+    state: KernelState,
+    used: Mapping[Slice, int],
+    usage: Mapping[str, Usage],
 ) -> list[Row]:
-    """This server's pools. `used`: ports with a live flow, by slice."""
+    """This server's pools. `used`: ports with a live flow, by slice; `usage`: as of the last sweep."""
     rows = []
     for pool in configured:
         held = state.pools[pool.name].slices if pool.name in state.pools else ()
@@ -110,6 +116,8 @@ def pools(
                 "slices": [str(slice_) for slice_ in held],
                 "ports": sum(slice_.ports for slice_ in held),
                 "ports_used": sum(used.get(slice_, 0) for slice_ in held),
+                "busiest": usage[pool.name].busiest if pool.name in usage else 0,
+                "busiest_to": usage[pool.name].destination if pool.name in usage else None,
                 "onramps": sorted(name for name, of in state.onramps.items() if of == pool.name),
             }
         )

@@ -81,6 +81,8 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
         "slices": ["198.51.100.10:2048-4095"],
         "ports": 2048,
         "ports_used": 12,
+        "busiest": 9,
+        "busiest_to": "tcp 203.0.113.1:443",
         "onramps": ["clients", "vpn"],
     }
     server = {
