@@ -13,6 +13,7 @@
 #include "open.h"
 #include "reply.h"
 #include "room.h"
+#include "source.h"
 
 INLINE int pass_to_host(void)
 {
@@ -86,6 +87,8 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 
 	if (!trial)
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	if (!is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	if (is_exempt(skb->ifindex, packet->destination))
 		return pass_to_host();
 	way = route(skb, packet, &trial->flow, now, &gateway);
@@ -119,6 +122,8 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 	if (!packet)
 		return TC_ACT_SHOT;
+	if (packet->reason != REASON_MALFORMED && !is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	if (packet->reason != REASON_MALFORMED && is_exempt(skb->ifindex, packet->destination))
 		return pass_to_host();
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
@@ -194,9 +199,12 @@ int egress_out(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_IPV6)
 		return ipv6_out(skb, &packet);
-	if (is_multicast(packet.destination))
-		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
+	if (is_multicast(packet.destination)) {
+		if (!is_unspecified(packet.source) && !is_client(onramp, &packet.source))
+			return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, &packet);
+		return TC_ACT_UNSPEC; /* never forwarded, perhaps the host's */
+	}
 	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
@@ -217,7 +225,7 @@ int egress_out(struct __sk_buff *skb)
 	if (flow &&
 	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
 	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
-	    !refresh(skb, flow, &key, &packet, now)) {
+	    (!is_client(onramp, &packet.source) || !refresh(skb, flow, &key, &packet, now))) {
 		bpf_map_delete_elem(&flows, &key);
 		flow = 0;
 	}

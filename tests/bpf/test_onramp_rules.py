@@ -32,7 +32,7 @@ from tests.bpf.frames import (
 from tests.bpf.talk import Conversation
 from tests.bpf.world import LIMITS, ME, ONRAMP, ONRAMP2, UPLINK, World, make_server, state
 
-from softunicast.core.onramps import OnrampRules
+from softunicast.core.onramp_rules import OnrampRules
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi
 from softunicast.kernel.datapath import Datapath

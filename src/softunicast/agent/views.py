@@ -12,6 +12,7 @@ from dataclasses import asdict
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any, Final
 
+from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, SlotOwner
 from softunicast.core.errors import InputError, UnknownNameError
 from softunicast.core.events import Event
@@ -21,6 +22,7 @@ from softunicast.core.records import HistoryEntry, Snapshot
 from softunicast.core.slices import Slice
 from softunicast.kernel.flows import Drop, Flow
 from softunicast.kernel.frames import End
+from softunicast.kernel.links import Interface
 from softunicast.kernel.reasons import MEANING
 from softunicast.kernel.usage import Usage
 
@@ -119,6 +121,29 @@ def pools(
                 "busiest": usage[pool.name].busiest if pool.name in usage else 0,
                 "busiest_to": usage[pool.name].destination if pool.name in usage else None,
                 "onramps": sorted(name for name, of in state.onramps.items() if of == pool.name),
+            }
+        )
+    return rows
+
+
+def onramps(config: Config, found: Mapping[str, tuple[Interface | None, str]]) -> list[Row]:
+    """The configured on-ramps with the interface of each, where it is there, and how it is attached."""
+    rows = []
+    for name in sorted(config.onramps):
+        device, attachment = found[name]
+        tun = config.tuns.get(name)
+        rows.append(
+            {
+                "name": name,
+                "kind": "interface" if tun is None else "fd",
+                "pool": config.onramps[name],
+                "state": "missing" if device is None else "ready" if attachment else "waiting",
+                "attach": attachment or None,
+                "layer": None if device is None else "ip" if device.bare else "ethernet",
+                "address": str(device.addresses[0]) if device and device.addresses else None,
+                "mtu": device.mtu if device else None,
+                "sources": [str(one) for one in config.sources.get(name, ())],
+                "open": device is not None and device.carrier if tun else None,
             }
         )
     return rows

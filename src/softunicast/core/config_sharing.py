@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Final
 
 from softunicast.core.errors import InputError
-from softunicast.core.onramps import EXEMPT_MAX, MSS_MAX, MSS_MIN, OnrampRules
+from softunicast.core.onramp_rules import EXEMPT_MAX, MSS_MAX, MSS_MIN, OnrampRules
 from softunicast.core.pools import WARN_AT, WARN_CLEAR_AT, ClientLimits
 from softunicast.core.slices import Slice
 from softunicast.core.toml_reader import Section, reason
@@ -39,7 +39,7 @@ def client_limits(section: Section) -> ClientLimits:
 def onramp_rules(section: Section) -> OnrampRules:
     """`exempt`: a list of prefixes; `mss_clamp`: "off", "pmtu" or a number."""
     exempt = list[Slice]()
-    for text in section.list_of_texts("exempt"):
+    for text in section.list_of_texts("exempt", EXEMPT_MAX):
         try:
             prefix = Slice.parse(text)
         except InputError as error:
@@ -48,7 +48,5 @@ def onramp_rules(section: Section) -> OnrampRules:
         if prefix.is_port_slice or prefix.version != 4:
             section.wrong("exempt", f"{text} is no IPv4 prefix", "write it like 192.0.2.0/24")
         exempt.append(prefix)
-    if len(exempt) > EXEMPT_MAX:
-        section.wrong("exempt", f"{len(exempt)} prefixes", f"use at most {EXEMPT_MAX}")
     clamp = section.number_or_choice("mss_clamp", ("off", "pmtu"), MSS_MIN, MSS_MAX)
     return OnrampRules(tuple(exempt), clamp if isinstance(clamp, int) else 0, clamp == "pmtu")

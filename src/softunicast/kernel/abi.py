@@ -36,12 +36,13 @@ class Reason(IntEnum):
     TOO_BIG = 21
     FAMILY = 22
     FILTERED = 23
-    GUARD_FOREIGN = 24
-    GUARD_NOBODY = 25
-    GUARD_EXPIRED = 26
-    GUARD_FRAGMENT = 27
-    GUARD_PROTOCOL = 28
-    MAX = 29
+    SPOOFED = 24
+    GUARD_FOREIGN = 25
+    GUARD_NOBODY = 26
+    GUARD_EXPIRED = 27
+    GUARD_FRAGMENT = 28
+    GUARD_PROTOCOL = 29
+    MAX = 30
 
 
 class Traffic(IntEnum):
@@ -97,6 +98,7 @@ class AbiLimit(IntEnum):
     ABI_VERSION = 2
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
+    ONRAMP_SOURCES_MAX = 16
 
 
 class Settings(NamedTuple):
@@ -246,12 +248,30 @@ _pool = Struct("<QQQQQQIIIIIIII48s3072s")
 POOL_BYTES: Final = 3200
 
 
+class Source(NamedTuple):
+    address: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _source.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source:
+        return cls._make(_source.unpack(data))
+
+
+_source = Struct("<II")
+SOURCE_BYTES: Final = 8
+
+
 class Onramp(NamedTuple):
     pool: int
     address: int
     xdp_mtu: int
     mss: int
     mss_mtu: int
+    source_count: int
+    sources: bytes
     name: bytes
 
     def pack(self) -> bytes:
@@ -262,8 +282,8 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<IIIII16s")
-ONRAMP_BYTES: Final = 36
+_onramp = Struct("<IIIIII128s16s")
+ONRAMP_BYTES: Final = 168
 
 
 class ExemptKey(NamedTuple):

@@ -9,8 +9,9 @@ Acts in the network namespace of the calling thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
@@ -18,7 +19,7 @@ from typing import Final, Self
 from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
-from softunicast.core.onramps import NO_RULES, OnrampRules
+from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
 from softunicast.kernel.exempt import set_exempt
@@ -39,7 +40,8 @@ from softunicast.kernel.tables import Tables
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "guard", "egress", "fast", "sweep")
+OBJECTS: Final = ("director", "guard", "egress", "wrap", "fast", "sweep")
+ON_ONRAMPS: Final = ("fast", "egress_out", "wrap")  # the order in which they go
 TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps", "exempt")
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -53,11 +55,13 @@ class Datapath:
         uplink: str,
         server: str,
         attach: Mapping[str, str],
+        sources: Mapping[str, Sequence[IPv4Network]],
         rules: Mapping[str, OnrampRules],
     ) -> None:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
+        self._sources = sources
         self._rules = rules
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
@@ -73,18 +77,20 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
+        sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp -> "tc", "xdp" or "auto" (what `choose_attachment` finds best; also when not named).
+        `sources`: on-ramp -> the addresses that its clients may have (any when not named).
         `rules`: on-ramp -> what it exempts and clamps.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach, rules)
+        made = cls(bpffs, uplink, server, attach, sources, rules)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -143,17 +149,24 @@ class Datapath:
     def _attach_onramp(self, interface: str, pool: str) -> None:
         """tc always; XDP in front of it where it pays, for established flows."""
         device = links.interface(interface)
+        attach = choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink)
         address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
-        rules = self._rules.get(interface, NO_RULES)
+        sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
         mss = rules.mss, self._mss_mtu(interface)
-        self._tables.set_onramp(interface, pool, address, 0, *mss)
+        self._tables.set_onramp(interface, pool, address, 0, sources, *mss)
         set_exempt(self._maps["exempt"], device.index, rules.exempt)
+        if device.bare:
+            if not self._pin("wrap", interface).exists():
+                self._detach("egress_out", interface)  # programs run in the order in which they were attached
+            self._attach("wrap", "wrap", interface, device.index, ATTACH_TCX_INGRESS)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
-        if choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink) == "xdp":
+        if not device.bare:
+            self._detach("wrap", interface)
+        if attach == "xdp":
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             # Else replies take tc, and only the clients' packets the short way.
             if takes_redirected(interface):
-                self._tables.set_onramp(interface, pool, address, device.mtu, *mss)
+                self._tables.set_onramp(interface, pool, address, device.mtu, sources, *mss)
         else:
             self._detach("fast", interface)
 
@@ -161,7 +174,7 @@ class Datapath:
         """Attachments to an uplink that is not configured any more."""
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
-            if program not in ("egress_out", "fast") and interface != self.uplink:
+            if program not in ON_ONRAMPS and interface != self.uplink:
                 fd = load_library().bpf_obj_get(str(pin).encode())
                 Link(check(fd, f"opening {pin}"), pin).remove()
 
@@ -209,8 +222,8 @@ class Datapath:
                 self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            self._detach("fast", interface)
-            self._detach("egress_out", interface)
+            for program in ON_ONRAMPS:
+                self._detach(program, interface)
             set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
@@ -227,6 +240,12 @@ class Datapath:
         index = links.index_of(interface)
         return f"egress_out@{interface}" in self._links and self._tables.onramp_index(interface) == index
 
+    def attachment(self, onramp: str) -> str:
+        """By what the packets of its clients are taken: "tc" or "xdp"; "" while by nothing."""
+        if not self._is_attached(onramp):
+            return ""
+        return "xdp" if f"fast@{onramp}" in self._links else "tc"
+
     def _mss_mtu(self, interface: str) -> int:
         """What SYNs of an on-ramp that clamps by the path must leave room for; 0 for others."""
         if not self._rules.get(interface, NO_RULES).mss_by_path:
@@ -234,9 +253,8 @@ class Datapath:
         return min(links.interface(name).mtu for name in (interface, self.uplink))
 
     def _has_other_mtu(self, interface: str) -> bool:
-        return links.index_of(interface) is not None and self._mss_mtu(interface) != self._tables.mss_mtu(
-            interface
-        )
+        there = links.index_of(interface) is not None
+        return there and self._mss_mtu(interface) != self._tables.mss_mtu(interface)
 
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))
@@ -309,7 +327,7 @@ class Datapath:
 
 
 def _removal_rank(name: str) -> int:
-    order = ("fast", "egress_out", "egress_in", "director", "guard")
+    order = (*ON_ONRAMPS, "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
@@ -342,7 +360,15 @@ def _refuse_other_abi(pin: Path) -> None:
 def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
     """ "tc" or "xdp". XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN
     brings large packets from a local stack, which XDP would force to be cut (no GSO). HostError when XDP is
-    wanted and the uplink would lose its frames."""
+    wanted and the uplink would lose its frames, or the device has none."""
+    if device.mac is None and not device.bare:
+        raise HostError(
+            f"{device.name} is neither Ethernet nor plain IP", "use an interface of another kind as on-ramp"
+        )
+    if device.bare and wanted == "xdp":
+        raise HostError(
+            f"{device.name} has no Ethernet header, which XDP needs", f'set attach = "tc" for {device.name}'
+        )
     if wanted == "tc" or (wanted == "auto" and not (device.kind is None and have_native_xdp(device.name))):
         return "tc"
     if takes_redirected(uplink):

@@ -23,7 +23,7 @@ from softunicast.kernel.probe import Feature
 
 JIT: Final = "net/core/bpf_jit_enable"
 ON_UPLINK: Final = ((XDP, "director"), (TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
-OURS: Final = frozenset({*ON_UPLINK, (TCX_INGRESS, "egress_out")})
+OURS: Final = frozenset({*ON_UPLINK, (TCX_INGRESS, "egress_out"), (TCX_INGRESS, "wrap")})
 START_AGAIN: Final = "start the agent again, it takes over; stopped cleanly it removes everything"
 
 
@@ -48,7 +48,7 @@ class Scope:
     """What to look at. `uplink` is None when nobody could tell which interface it is, `agent_answers` when
     there may be an agent or not.
 
-    `noted_settings` and `noted_addresses`: what the journal of an agent says it has changed on this host.
+    `noted_settings`, `noted_addresses`, `noted_tuns`: what the journal of an agent says it has changed on this host.
     `shared`: the addresses that the agent's data path knows.
     """
 
@@ -58,6 +58,7 @@ class Scope:
     agent_answers: bool | None = False
     noted_settings: tuple[str, ...] = ()
     noted_addresses: frozenset[IPv4Address] = frozenset()
+    noted_tuns: tuple[str, ...] = ()
     shared: frozenset[IPv4Address] = frozenset()
 
 
@@ -243,11 +244,13 @@ def _leftovers(scope: Scope, facts: Facts) -> Iterator[Finding]:
     left = facts.loopback & scope.noted_addresses
     for address in sorted(left):
         yield Finding(Severity.WARNING, f"{address} on lo, put there by an agent that is gone", START_AGAIN)
+    for name in scope.noted_tuns:
+        yield Finding(Severity.WARNING, f"the TUN device {name}, made by an agent that is gone", START_AGAIN)
     if facts.pins:
         what = f"{facts.pins} pins in {scope.bpffs} and no agent"
         yield Finding(Severity.WARNING, what, START_AGAIN)
     if scope.noted_settings:
         what = f"settings changed by an agent that is gone: {', '.join(scope.noted_settings)}"
         yield Finding(Severity.WARNING, what, START_AGAIN)
-    if facts.may_load and not (left or facts.pins or scope.noted_settings):
+    if facts.may_load and not (left or facts.pins or scope.noted_settings or scope.noted_tuns):
         yield Finding(Severity.OK, "nothing is left over of an earlier agent")

@@ -9,9 +9,9 @@ point to them, slots before the pools that open flows in them, additions before 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
@@ -311,20 +311,25 @@ class Tables:
         pool: str,
         address: IPv4Address | None,
         xdp_mtu: int,
+        sources: Sequence[IPv4Network] = (),
         mss: int = 0,
         mss_mtu: int = 0,
     ) -> None:
         """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
+        `sources`: the addresses that clients may have; none: any.
         `mss`: the most that a SYN may announce, 0 for anything, or what fits packets of `mss_mtu` bytes.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
         word = address_word(address) if address else 0
+        prefixes = b"".join(
+            abi.Source(address_word(one.network_address), address_word(one.netmask)).pack() for one in sources
+        ).ljust(abi.AbiLimit.ONRAMP_SOURCES_MAX * abi.SOURCE_BYTES, b"\0")
+        numbers = self._pools[pool], word, xdp_mtu, mss, mss_mtu, len(sources)
         self.maps["onramps"].set(
-            index_key(index),
-            abi.Onramp(self._pools[pool], word, xdp_mtu, mss, mss_mtu, name_bytes(name, 16)).pack(),
+            index_key(index), abi.Onramp(*numbers, prefixes, name_bytes(name, 16)).pack()
         )
         if before is not None and before != index:
             self.maps["onramps"].delete(index_key(before))

@@ -7,7 +7,7 @@ import pytest
 from softunicast.core.config import Config, parse_config
 from softunicast.core.config_sharing import CLIENT_MAX
 from softunicast.core.errors import ConfigError
-from softunicast.core.onramps import EXEMPT_MAX, NO_RULES, OnrampRules
+from softunicast.core.onramp_rules import EXEMPT_MAX, NO_RULES, OnrampRules
 from softunicast.core.pools import NO_LIMITS, ClientLimits
 from softunicast.core.slices import Slice
 
