@@ -4,6 +4,9 @@
  * Invariant 3: no packet with a soft-unicast source leaves unless this server holds its slice right now.
  * It does not matter who made the packet: egress, a socket, or root with a raw socket. Packets with any
  * other source are not looked at further and left to whatever program is attached after this one.
+ *
+ * What the director at tc sends on (a neighbour's client to another's, for example) passes: this server only hands it
+ * over, as XDP does without asking. It came in by the uplink, and its destination is a neighbour's.
  */
 #include "count.h"
 #include "quote.h"
@@ -16,12 +19,21 @@ INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *
 	return TC_ACT_SHOT;
 }
 
+/* `port`: what the packet is for at its destination. */
+INLINE int handed_over(struct __sk_buff *skb, const struct packet *packet, __u16 port)
+{
+	__u32 owner;
+
+	return skb->ingress_ifindex == skb->ifindex && place_of(packet->destination, port, &owner) == PLACE_ELSEWHERE;
+}
+
 SEC("tc")
 int guard(struct __sk_buff *skb)
 {
 	struct packet packet;
-	struct slot *slot;
-	__u16 port;
+	enum reason reason;
+	__u16 port, to_port;
+	__u32 owner;
 	int parsed;
 
 	pull_headers(skb);
@@ -30,6 +42,7 @@ int guard(struct __sk_buff *skb)
 	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
 		return TC_ACT_UNSPEC;
 	port = packet.source_port;
+	to_port = packet.destination_port;
 	if (parsed == PARSED_ERROR) {
 		struct quote quote;
 
@@ -39,27 +52,29 @@ int guard(struct __sk_buff *skb)
 		    !same_address(quote.destination, packet.source))
 			parsed = refuse(&packet, REASON_ICMP_ERROR);
 		port = quote.destination_port;
+		to_port = quote.source_port;
 	}
 	if (parsed == PARSED_DROP) {
-		struct address_key key = {.address = packet.source};
-
 		/* l4_offset is 0 when the header could not even be read: it could say anything. */
-		if (packet.l4_offset && !bpf_map_lookup_elem(&addresses, &key) && !in_block(packet.source))
+		if (packet.l4_offset && !is_ours(packet.source))
 			return TC_ACT_UNSPEC;
 		return drop(skb, packet.reason == REASON_MALFORMED ? REASON_MALFORMED :
 				 packet.reason == REASON_FRAGMENT ? REASON_GUARD_FRAGMENT : REASON_GUARD_PROTOCOL, &packet);
 	}
-	switch (place_of(packet.source, port, &slot)) {
+	switch (place_of(packet.source, port, &owner)) {
 	case PLACE_NOT_OURS:
 	case PLACE_HERE:
 		return TC_ACT_UNSPEC;
 	case PLACE_ELSEWHERE:
-		return drop(skb, REASON_GUARD_FOREIGN, &packet);
+		reason = REASON_GUARD_FOREIGN;
+		break;
 	case PLACE_EXPIRED:
-		return drop(skb, REASON_GUARD_EXPIRED, &packet);
+		reason = REASON_GUARD_EXPIRED;
+		break;
 	default:
-		return drop(skb, REASON_GUARD_NOBODY, &packet);
+		reason = REASON_GUARD_NOBODY;
 	}
+	return handed_over(skb, &packet, to_port) ? TC_ACT_UNSPEC : drop(skb, reason, &packet);
 }
 
 LICENSE;

@@ -24,15 +24,48 @@ struct {
 	__type(value, __u32);
 } blocks SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct address_key);
-	__type(value, struct address);
-} addresses SEC(".maps");
+#if FAMILY == 4
+
+/* BPF_F_MMAPABLE: what is written in one store is read so, and lines begin where cache lines do. */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct group_line);
+} groups SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct address_line);
+} addresses SEC(".maps");
+
+#else
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, ip_address);
+	__type(value, __u32); /* as address_line.where */
+} addresses SEC(".maps");
+
+#endif
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2048);
+	__type(key, __u32);
+	__type(value, struct owner_line);
+} owners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 65536);
 	__type(key, __u32);
 	__type(value, struct slot);
@@ -116,12 +149,35 @@ struct {
 	__type(key, __u32);
 	__type(value, struct usage_cell);
 } usage_cells SEC(".maps");
+struct exhausted_key { /* a pool's slice, towards one destination */
+	ip_address local;
+	ip_address remote;
+	__u32 pool;
+	__u16 first;       /* first port, host order */
+	__u16 remote_port; /* be */
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct exhausted { /* no port was free at the last exact search, and none can be before: see search.h */
+	__u64 until_ns;
+	__u64 early_until_ns; /* likewise, by taking over an ended conversation */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct exhausted_key);
+	__type(value, struct exhausted);
+} exhausted SEC(".maps");
 
 struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
 	struct flow flow;
 	struct claim claim;
 	struct claim_key key;
-	__u32 zero;
+	__u32 counted; /* SEEN_COUNTED: the client has the claim's place */
+	struct exhausted_key slice; /* the one that is being searched, */
+	struct exhausted exhausted; /* and what is known of it so far */
 };
 
 struct {

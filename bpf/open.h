@@ -25,7 +25,7 @@ INLINE void towards(struct search *search, const struct flow_key *key, const str
 	search->claim->flow = *key;
 	search->claim->acknowledged = flow->sent - 1;
 	search->claim->sent = flow->acknowledged; /* not 0 when the client answers the peer's SYN */
-	search->claim->state = search->counted | (flow->acknowledged ? SEEN_IN : 0);
+	search->claim->state = search->trial->counted | (flow->acknowledged ? SEEN_IN : 0);
 }
 
 /* The claim that search->claim describes is not to be. */
@@ -137,28 +137,25 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct ethhdr *eth = (void *)(long)skb->data;
 	struct flow *flow, *other;
-	__u64 lifetime;
 	int reason, known = 0;
-	__u32 counted;
 
 	if (!pool || !key || !trial)
 		return REASON_NO_POOL;
 	flow = &trial->flow;
 	search.key = &trial->key;
 	search.claim = &trial->claim;
+	search.trial = trial;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return REASON_INTERNAL;
-	reason = client_takes(pool, key, now, 1, &counted);
+	reason = client_takes(pool, key, now, 1, &trial->counted);
 	if (reason)
 		return reason;
-	search.counted = counted;
 	if (pool->slice_count > 1)
 		search.address = paired_address(key, pool, pool_key, now);
 	copy(search.claim->client_mac, eth->h_source, ETH_ALEN);
 	copy(search.claim->onramp_mac, eth->h_dest, ETH_ALEN);
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);
-	lifetime = lifetime_ns(pool, key->protocol, 0);
-	search.until_ns = search.claim->expires_ns = now + lifetime;
+	search.until_ns = search.claim->expires_ns = now + lifetime_ns(pool, key->protocol, 0);
 	search.closing_ns = pool->tcp_closing_ns;
 	search.claim->since_ns = now;
 	search.claim->pool = pool_key;
@@ -170,18 +167,18 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 		towards(&search, key, flow);
 		reason = find_port(&search, pool);
 	}
-	if ((reason || known) && counted)
+	if ((reason || known) && trial->counted)
 		client_returns(key, 0);
 	if (reason)
 		return reason;
 	flow->local = search.key->local;
 	flow->local_port = search.key->local_port;
-	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
+	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : search.now_ns + refresh_ns(pool, search.until_ns - search.now_ns);
 	if (known) /* and will remember it */
 		return REASON_NONE;
 	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
 		give_back(&search);
-		if (counted)
+		if (trial->counted)
 			client_returns(key, 0);
 		other = bpf_map_lookup_elem(&flows, key);
 		if (!other)

@@ -5,7 +5,13 @@
  * A tuple that a kernel socket holds (also one that never heard of softunicast) counts as taken.
  *
  * Only when nothing is free, a port is used again early whose TCP conversation was followed to its end
- * (RFC 6888 REQ-8 a), a moment after that end. */
+ * (RFC 6888 REQ-8 a), a moment after that end.
+ *
+ * That a slice is exhausted towards a destination is remembered, for a second at most and never past the moment in
+ * which one of the claims that were in the way can be free: what changes a claim's life meanwhile sets it to a second
+ * at least (the shortest timer there is), and an ended conversation's port waits two. So the answer stays the exact
+ * one, but for ports that sockets give up; and a client whose connections are refused does not make the server try
+ * every port for each of them. One port is tried even so. */
 #pragma once
 
 #include "claim.h"
@@ -33,11 +39,13 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 }
 
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
+#define EXHAUSTED_NS 1000000000ULL   /* at most as long as the least timer of a pool */
 
 struct search { /* the state of one search for a free port, over all slices of a pool */
 	struct __sk_buff *skb;
 	struct claim_key *key; /* in scratch, like */
 	struct claim *claim;   /* what a free port is given */
+	struct trial *trial;   /* both are part of it */
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
@@ -53,7 +61,6 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u8 reused;
 	__u8 endings; /* ended conversations were in the way */
 	__u8 early;   /* take these over */
-	__u8 counted;   /* SEEN_COUNTED: the client has the claim's place */
 };
 
 /* May the claim of an ended conversation change hands before it expires? */
@@ -69,11 +76,26 @@ INLINE void give_back(struct search *search)
 	bpf_map_delete_elem(&claims, search->key);
 }
 
+/* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
+INLINE void wait_for(struct search *search, const struct claim *claim, __u64 free)
+{
+	struct exhausted *known = &search->trial->exhausted;
+	__u64 early = free - search->closing_ns + REUSE_AFTER_NS;
+
+	if (free == CLAIM_BUSY) /* being freed, perhaps */
+		free = early = 0;
+	if (free < known->until_ns)
+		known->until_ns = free;
+	if (early < known->early_until_ns && search->key->protocol == IPPROTO_TCP && ended(claim->state) &&
+	    claim->pool == search->claim->pool)
+		known->early_until_ns = early;
+}
+
 INLINE int insert_claim(struct search *search)
 {
 	long error = bpf_map_update_elem(&claims, search->key, search->claim, BPF_NOEXIST);
 	struct claim *old;
-	__u64 expires;
+	__u64 expires, free;
 
 	if (!error)
 		return 1;
@@ -87,9 +109,18 @@ INLINE int insert_claim(struct search *search)
 	expires = *(volatile __u64 *)&old->expires_ns;
 	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
-	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
-	    (expires <= search->now_ns && expires + rest_ns(search->key, old) > search->now_ns) ||
-	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
+	if (expires > search->now_ns) {
+		wait_for(search, old, expires);
+		if (!reusable(search, old, expires))
+			return 0;
+	} else {
+		free = expires + rest_ns(search->key, old);
+		if (free > search->now_ns) {
+			wait_for(search, old, free);
+			return 0;
+		}
+	}
+	if (__sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
 	drop_flow_of(search->key, old);
 	old->flow = search->claim->flow;
@@ -127,6 +158,27 @@ static long try_port(__u32 index, struct search *search)
  * others; then the same for ports of conversations that have ended. */
 enum pass { PASS_OWN, PASS_OTHERS, PASS_OWN_EARLY, PASS_OTHERS_EARLY, PASSES };
 
+/* Is the slice known to be exhausted still? Begins to find out anew. */
+INLINE int known_exhausted(struct search *search, const struct pool_slice *slice)
+{
+	struct exhausted_key *key = &search->trial->slice;
+	struct exhausted *known;
+
+	key->local = search->key->local;
+	key->remote = search->key->remote;
+	key->pool = search->claim->pool;
+	key->first = slice->first;
+	key->remote_port = search->key->remote_port;
+	key->protocol = search->key->protocol;
+	known = bpf_map_lookup_elem(&exhausted, key);
+	if (!known || known->until_ns <= search->now_ns)
+		return 0;
+	if (known->early_until_ns > search->now_ns)
+		return 1;
+	search->endings = 1;
+	return !search->early;
+}
+
 static long try_slice(__u32 index, struct search *search)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim->pool);
@@ -160,6 +212,14 @@ static long try_slice(__u32 index, struct search *search)
 	search->mask = slice->mask;
 	search->port = random;
 	search->stride = random >> 16 | 1;
-	bpf_loop((__u32)search->mask + 1, try_port, search, 0);
-	return search->found || search->full ? 1 : 0;
+	search->trial->exhausted.until_ns = search->trial->exhausted.early_until_ns = search->now_ns + EXHAUSTED_NS;
+	if (try_port(0, search))
+		return 1;
+	if (known_exhausted(search, slice))
+		return 0;
+	bpf_loop(search->mask, try_port, search, 0);
+	if (search->found || search->full)
+		return 1;
+	bpf_map_update_elem(&exhausted, &search->trial->slice, &search->trial->exhausted, BPF_ANY);
+	return 0;
 }

@@ -21,12 +21,19 @@ SOURCE = ROOT / "src/softunicast"
 # -- kernel --------------------------------------------------------------------------------------------------
 
 MAP = re.compile(r"struct \{(.*?)\} (\w+) SEC\(\"\.maps\"\);", re.DOTALL)
-TYPES = {"ARRAY": "array", "LPM_TRIE": "LPM trie", "HASH": "hash", "PERCPU_ARRAY": "per-CPU array"}
+TYPES = {
+    "ARRAY": "array",
+    "LPM_TRIE": "LPM trie",
+    "HASH": "hash",
+    "LRU_HASH": "LRU hash",
+    "PERCPU_ARRAY": "per-CPU array",
+}
 
 
 def test_every_map() -> None:
-    maps = {name: body for body, name in MAP.findall((ROOT / "bpf/maps.h").read_text())}
-    sized = dict(re.findall(r'"(\w+)": limits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
+    header = re.sub(r"#else.*?#endif", "", (ROOT / "bpf/maps.h").read_text(), flags=re.DOTALL)  # IPv6
+    maps = {name: body for body, name in MAP.findall(header)}
+    sized = dict(re.findall(r'"(\w+)": .*\blimits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
     said = {
         **entries(section(page("maps"), "Tables: written by the agent")),
         **entries(section(page("maps"), "Made by packets")),

@@ -107,7 +107,7 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
             config.uplink.interface,
             me.name,
             config.limits,
-            config.attach,
+            {**config.attach, config.uplink.interface: config.uplink.attach},
             config.sources,
             config.rules,
         )

@@ -16,7 +16,7 @@ from softunicast.core.config_sharing import client_limits, thresholds
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramp_rules import OnrampRules
-from softunicast.core.onramps import Tun, interface_name, parse_onramps
+from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
 from softunicast.core.pools import (
     PROTOCOLS,
     TAG_PATTERN,
@@ -55,10 +55,14 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class UplinkConfig:
-    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4."""
+    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4.
+
+    `attach`: by what the director takes packets: "auto", "tc" or "xdp".
+    """
 
     interface: str
     address: IPv4Address | None = None
+    attach: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,11 @@ def parse_config(text: str, path: str) -> Config:
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
-        uplink=UplinkConfig(interface, _ipv4(uplink, "address") if uplink.have("address") else None),
+        uplink=UplinkConfig(
+            interface,
+            _ipv4(uplink, "address") if uplink.have("address") else None,
+            uplink.choice("attach", ATTACHMENTS, "auto"),
+        ),
         ledger=LedgerConfig(ledger.choice("kind", ("sqlite",)), ledger.path("path")),
         agent=_agent(document.section("agent")),
         limits=limits,

@@ -22,14 +22,17 @@ from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
+from softunicast.kernel.address_places import group_lines
+from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
-from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
+from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
+    TCX_FIRST,
     BpfObject,
     Link,
     attach_xdp,
@@ -40,9 +43,20 @@ from softunicast.kernel.tables import Tables
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "guard", "egress", "wrap", "fast", "sweep")
+OBJECTS: Final = ("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep")
 ON_ONRAMPS: Final = ("fast", "egress_out", "wrap")  # the order in which they go
-TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps", "exempt")
+TABLES: Final = (
+    "settings",
+    "blocks",
+    "groups",
+    "addresses",
+    "owners",
+    "slots",
+    "servers",
+    "pools",
+    "onramps",
+    "exempt",
+)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
@@ -61,6 +75,7 @@ class Datapath:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
+        self.director = "director"  # or "director_tc": the program at the uplink
         self._sources = sources
         self._rules = rules
         self.adopted = False
@@ -82,7 +97,7 @@ class Datapath:
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
-        `attach`: on-ramp -> "tc", "xdp" or "auto" (what `choose_attachment` finds best; also when not named).
+        `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
         `sources`: on-ramp -> the addresses that its clients may have (any when not named).
         `rules`: on-ramp -> what it exempts and clamps.
 
@@ -106,7 +121,9 @@ class Datapath:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         _refuse_other_abi(self.folder / "maps" / "settings")
         sizes = {
+            "groups": group_lines(limits.addresses_max),
             "addresses": limits.addresses_max,
+            "owners": -(-limits.slots_max // abi.AbiLimit.LINE_OWNERS),
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
@@ -120,8 +137,7 @@ class Datapath:
         index = links.interface(self.uplink).index
         self._drop_links_of_others()
         self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
-        director = self._objects["director"].programs["director"]
-        self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
+        self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
         for interface, pool in state.onramps.items():
@@ -130,16 +146,31 @@ class Datapath:
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
         mtu = links.interface(self.uplink).mtu
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu)
+        mask = self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
 
-    def _attach(self, obj: str, program: str, interface: str, index: int, kind: int) -> None:
+    def _attach_director(self, index: int) -> None:
+        """In XDP or at tc; the other one, of an agent that was told otherwise, goes when this one is there."""
+        device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
+        if wanted == "xdp" or (wanted == "auto" and suits_xdp(device)):
+            self.director, other = "director", "director_tc"
+            program = self._objects["director"].programs["director"]
+            self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
+        else:
+            self.director, other = "director_tc", "director"
+            self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        pin = self._pin(other, self.uplink)
+        if pin.exists():
+            _link_of(pin).remove()
+
+    def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
         name = program if interface == self.uplink else pin.name
-        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin))
+        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin, flags))
 
     def _keep(self, name: str, link: Link) -> None:
         before, self._links[name] = self._links.get(name), link
@@ -175,8 +206,7 @@ class Datapath:
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
             if program not in ON_ONRAMPS and interface != self.uplink:
-                fd = load_library().bpf_obj_get(str(pin).encode())
-                Link(check(fd, f"opening {pin}"), pin).remove()
+                _link_of(pin).remove()
 
     # tables
 
@@ -331,6 +361,11 @@ def _removal_rank(name: str) -> int:
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
+def _link_of(pin: Path) -> Link:
+    fd = load_library().bpf_obj_get(str(pin).encode())
+    return Link(check(fd, f"opening {pin}"), pin)
+
+
 def _remove_pins(folder: Path) -> None:
     for name in ("links", "maps"):
         for pin in (folder / name).glob("*"):
@@ -355,30 +390,6 @@ def _refuse_other_abi(pin: Path) -> None:
             f"{abi.AbiLimit.ABI_VERSION}",
             fix="stop the agent cleanly with the version that started it, then start this one",
         )
-
-
-def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
-    """ "tc" or "xdp". XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN
-    brings large packets from a local stack, which XDP would force to be cut (no GSO). HostError when XDP is
-    wanted and the uplink would lose its frames, or the device has none."""
-    if device.mac is None and not device.bare:
-        raise HostError(
-            f"{device.name} is neither Ethernet nor plain IP", "use an interface of another kind as on-ramp"
-        )
-    if device.bare and wanted == "xdp":
-        raise HostError(
-            f"{device.name} has no Ethernet header, which XDP needs", f'set attach = "tc" for {device.name}'
-        )
-    if wanted == "tc" or (wanted == "auto" and not (device.kind is None and have_native_xdp(device.name))):
-        return "tc"
-    if takes_redirected(uplink):
-        return "xdp"
-    if wanted == "xdp":
-        raise HostError(
-            f"{uplink} does not send what XDP redirects to it: {device.name} cannot be attached by XDP",
-            f'set attach = "tc" for {device.name}',
-        )
-    return "tc"
 
 
 def attach_pass(interface: str, pin: Path) -> None:
