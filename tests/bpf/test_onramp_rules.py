@@ -206,7 +206,7 @@ PIECES = [
 MADE_OF_PIECES = st.lists(st.sampled_from(PIECES), max_size=40).map(lambda parts: b"".join(parts)[:40])
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=40), MADE_OF_PIECES))
 @example(b"\x01" * 36 + mss(9000))
 @example(b"\x01" * 37 + b"\x02\x04\x23")
