@@ -89,7 +89,7 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
 	if (!is_client(onramp, &packet->source))
 		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
-	if (is_exempt(skb->ifindex, packet->destination))
+	if (is_exempt(skb->ifindex, packet))
 		return pass_to_host();
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
@@ -124,7 +124,7 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 		return TC_ACT_SHOT;
 	if (packet->reason != REASON_MALFORMED && !is_client(onramp, &packet->source))
 		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
-	if (packet->reason != REASON_MALFORMED && is_exempt(skb->ifindex, packet->destination))
+	if (packet->reason != REASON_MALFORMED && is_exempt(skb->ifindex, packet))
 		return pass_to_host();
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))

@@ -101,6 +101,13 @@ def test_a_lying_packet_is_dropped_even_so(world: World) -> None:
     assert world.out(changed(udp(CLIENT, INSIDE[0]), 16, b"\xff\xff")).reason == "malformed"
 
 
+@pytest.mark.parametrize("source", ["198.51.100.10:2050", "198.51.100.10:5000", "198.51.100.77:2050"])
+def test_a_client_that_forges_a_shared_address_is_not_exempt(world: World, source: str) -> None:
+    """The host would send it as it is, and the guard could not tell it from a conversation of this server's own."""
+    assert world.out(udp(source, INSIDE[0])).outcome == "out"
+    assert world.out(gre(source, INSIDE[0])).reason == "protocol"
+
+
 def test_a_source_in_a_list_of_destinations_means_nothing(world: World) -> None:
     assert world.out(udp("203.0.113.200:40000", REMOTE)).outcome == "out"
 
