@@ -51,6 +51,7 @@ enum reason {
 	REASON_TOO_BIG,
 	REASON_FAMILY,
 	REASON_FILTERED,
+	REASON_UNSOLICITED,
 	REASON_SPOOFED,
 	/* guard */
 	REASON_GUARD_FOREIGN,
@@ -71,6 +72,7 @@ enum traffic {
 	TRAFFIC_NEW_FLOW,  /* egress: claims made */
 	TRAFFIC_REUSED,    /* egress: of these, expired claims taken over */
 	TRAFFIC_ICMP_SENT, /* egress: errors sent to clients */
+	TRAFFIC_ICMP_MUTED, /* egress: errors not sent, because there were too many */
 	TRAFFIC_FAST_OUT,  /* of out: moved by XDP */
 	TRAFFIC_FAST_IN,   /* of in: moved by XDP */
 	TRAFFIC_MAX,
@@ -185,6 +187,8 @@ struct pool {
 	__u32 client_icmp_max;
 	__u32 client_state_max; /* claims, those of ended conversations included, */
 	__u32 client_rate_max;  /* and new flows per second */
+	__u32 errors_max; /* ICMP errors to one client per second, 0: none */
+	__u32 zero;
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
 };

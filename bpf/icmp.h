@@ -12,6 +12,8 @@
 #define UNREACHABLE_TOO_BIG 4
 #define UNREACHABLE_PROHIBITED 13 /* RFC 5508 REQ-8: no resources for a query; a UDP socket fails with it too */
 
+#define PRECEDENCE_INTERNETWORK 0xc0 /* RFC 1812 section 4.3.2.5: errors get through where others wait */
+
 #define ERROR(type, code) ((type) << 8 | (code))
 
 struct cut_bytes { /* what the error quotes: IP header with options, at most 20 bytes of transport header */
@@ -100,6 +102,7 @@ ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, const i
 				      quote_sum(&quote, header_bytes, packet, partial));
 	headers.ip.version = 4;
 	headers.ip.ihl = 5;
+	headers.ip.tos = PRECEDENCE_INTERNETWORK;
 	headers.ip.tot_len = be16(sizeof(headers) + quote_bytes);
 	headers.ip.ttl = 64;
 	headers.ip.protocol = PROTOCOL_ICMP;

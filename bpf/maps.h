@@ -171,6 +171,13 @@ struct {
 	__type(value, struct exhausted);
 } exhausted SEC(".maps");
 
+struct { /* when the next ICMP error to a client is due, at the rate allowed */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct client_key);
+	__type(value, __u64);
+} told SEC(".maps");
+
 struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
 	struct flow flow;
 	struct claim claim;

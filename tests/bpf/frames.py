@@ -26,6 +26,8 @@ TO_CLIENT: Macs = (ONRAMP_MAC, CLIENT_MAC)
 FROM_WIRE: Macs = (GATEWAY_MAC, UPLINK_MAC)
 TO_WIRE: Macs = (UPLINK_MAC, GATEWAY_MAC)
 
+PRECEDENCE = 0xC0  # of the data path's own ICMP errors: internetwork control
+
 CLIENT = "10.0.0.2:40000"
 REMOTE = "203.0.113.1:443"
 
@@ -127,7 +129,7 @@ def refusal(
 ) -> bytes:
     """The ICMP error that answers the frame `quoted`: its IP header and the first bytes of its transport."""
     inner = quoted[14:][: (quoted[14] & 15) * 4 + transport]
-    header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0)
+    header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0, tos=PRECEDENCE)
     return bytes(ethernet(macs) / header / ICMP(type=kind, code=code) / Raw(inner))
 
 

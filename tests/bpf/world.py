@@ -194,7 +194,7 @@ class World:
 
     def reset(self, wanted: KernelState | None = None) -> None:
         """No claims, flows or clients, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows", "exhausted", "clients"):
+        for name in ("claims", "flows", "exhausted", "clients", "told"):
             self._empty(name)
         sweeps = self.datapath.map("sweeps")
         before = abi.Sweeping.unpack(sweeps.get(index_key(0)) or b"")

@@ -18,6 +18,7 @@ from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramp_rules import OnrampRules
 from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
 from softunicast.core.pools import (
+    ICMP_ERRORS_PER_S,
     PROTOCOLS,
     TAG_PATTERN,
     WARN_AT,
@@ -41,6 +42,7 @@ from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
+ICMP_ERRORS_MAX: Final = 1_000_000  # one for each microsecond
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
 
@@ -262,6 +264,7 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             Timers(**values),
             _behaviour(section),
             client_limits(section),
+            section.number("icmp_errors_per_s", ICMP_ERRORS_PER_S, 0, ICMP_ERRORS_MAX),
             section.choice("when_full", WHEN_FULL, WHEN_FULL[0]),
             *thresholds(section),
         )

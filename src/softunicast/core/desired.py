@@ -16,6 +16,7 @@ from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import (
     BEHAVIOUR_DEFAULT,
+    ICMP_ERRORS_PER_S,
     NO_LIMITS,
     WHEN_FULL,
     Behaviour,
@@ -50,13 +51,15 @@ class AddressTable:
 
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
-    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, and what one
-    client may take. `several`: it may get a second address, so that clients' addresses have to be remembered."""
+    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, what one client
+    may take, and how many ICMP errors it is sent per second. `several`: it may get a second address, so that clients'
+    addresses have to be remembered."""
 
     timers: Timers
     slices: tuple[Slice, ...]
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    icmp_errors_per_s: int = ICMP_ERRORS_PER_S
     when_full: str = WHEN_FULL[0]
     several: bool = False
 
@@ -125,6 +128,7 @@ def desired(
                 tuple(slice_ for slice_, address in opening if pool.matches(address)),
                 pool.behaviour,
                 pool.client_limits,
+                pool.icmp_errors_per_s,
                 pool.when_full,
                 pool.slices_max > 1,
             )

@@ -73,6 +73,7 @@ class ClientLimits:
 
 
 NO_LIMITS: Final = ClientLimits()
+ICMP_ERRORS_PER_S: Final = 100  # many more than a person or a program can use, few enough to cost nothing
 WHEN_FULL: Final = ("another", "refuse")
 WARN_AT, WARN_CLEAR_AT = 0.8, 0.7
 
@@ -80,6 +81,9 @@ WARN_AT, WARN_CLEAR_AT = 0.8, 0.7
 @dataclass(frozen=True, slots=True)
 class Pool:
     """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool.
+
+    `icmp_errors_per_s`: how many of the server's own ICMP errors one client is sent per second; 0: none
+    (RFC 5508 REQ-9 and REQ-10 f).
 
     `warn_at`: the share of the pool's ports, taken towards its busiest destination, from which on the operator is
     warned; down to `warn_clear_at` again, told that it is over.
@@ -94,6 +98,7 @@ class Pool:
     timers: Timers = Timers()
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    icmp_errors_per_s: int = ICMP_ERRORS_PER_S
     when_full: str = WHEN_FULL[0]
     warn_at: float = WARN_AT
     warn_clear_at: float = WARN_CLEAR_AT

@@ -36,13 +36,14 @@ class Reason(IntEnum):
     TOO_BIG = 21
     FAMILY = 22
     FILTERED = 23
-    SPOOFED = 24
-    GUARD_FOREIGN = 25
-    GUARD_NOBODY = 26
-    GUARD_EXPIRED = 27
-    GUARD_FRAGMENT = 28
-    GUARD_PROTOCOL = 29
-    MAX = 30
+    UNSOLICITED = 24
+    SPOOFED = 25
+    GUARD_FOREIGN = 26
+    GUARD_NOBODY = 27
+    GUARD_EXPIRED = 28
+    GUARD_FRAGMENT = 29
+    GUARD_PROTOCOL = 30
+    MAX = 31
 
 
 class Traffic(IntEnum):
@@ -54,9 +55,10 @@ class Traffic(IntEnum):
     NEW_FLOW = 5
     REUSED = 6
     ICMP_SENT = 7
-    FAST_OUT = 8
-    FAST_IN = 9
-    MAX = 10
+    ICMP_MUTED = 8
+    FAST_OUT = 9
+    FAST_IN = 10
+    MAX = 11
 
 
 class Hook(IntEnum):
@@ -269,6 +271,7 @@ class Pool(NamedTuple):
     client_icmp_max: int
     client_state_max: int
     client_rate_max: int
+    errors_max: int
     name: bytes
     slices: bytes
 
@@ -280,8 +283,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQQIIIIIIII48s3072s")
-POOL_BYTES: Final = 3200
+_pool = Struct("<QQQQQQIIIIIIIII4x48s3072s")
+POOL_BYTES: Final = 3208
 
 
 class Source(NamedTuple):

@@ -8,6 +8,7 @@ Acts in the network namespace of the calling thread.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, links
+from softunicast.kernel import abi, layout, links
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
@@ -129,6 +130,7 @@ class Datapath:
             "claims": limits.flows_max,
             "clients": limits.clients_max,
         }
+        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
@@ -388,7 +390,8 @@ def _refuse_other_abi(pin: Path) -> None:
         raise KernelError(
             f"the running data path has layout {found}, this version of softunicast layout "
             f"{abi.AbiLimit.ABI_VERSION}",
-            fix="stop the agent cleanly with the version that started it, then start this one",
+            errno.EINVAL,
+            layout.OTHER_VERSION,
         )
 
 

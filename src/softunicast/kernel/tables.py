@@ -121,6 +121,7 @@ class Tables:
                         state_max=pool.client_state_max,
                         new_per_s=pool.client_rate_max,
                     ),
+                    pool.errors_max,
                     WHEN_FULL[bool(pool.behaviour & abi.Behaviour.ONE_ADDRESS)],
                     bool(pool.behaviour & abi.Behaviour.SEVERAL),
                 ),
@@ -233,6 +234,7 @@ class Tables:
             limits.icmp_max,
             limits.state_max,
             limits.new_per_s,
+            pool.icmp_errors_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
         )
