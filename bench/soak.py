@@ -142,7 +142,7 @@ class Server:
         built.inside(SERVER, self.datapath.apply, state(slice_ports))
 
     def _open(self) -> Datapath:
-        attach = {"onramp": self._attachment}
+        attach = {"onramp": self._attachment, "uplink": self._attachment}
         return Datapath.open(self._folder, "uplink", "soak", Limits(flows_max=FLOWS_MAX), attach)
 
     def close(self) -> None:

@@ -149,6 +149,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct usage_cell);
 } usage_cells SEC(".maps");
+
+struct { /* when the next ICMP error to a client is due, at the rate allowed */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct client_key);
+	__type(value, __u64);
+} told SEC(".maps");
+
 struct exhausted_key { /* a pool's slice, towards one destination */
 	ip_address local;
 	ip_address remote;
@@ -170,13 +178,6 @@ struct {
 	__type(key, struct exhausted_key);
 	__type(value, struct exhausted);
 } exhausted SEC(".maps");
-
-struct { /* when the next ICMP error to a client is due, at the rate allowed */
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct client_key);
-	__type(value, __u64);
-} told SEC(".maps");
 
 struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
 	struct flow flow;

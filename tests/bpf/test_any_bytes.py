@@ -167,13 +167,12 @@ def test_there_and_back(
     client, server = f"10.0.0.2:{port}", f"203.0.113.{remote[0]}:{remote[1]}"
 
     def make(source: str, destination: str, identifier: int, reply: bool) -> bytes:
+        macs = FROM_WIRE if reply else FROM_CLIENT
         if kind == "echo":
-            return echo(source, destination, identifier, reply, payload, ttl)
-        return (
-            tcp(source, destination, "S", payload, ttl)
-            if kind == "tcp"
-            else udp(source, destination, payload, ttl)
-        )
+            return echo(source, destination, identifier, reply, payload, ttl, macs=macs)
+        if kind == "tcp":
+            return tcp(source, destination, "S", payload, ttl, macs=macs)
+        return udp(source, destination, payload, ttl, macs=macs)
 
     out = busy_world.out(make(client, server, port, False))
     assert out.outcome == "out"

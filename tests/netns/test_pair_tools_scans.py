@@ -56,6 +56,33 @@ def test_scan_of_udp(lab: PairLab) -> None:
     assert grown.of("steered") >= 99
 
 
+def test_scan_of_the_shared_address(lab: PairLab) -> None:
+    """From the internet, over ports of both servers and of nobody, none of which a client has: nothing answers, and
+    each SYN is counted where it ended."""
+    slices = [lab.slice_of(server) for server in SERVER_OF.values()]
+    used = {
+        int(local.rpartition(":")[2]) for server in SERVER_OF.values() for *_, local, _ in lab.flows(server)
+    }
+    ports = [
+        str(port) for held in slices for port in range(held.port_first, held.port_last) if port not in used
+    ]
+    ports = [*ports[:5], *ports[-5:], "60001", "60002"]
+    with counted(lab) as grown:
+        said = lab.good(
+            "internet",
+            *("nmap", "-n", "-Pn", "-sS", "--max-retries", "0", "--max-rtt-timeout", "100ms"),
+            *("-p", ",".join(ports), str(slices[0].address)),
+        )
+    assert re.search(
+        rf"All {len(ports)} scanned ports .* ignored states|{len(ports)} filtered tcp ports", said
+    ), said
+    assert "open" not in said.replace("open|", "")
+    assert "closed" not in said
+    assert grown.reasons() == {"unsolicited", "no_owner"}
+    assert sum(drops.get("unsolicited", 0) for drops in grown.drops.values()) == 10
+    assert sum(drops.get("no_owner", 0) for drops in grown.drops.values()) == 2
+
+
 def hping(lab: PairLab, client: str, *how: str) -> tuple[int, str]:
     """How many of ten packets were answered, and what hping3 printed."""
     done = lab.run(client, "hping3", "-n", "-c", "10", "-i", "u2000", *how, INTERNET)
