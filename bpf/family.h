@@ -49,6 +49,12 @@ INLINE __u32 address_number(ip_address address)
 	return be32(address);
 }
 
+/* Whose address is it? */
+INLINE ip_address subscriber(ip_address client)
+{
+	return client;
+}
+
 #else
 
 typedef struct {
@@ -97,6 +103,13 @@ INLINE int is_multicast(ip_address address)
 INLINE __u32 address_number(ip_address address)
 {
 	return be32(address.words[0] ^ address.words[1] ^ address.words[2] ^ address.words[3]);
+}
+
+/* Whoever has one address of a /64 can have all of them. */
+INLINE ip_address subscriber(ip_address client)
+{
+	client.words[2] = client.words[3] = 0;
+	return client;
 }
 
 #endif

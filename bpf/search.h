@@ -49,8 +49,8 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 pool;
-	__u32 first_slice;
+	__u32 address;    /* number of the client's, which is tried first. 0: any */
+	__u16 first_slice;
 	__u16 port;   /* next to try is first + ((port) & mask) */
 	__u16 stride; /* odd: visits every port of the slice once */
 	__u16 first;
@@ -66,7 +66,7 @@ struct search { /* the state of one search for a free port, over all slices of a
 /* May the claim of an ended conversation change hands before it expires? */
 INLINE int reusable(const struct search *search, const struct claim *claim, __u64 expires)
 {
-	return search->early && claim->pool == search->pool && ended(claim->state) &&
+	return search->early && claim->pool == search->claim->pool && ended(claim->state) &&
 	       expires <= search->now_ns + search->closing_ns - REUSE_AFTER_NS;
 }
 
@@ -74,7 +74,6 @@ INLINE int reusable(const struct search *search, const struct claim *claim, __u6
 INLINE void give_back(struct search *search)
 {
 	bpf_map_delete_elem(&claims, search->key);
-	client_loses(&search->claim->flow);
 }
 
 /* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
@@ -88,7 +87,7 @@ INLINE void wait_for(struct search *search, const struct claim *claim, __u64 fre
 	if (free < known->until_ns)
 		known->until_ns = free;
 	if (early < known->early_until_ns && search->key->protocol == IPPROTO_TCP && ended(claim->state) &&
-	    claim->pool == search->pool)
+	    claim->pool == search->claim->pool)
 		known->early_until_ns = early;
 }
 
@@ -98,10 +97,8 @@ INLINE int insert_claim(struct search *search)
 	struct claim *old;
 	__u64 expires, free;
 
-	if (!error) {
-		client_gains(&search->claim->flow);
+	if (!error)
 		return 1;
-	}
 	if (error != -17 /* EEXIST */) {
 		search->full = 1;
 		return 0;
@@ -128,7 +125,7 @@ INLINE int insert_claim(struct search *search)
 	drop_flow_of(search->key, old);
 	old->flow = search->claim->flow;
 	old->state = search->claim->state;
-	old->pool = search->pool;
+	old->pool = search->claim->pool;
 	old->since_ticks = search->now_ns / TICK_NS;
 	old->refresh_in_ticks = 0;
 	old->acknowledged = search->claim->acknowledged;
@@ -136,7 +133,6 @@ INLINE int insert_claim(struct search *search)
 	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
 	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
-	client_gains(&search->claim->flow);
 	search->reused = 1;
 	return 1;
 }
@@ -158,6 +154,10 @@ static long try_port(__u32 index, struct search *search)
 	return 1;
 }
 
+/* How often every slice is looked at, in this order: at the client's address; unless the pool keeps it to that, at the
+ * others; then the same for ports of conversations that have ended. */
+enum pass { PASS_OWN, PASS_OTHERS, PASS_OWN_EARLY, PASS_OTHERS_EARLY, PASSES };
+
 /* Is the slice known to be exhausted still? Begins to find out anew. */
 INLINE int known_exhausted(struct search *search, const struct pool_slice *slice)
 {
@@ -166,7 +166,7 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 
 	key->local = search->key->local;
 	key->remote = search->key->remote;
-	key->pool = search->pool;
+	key->pool = search->claim->pool;
 	key->first = slice->first;
 	key->remote_port = search->key->remote_port;
 	key->protocol = search->key->protocol;
@@ -181,18 +181,27 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 
 static long try_slice(__u32 index, struct search *search)
 {
-	struct pool *pool = bpf_map_lookup_elem(&pools, &search->pool);
+	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim->pool);
 	struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
-	__u32 random;
+	__u32 random, pass, others;
 
 	if (!pool || !pool->slice_count)
 		return 1;
+	pass = index / pool->slice_count;
+	others = pass == PASS_OTHERS || pass == PASS_OTHERS_EARLY;
+	if (pass >= PASS_OWN_EARLY && !search->endings)
+		return 1;
+	if (others && (!search->address || (pool->behaviour & BEHAVIOUR_ONE_ADDRESS)))
+		return 0;
+	search->early = pass >= PASS_OWN_EARLY;
 	at = ((__u64)search->first_slice + index) % pool->slice_count;
 	if (at >= POOL_SLICES_MAX)
 		return 1;
 	slice = &pool->slices[at];
+	if (search->address && (address_number(slice->address) == search->address) == others)
+		return 0;
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= search->now_ns)
 		return 0; /* its lease ran out: the next slice */

@@ -224,12 +224,8 @@ def test_a_full_table_of_flows_keeps_no_claim(tmp_path: Path) -> None:
         assert not world.claims()
 
 
-def test_entries_are_whole_cache_lines_and_all_there_from_the_start(world: World) -> None:
-    """What configuration.md says of `flows_max`: 288 bytes each, of which a packet reads two cache lines a table."""
+def test_entries_are_two_cache_lines(world: World) -> None:
+    """No field of a flow or a claim is in a third one."""
     for name in ("flows", "claims"):
         table = world.datapath.map(name)
         assert KERNELS_PART_BYTES + -(-table.key_bytes // 8) * 8 + table.value_bytes == 2 * CACHE_LINE_BYTES
-        told = Path(f"/proc/self/fdinfo/{table.fd}").read_text()
-        fields = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
-        assert int(fields["map_flags"], 0) == 0
-        assert int(fields["memlock"]) / table.max_entries == pytest.approx(288 / 2, rel=0.01)

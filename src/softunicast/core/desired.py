@@ -18,6 +18,7 @@ from softunicast.core.pools import (
     BEHAVIOUR_DEFAULT,
     ICMP_ERRORS_PER_S,
     NO_LIMITS,
+    WHEN_FULL,
     Behaviour,
     ClientLimits,
     Pool,
@@ -50,14 +51,17 @@ class AddressTable:
 
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
-    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps,
-    what one client may take, and how many ICMP errors it is sent per second."""
+    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, what one client
+    may take, and how many ICMP errors it is sent per second. `several`: it may get a second address, so that clients'
+    addresses have to be remembered."""
 
     timers: Timers
     slices: tuple[Slice, ...]
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
     icmp_errors_per_s: int = ICMP_ERRORS_PER_S
+    when_full: str = WHEN_FULL[0]
+    several: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,8 @@ def desired(
                 pool.behaviour,
                 pool.client_limits,
                 pool.icmp_errors_per_s,
+                pool.when_full,
+                pool.slices_max > 1,
             )
             for pool in pools
         },

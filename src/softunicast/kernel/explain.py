@@ -22,7 +22,7 @@ from softunicast.kernel.objects import BpfObject
 from softunicast.kernel.reasons import MEANING
 from softunicast.kernel.testrun import run_tc, run_xdp
 
-_COPIED: Final = ("claims", "flows")
+_COPIED: Final = ("claims", "flows", "clients")
 _ROOM: Final = 16  # for what one packet can add to them
 
 

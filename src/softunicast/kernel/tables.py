@@ -16,7 +16,7 @@ from typing import Final
 
 from softunicast.core.desired import KernelState, PoolSlices
 from softunicast.core.plan import diff
-from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
+from softunicast.core.pools import NO_LIMITS, PROTOCOLS, WHEN_FULL, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
@@ -38,6 +38,12 @@ def _behaviour_bits(behaviour: Behaviour) -> int:
     bits = [abi.Behaviour[f"MAPPING_{name.upper()}"] for name in behaviour.independent_mapping]
     bits += [abi.Behaviour[f"FILTERING_{name.upper()}"] for name in behaviour.independent_filtering]
     return sum(bits)
+
+
+def _sharing_bits(pool: PoolSlices) -> int:
+    bits = abi.Behaviour.LIMIT if pool.client_limits != NO_LIMITS else 0
+    bits |= abi.Behaviour.ONE_ADDRESS if pool.when_full == "refuse" else 0
+    return bits | (abi.Behaviour.SEVERAL if pool.several else 0)
 
 
 def _behaviour(bits: int) -> Behaviour:
@@ -107,8 +113,17 @@ class Tables:
                     timers,
                     tuple(_pool_slices(pool)),
                     _behaviour(pool.behaviour),
-                    ClientLimits(pool.client_flows_max, pool.client_rate_max),
+                    ClientLimits(
+                        flows_max=pool.client_flows_max,
+                        tcp_max=pool.client_tcp_max,
+                        udp_max=pool.client_udp_max,
+                        icmp_max=pool.client_icmp_max,
+                        state_max=pool.client_state_max,
+                        new_per_s=pool.client_rate_max,
+                    ),
                     pool.errors_max,
+                    WHEN_FULL[bool(pool.behaviour & abi.Behaviour.ONE_ADDRESS)],
+                    bool(pool.behaviour & abi.Behaviour.SEVERAL),
                 ),
             )
 
@@ -203,7 +218,7 @@ class Tables:
         if index is None:
             index = max(self._pools.values(), default=0) + 1
         entries = b"".join(self._pool_slice(part).pack() for part in pool.slices)
-        timers = pool.timers
+        timers, limits = pool.timers, pool.client_limits
         value = abi.Pool(
             timers.tcp_opening_s * NS,
             timers.tcp_established_s * NS,
@@ -212,9 +227,13 @@ class Tables:
             timers.icmp_s * NS,
             timers.rest_s * NS,
             len(pool.slices),
-            _behaviour_bits(pool.behaviour),
-            pool.client_limits.flows_max,
-            pool.client_limits.new_per_s,
+            _behaviour_bits(pool.behaviour) | _sharing_bits(pool),
+            limits.flows_max,
+            limits.tcp_max,
+            limits.udp_max,
+            limits.icmp_max,
+            limits.state_max,
+            limits.new_per_s,
             pool.icmp_errors_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
@@ -237,11 +256,14 @@ class Tables:
         address: IPv4Address | None,
         xdp_mtu: int,
         sources: Sequence[IPv4Network] = (),
+        mss: int = 0,
+        mss_mtu: int = 0,
     ) -> None:
         """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
         `sources`: the addresses that clients may have; none: any.
+        `mss`: the most that a SYN may announce, 0 for anything, or what fits packets of `mss_mtu` bytes.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
@@ -249,23 +271,37 @@ class Tables:
         prefixes = b"".join(
             abi.Source(address_word(one.network_address), address_word(one.netmask)).pack() for one in sources
         ).ljust(abi.AbiLimit.ONRAMP_SOURCES_MAX * abi.SOURCE_BYTES, b"\0")
-        entry = abi.Onramp(self._pools[pool], word, xdp_mtu, len(sources), prefixes, name_bytes(name, 16))
-        self.maps["onramps"].set(index_key(index), entry.pack())
+        numbers = self._pools[pool], word, xdp_mtu, mss, mss_mtu, len(sources)
+        self.maps["onramps"].set(
+            index_key(index), abi.Onramp(*numbers, prefixes, name_bytes(name, 16)).pack()
+        )
         if before is not None and before != index:
             self.maps["onramps"].delete(index_key(before))
         self._onramps[name] = index
         self.state = replace(self.state, onramps={**self.state.onramps, name: pool})
 
+    def mss_mtu(self, name: str) -> int:
+        """As `set_onramp` was told; 0 when there is no such on-ramp."""
+        index = self._onramps.get(name)
+        value = self.maps["onramps"].get(index_key(index)) if index is not None else None
+        return abi.Onramp.unpack(value).mss_mtu if value else 0
+
     def onramp_index(self, name: str) -> int | None:
         """The number of the interface that the entry of this on-ramp is for."""
         return self._onramps.get(name)
 
-    def remove_onramp(self, name: str) -> None:
-        """The program must be detached already."""
-        self.maps["onramps"].delete(index_key(self._onramps.pop(name)))
+    def remove_onramp(self, name: str) -> int:
+        """The program must be detached already. Returns the number of the interface."""
+        index = self._onramps.pop(name)
+        self.maps["onramps"].delete(index_key(index))
         self.state = replace(
             self.state, onramps={key: pool for key, pool in self.state.onramps.items() if key != name}
         )
+        return index
+
+    def pool_numbers(self) -> Mapping[str, int]:
+        """The number that stands for each pool."""
+        return self._pools
 
     def server_index(self, name: str) -> int:
         """The number that stands for a server in the slots, 0 while it has none."""
