@@ -70,16 +70,14 @@ INLINE int answers(const struct packet *packet, const struct flow_key *key, __u3
 }
 
 INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
-			const struct onramp *onramp, __u64 now)
+			const struct onramp *onramp, struct trial *trial, __u64 now)
 {
-	struct trial *trial = fresh_trial();
 	ip_address gateway = UNSPECIFIED;
 	__u32 error;
 	enum way way;
 	int reason;
 
-	if (!trial)
-		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	zero_fill(trial, sizeof(*trial));
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
@@ -122,34 +120,38 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	struct flow_key key = {};
+	struct scratch *scratch = scratch_here();
 	struct flow *flow = 0;
-	struct quote quote;
+	struct flow_key *key;
+	struct quote *quote;
 	ip_address gateway = UNSPECIFIED;
 	void *data, *end;
 
-	if (!packet)
+	if (!packet || !scratch)
 		return TC_ACT_SHOT;
+	key = &scratch->flow_key;
+	quote = &scratch->quote;
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	packet->reason = REASON_ICMP_ERROR;
-	if (!parse_quote(data, end, packet, &quote)) {
-		key.client = quote.destination;
-		key.remote = quote.source;
-		key.client_port = quote.destination_port;
-		key.remote_port = quote.protocol == PROTOCOL_ICMP ? 0 : quote.source_port;
-		key.onramp = skb->ifindex;
-		key.protocol = quote.protocol;
-		flow = bpf_map_lookup_elem(&flows, &key);
+	if (!parse_quote(data, end, packet, quote)) {
+		zero_fill(key, sizeof(*key));
+		key->client = quote->destination;
+		key->remote = quote->source;
+		key->client_port = quote->destination_port;
+		key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->source_port;
+		key->onramp = skb->ifindex;
+		key->protocol = quote->protocol;
+		flow = bpf_map_lookup_elem(&flows, key);
 	}
-	if (!flow || !same_address(packet->destination, quote.source))
+	if (!flow || !same_address(packet->destination, quote->source))
 		return NOT_A_FLOW;
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_OUT, packet);
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
-	if (translate_error(data, end, packet, &quote, 0, flow->local, flow->local_port))
+	if (translate_error(data, end, packet, quote, 0, flow->local, flow->local_port))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
 	return transmit(skb, flow, now, gateway);
 }
@@ -169,49 +171,55 @@ SEC("tc")
 int egress_out(struct __sk_buff *skb)
 {
 	__u32 interface = skb->ifindex;
-	struct flow_key key = {};
-	struct packet packet;
+	struct scratch *scratch = scratch_here();
+	struct packet *packet;
+	struct flow_key *key;
 	struct onramp *onramp;
 	struct flow *flow;
 	int parsed, verdict;
 	__u64 now;
 
+	if (!scratch)
+		return TC_ACT_SHOT;
+	packet = &scratch->packet;
 	pull_headers(skb);
-	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
+	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
 	if (parsed == PARSED_OTHER) /* ARP and the like */
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_IPV6)
-		return ipv6_out(skb, &packet);
-	if (is_multicast(packet.destination))
+		return ipv6_out(skb, packet);
+	if (is_multicast(packet->destination))
 		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
-	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
+	verdict = parsed == PARSED_ERROR ? error_out(skb, packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
 	if (parsed != PARSED_OK)
-		return untranslatable(skb, &packet, onramp);
+		return untranslatable(skb, packet, onramp);
 	if (!onramp)
-		return drop(skb, REASON_NO_POOL, HOOK_EGRESS_OUT, &packet);
-	key.client = packet.source;
-	key.remote = packet.destination;
-	key.client_port = packet.source_port;
-	key.remote_port = packet.protocol == PROTOCOL_ICMP ? 0 : packet.destination_port;
-	key.onramp = interface;
-	key.protocol = packet.protocol;
+		return drop(skb, REASON_NO_POOL, HOOK_EGRESS_OUT, packet);
+	key = &scratch->flow_key;
+	zero_fill(key, sizeof(*key));
+	key->client = packet->source;
+	key->remote = packet->destination;
+	key->client_port = packet->source_port;
+	key->remote_port = packet->protocol == PROTOCOL_ICMP ? 0 : packet->destination_port;
+	key->onramp = interface;
+	key->protocol = packet->protocol;
 	now = bpf_ktime_get_coarse_ns();
-	flow = bpf_map_lookup_elem(&flows, &key);
-	if (flow && packet.ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
-		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
+	flow = bpf_map_lookup_elem(&flows, key);
+	if (flow && packet->ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
+		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
 	if (flow &&
-	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
+	    (flow->refresh_ns <= now || (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
 	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
-	    !refresh(skb, flow, &key, &packet, now)) {
-		bpf_map_delete_elem(&flows, &key);
+	    !refresh(skb, flow, key, packet, now)) {
+		bpf_map_delete_elem(&flows, key);
 		flow = 0;
 	}
 	if (!flow)
-		return first_packet(skb, &packet, &key, onramp, now);
-	return send_or_drop(skb, &packet, flow, onramp, now);
+		return first_packet(skb, packet, key, onramp, &scratch->trial, now);
+	return send_or_drop(skb, packet, flow, onramp, now);
 }
 
 SEC("tc")
@@ -219,52 +227,60 @@ int egress_in(struct __sk_buff *skb)
 {
 	struct rewrite rewrite = {.end = END_DESTINATION};
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
-	struct claim_key key = {}, mapping = {};
+	struct scratch *scratch = scratch_here();
+	struct claim_key *key, *mapping;
 	int parsed, verdict, stranger = 0;
-	struct packet packet;
+	struct packet *packet;
 	struct claim *claim;
 	__u64 now;
 	__u32 onramp;
 
+	if (!scratch)
+		return TC_ACT_SHOT;
+	packet = &scratch->packet;
+	key = &scratch->claim_key;
+	mapping = &scratch->mapping;
 	pull_headers(skb);
-	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
+	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
 	if (parsed == PARSED_ERROR)
-		return error_in(skb, &packet);
+		return error_in(skb, packet);
 	if (parsed != PARSED_OK)
 		return TC_ACT_UNSPEC; /* what was for us and could not be read, the director has dropped */
-	key.local = packet.destination;
-	key.remote = packet.source;
-	key.local_port = packet.destination_port;
-	key.remote_port = packet.protocol == PROTOCOL_ICMP ? 0 : packet.source_port;
-	key.protocol = packet.protocol;
-	claim = bpf_map_lookup_elem(&claims, &key);
+	zero_fill(key, sizeof(*key));
+	key->local = packet->destination;
+	key->remote = packet->source;
+	key->local_port = packet->destination_port;
+	key->remote_port = packet->protocol == PROTOCOL_ICMP ? 0 : packet->source_port;
+	key->protocol = packet->protocol;
+	claim = bpf_map_lookup_elem(&claims, key);
 	now = bpf_ktime_get_coarse_ns();
 	if (!claim || !alive(claim, now)) {
-		mapping.protocol = key.protocol;
-		mapping.local = key.local;
-		mapping.local_port = key.local_port;
-		claim = bpf_map_lookup_elem(&claims, &mapping);
-		if (!claim || !alive(claim, now) || socket_holds(skb, &key))
+		zero_fill(mapping, sizeof(*mapping));
+		mapping->protocol = key->protocol;
+		mapping->local = key->local;
+		mapping->local_port = key->local_port;
+		claim = bpf_map_lookup_elem(&claims, mapping);
+		if (!claim || !alive(claim, now) || socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
 		/* The port is that client's alone. The kernel would refuse in its name, and break what both begin. */
-		if (!open_to_all(claim, key.protocol))
-			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, &packet);
+		if (!open_to_all(claim, key->protocol))
+			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, packet);
 		stranger = 1;
 	}
-	if (packet.ttl <= 1)
-		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);
+	if (packet->ttl <= 1)
+		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
 	onramp = claim->flow.onramp;
-	verdict = too_big(skb, &packet, onramp);
+	verdict = too_big(skb, packet, onramp);
 	if (verdict != NOT_TOO_BIG)
 		return verdict;
-	if (!stranger && packet.protocol == IPPROTO_TCP)
-		seen_reply(claim, &packet, now);
+	if (!stranger && packet->protocol == IPPROTO_TCP)
+		seen_reply(claim, packet, now);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
-	if (translate(skb, &packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
-		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, &packet);
+	if (translate(skb, packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
 	return bpf_redirect(onramp, 0);
 }

@@ -87,20 +87,6 @@ struct {
 	__type(value, struct client);
 } clients SEC(".maps");
 
-struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
-	struct flow flow;
-	struct claim claim;
-	struct claim_key key;
-	__u32 zero;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct trial);
-} scratch SEC(".maps");
-
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASON_MAX);

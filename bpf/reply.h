@@ -4,7 +4,7 @@
 
 #include "flow.h"
 #include "icmp.h"
-#include "quote.h"
+#include "scratch.h"
 
 #define NOT_TOO_BIG -2
 #define BYTES_ALWAYS_FIT 576 /* RFC 791: smaller packets need no check */
@@ -62,25 +62,29 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
-	struct claim_key key = {};
+	struct scratch *scratch = scratch_here();
+	struct claim_key *key;
 	struct claim *claim;
-	struct quote quote;
+	struct quote *quote;
 	void *data, *end;
 	__u32 onramp;
 
-	if (!packet)
+	if (!packet || !scratch)
 		return TC_ACT_SHOT;
+	key = &scratch->claim_key;
+	quote = &scratch->quote;
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (parse_quote(data, end, packet, &quote) || !same_address(quote.source, packet->destination))
+	if (parse_quote(data, end, packet, quote) || !same_address(quote->source, packet->destination))
 		return TC_ACT_UNSPEC;
-	key.local = quote.source;
-	key.remote = quote.destination;
-	key.local_port = quote.source_port;
-	key.remote_port = quote.protocol == PROTOCOL_ICMP ? 0 : quote.destination_port;
-	key.protocol = quote.protocol;
-	claim = bpf_map_lookup_elem(&claims, &key);
+	zero_fill(key, sizeof(*key));
+	key->local = quote->source;
+	key->remote = quote->destination;
+	key->local_port = quote->source_port;
+	key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->destination_port;
+	key->protocol = quote->protocol;
+	claim = bpf_map_lookup_elem(&claims, key);
 	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
 		return TC_ACT_UNSPEC;
 	if (packet->ttl <= 1)
@@ -88,7 +92,7 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	onramp = claim->flow.onramp;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
-	if (translate_error(data, end, packet, &quote, 1, claim->flow.client, claim->flow.client_port) ||
+	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port) ||
 	    set_mac(skb, client_mac, onramp_mac))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "claim.h"
+#include "scratch.h"
 
 /* Does a kernel socket hold the tuple? TCP: any state, TIME_WAIT and listeners included. */
 INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
@@ -34,25 +35,9 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
 
-struct search { /* the state of one search for a free port, over all slices of a pool */
+struct searching { /* on the stack, where pointers can be kept */
 	struct __sk_buff *skb;
-	struct claim_key *key; /* in scratch, like */
-	struct claim *claim;   /* what a free port is given */
-	__u64 until_ns;
-	__u64 now_ns;
-	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 pool;
-	__u32 first_slice;
-	__u16 port;   /* next to try is first + ((port) & mask) */
-	__u16 stride; /* odd: visits every port of the slice once */
-	__u16 first;
-	__u16 mask;
-	__u8 held;    /* a slice with a live lease was there */
-	__u8 full;    /* the claims table has no room */
-	__u8 found;
-	__u8 reused;
-	__u8 endings; /* ended conversations were in the way */
-	__u8 early;   /* take these over */
+	struct search *search;
 };
 
 /* May the claim of an ended conversation change hands before it expires? */
@@ -65,59 +50,60 @@ INLINE int reusable(const struct search *search, const struct claim *claim, __u6
 /* Undoes insert_claim, before anybody can have used the claim. */
 INLINE void give_back(struct search *search)
 {
-	bpf_map_delete_elem(&claims, search->key);
-	client_loses(&search->claim->flow);
+	bpf_map_delete_elem(&claims, &search->key);
+	client_loses(&search->claim.flow);
 }
 
 INLINE int insert_claim(struct search *search)
 {
-	long error = bpf_map_update_elem(&claims, search->key, search->claim, BPF_NOEXIST);
+	long error = bpf_map_update_elem(&claims, &search->key, &search->claim, BPF_NOEXIST);
 	struct claim *old;
 	__u64 expires;
 
 	if (!error) {
-		client_gains(&search->claim->flow);
+		client_gains(&search->claim.flow);
 		return 1;
 	}
 	if (error != -17 /* EEXIST */) {
 		search->full = 1;
 		return 0;
 	}
-	old = bpf_map_lookup_elem(&claims, search->key);
+	old = bpf_map_lookup_elem(&claims, &search->key);
 	if (!old)
 		return 0; /* swept away this moment: the next port will do */
 	expires = *(volatile __u64 *)&old->expires_ns;
-	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
+	if (expires != CLAIM_BUSY && search->key.protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
-	    (expires <= search->now_ns && expires + rest_ns(search->key, old) > search->now_ns) ||
+	    (expires <= search->now_ns && expires + rest_ns(&search->key, old) > search->now_ns) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(search->key, old);
-	old->flow = search->claim->flow;
-	old->state = search->claim->state;
+	drop_flow_of(&search->key, old, &search->former);
+	old->flow = search->claim.flow;
+	old->state = search->claim.state;
 	old->pool = search->pool;
 	old->since_ns = search->now_ns;
 	old->refresh_in_ns = 0;
-	old->acknowledged = search->claim->acknowledged;
-	old->sent = search->claim->sent;
-	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
-	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
+	old->acknowledged = search->claim.acknowledged;
+	old->sent = search->claim.sent;
+	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));
+	copy(old->onramp_mac, search->claim.onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
-	client_gains(&search->claim->flow);
+	client_gains(&search->claim.flow);
 	search->reused = 1;
 	return 1;
 }
 
-static long try_port(__u32 index, struct search *search)
+static long try_port(__u32 index, struct searching *searching)
 {
+	struct search *search = searching->search;
 	__u16 port = search->first + (search->port & search->mask);
 
 	search->port += search->stride;
-	search->key->local_port = be16(port);
+	search->key.local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (socket_holds(search->skb, search->key)) {
+	if (socket_holds(searching->skb, &search->key)) {
 		give_back(search);
 		search->reused = 0;
 		return 0;
@@ -126,8 +112,9 @@ static long try_port(__u32 index, struct search *search)
 	return 1;
 }
 
-static long try_slice(__u32 index, struct search *search)
+static long try_slice(__u32 index, struct searching *searching)
 {
+	struct search *search = searching->search;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &search->pool);
 	struct pool_slice *slice;
 	struct slot *slot;
@@ -145,11 +132,11 @@ static long try_slice(__u32 index, struct search *search)
 		return 0; /* its lease ran out: the next slice */
 	search->held = 1;
 	random = bpf_get_prandom_u32();
-	search->key->local = slice->address;
+	search->key.local = slice->address;
 	search->first = slice->first;
 	search->mask = slice->mask;
 	search->port = random;
 	search->stride = random >> 16 | 1;
-	bpf_loop((__u32)search->mask + 1, try_port, search, 0);
+	bpf_loop((__u32)search->mask + 1, try_port, searching, 0);
 	return search->found || search->full ? 1 : 0;
 }

@@ -6,6 +6,7 @@
 static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, struct sweep *sweep)
 {
 	struct claim_key dead = *key;
+	struct flow_key former;
 	__u64 expires = *(volatile __u64 *)&claim->expires_ns;
 
 	if (expires > sweep->now_ns) { /* also CLAIM_BUSY */
@@ -16,7 +17,7 @@ static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, s
 		return 0;
 	if (__sync_val_compare_and_swap(&claim->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(&dead, claim);
+	drop_flow_of(&dead, claim, &former);
 	bpf_map_delete_elem(&claims, &dead);
 	sweep->freed++;
 	return 0;
