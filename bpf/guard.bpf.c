@@ -4,6 +4,9 @@
  * Invariant 3: no packet with a soft-unicast source leaves unless this server holds its slice right now.
  * It does not matter who made the packet: egress, a socket, or root with a raw socket. Packets with any
  * other source are not looked at further and left to whatever program is attached after this one.
+ *
+ * What the director at tc sends on (a neighbour's client to another's, for example) passes: this server only hands it
+ * over, as XDP does without asking. It came in by the uplink, and its destination is a neighbour's.
  */
 #include "count.h"
 #include "quote.h"
@@ -16,12 +19,21 @@ INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *
 	return TC_ACT_SHOT;
 }
 
+/* `port`: what the packet is for at its destination. */
+INLINE int handed_over(struct __sk_buff *skb, const struct packet *packet, __u16 port)
+{
+	struct slot *slot;
+
+	return skb->ingress_ifindex == skb->ifindex && place_of(packet->destination, port, &slot) == PLACE_ELSEWHERE;
+}
+
 SEC("tc")
 int guard(struct __sk_buff *skb)
 {
 	struct packet packet;
+	enum reason reason;
 	struct slot *slot;
-	__u16 port;
+	__u16 port, to_port;
 	int parsed;
 
 	pull_headers(skb);
@@ -30,6 +42,7 @@ int guard(struct __sk_buff *skb)
 	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
 		return TC_ACT_UNSPEC;
 	port = packet.source_port;
+	to_port = packet.destination_port;
 	if (parsed == PARSED_ERROR) {
 		struct quote quote;
 
@@ -39,6 +52,7 @@ int guard(struct __sk_buff *skb)
 		    !same_address(quote.destination, packet.source))
 			parsed = refuse(&packet, REASON_ICMP_ERROR);
 		port = quote.destination_port;
+		to_port = quote.source_port;
 	}
 	if (parsed == PARSED_DROP) {
 		struct address_key key = {.address = packet.source};
@@ -54,12 +68,15 @@ int guard(struct __sk_buff *skb)
 	case PLACE_HERE:
 		return TC_ACT_UNSPEC;
 	case PLACE_ELSEWHERE:
-		return drop(skb, REASON_GUARD_FOREIGN, &packet);
+		reason = REASON_GUARD_FOREIGN;
+		break;
 	case PLACE_EXPIRED:
-		return drop(skb, REASON_GUARD_EXPIRED, &packet);
+		reason = REASON_GUARD_EXPIRED;
+		break;
 	default:
-		return drop(skb, REASON_GUARD_NOBODY, &packet);
+		reason = REASON_GUARD_NOBODY;
 	}
+	return handed_over(skb, &packet, to_port) ? TC_ACT_UNSPEC : drop(skb, reason, &packet);
 }
 
 LICENSE;

@@ -87,6 +87,28 @@ struct {
 	__type(value, struct client);
 } clients SEC(".maps");
 
+struct exhausted_key { /* a pool's slice, towards one destination */
+	ip_address local;
+	ip_address remote;
+	__u32 pool;
+	__u16 first;       /* first port, host order */
+	__u16 remote_port; /* be */
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct exhausted { /* no port was free at the last exact search, and none can be before: see search.h */
+	__u64 until_ns;
+	__u64 early_until_ns; /* likewise, by taking over an ended conversation */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct exhausted_key);
+	__type(value, struct exhausted);
+} exhausted SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASON_MAX);

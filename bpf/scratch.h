@@ -10,6 +10,8 @@ struct search { /* the state of one search for a free port, over all slices of a
 	struct claim_key key;
 	struct claim claim; /* what a free port is given */
 	struct flow_key former; /* who had the claim that is taken over */
+	struct exhausted_key slice; /* the one that is being searched, */
+	struct exhausted exhausted; /* and what is known of it so far */
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */

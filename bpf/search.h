@@ -5,7 +5,13 @@
  * A tuple that a kernel socket holds (also one that never heard of softunicast) counts as taken.
  *
  * Only when nothing is free, a port is used again early whose TCP conversation was followed to its end
- * (RFC 6888 REQ-8 a), a moment after that end. */
+ * (RFC 6888 REQ-8 a), a moment after that end.
+ *
+ * That a slice is exhausted towards a destination is remembered, for a second at most and never past the moment in
+ * which one of the claims that were in the way can be free: what changes a claim's life meanwhile sets it to a second
+ * at least (the shortest timer there is), and an ended conversation's port waits two. So the answer stays the exact
+ * one, but for ports that sockets give up; and a client whose connections are refused does not make the server try
+ * every port for each of them. One port is tried even so. */
 #pragma once
 
 #include "claim.h"
@@ -34,6 +40,7 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 }
 
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
+#define EXHAUSTED_NS 1000000000ULL   /* at most as long as the least timer of a pool */
 
 struct searching { /* on the stack, where pointers can be kept */
 	struct __sk_buff *skb;
@@ -52,6 +59,21 @@ INLINE void give_back(struct search *search)
 {
 	bpf_map_delete_elem(&claims, &search->key);
 	client_loses(&search->claim.flow);
+}
+
+/* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
+INLINE void wait_for(struct search *search, const struct claim *claim, __u64 expires)
+{
+	struct exhausted *known = &search->exhausted;
+	__u64 early = expires - search->closing_ns + REUSE_AFTER_NS;
+
+	if (expires == CLAIM_BUSY) /* being freed, perhaps */
+		expires = early = 0;
+	if (expires < known->until_ns)
+		known->until_ns = expires;
+	if (early < known->early_until_ns && search->key.protocol == IPPROTO_TCP && ended(claim->state) &&
+	    claim->pool == search->pool)
+		known->early_until_ns = early;
 }
 
 INLINE int insert_claim(struct search *search)
@@ -74,6 +96,7 @@ INLINE int insert_claim(struct search *search)
 	expires = *(volatile __u64 *)&old->expires_ns;
 	if (expires != CLAIM_BUSY && search->key.protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
+	wait_for(search, old, expires);
 	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
 	    (expires <= search->now_ns && expires + rest_ns(&search->key, old) > search->now_ns) ||
 	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)

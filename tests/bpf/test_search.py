@@ -144,6 +144,7 @@ def test_the_one_free_port_is_found(world: World, protocol: str) -> None:
     opener.fill(64)
     for attempt, key in enumerate(list(world.claims())[::7]):
         world.datapath.map("claims").delete(key.pack())
+        world.forget_exhausted()
         port = int.from_bytes(key.local_port.to_bytes(2, "little"), "big")
         assert opener.open(1000 + attempt) == (str(ADDRESS), port)
         assert opener.open(2000 + attempt) is None

@@ -40,6 +40,7 @@ ADDRESS = IPv4Address("198.51.100.10")
 ADDRESS2 = IPv4Address("198.51.100.11")
 SERVERS = {ME: frames.UPLINK_MAC, NEIGHBOUR: frames.NEIGHBOUR_MAC}
 FAR_NS = time.monotonic_ns() + 10**13  # a deadline that no test lives to see
+ATTACH = {UPLINK: "xdp"}  # as on a network card; on a veth it would be tc, which can be run unattached
 LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=10240)
 
 # One of these, or a drop reason, for every packet that a program does anything with; and, where the director
@@ -126,8 +127,14 @@ class World:
     def director(self, frame: bytes) -> Ran:
         return self._run("director", frame, UPLINK)
 
-    def guard(self, frame: bytes) -> Ran:
-        return self._run("guard", frame, UPLINK)
+    def director_tc(self, frame: bytes) -> Ran:
+        """At tc; the verdict in the words of XDP."""
+        ran = self._run("director_tc", frame, UPLINK)
+        return replace(ran, verdict={"next": "pass", "redirect": "tx"}.get(ran.verdict, ran.verdict))
+
+    def guard(self, frame: bytes, came_by: str | None = None) -> Ran:
+        """A packet of this host, or one that came in by an interface."""
+        return self._run("guard", frame, UPLINK, came_by=self.index[came_by] if came_by else 0)
 
     def out(self, frame: bytes, onramp: str = ONRAMP, segment_bytes: int | None = None) -> Ran:
         return self._run("egress_out", frame, onramp, segment_bytes)
@@ -139,11 +146,24 @@ class World:
         """XDP in front of `out`; the on-ramp must have been attached so."""
         return self._run("fast", frame, onramp)
 
-    def run(self, program: str, frame: bytes, interface: str, segment_bytes: int | None = None) -> Result:
+    def run(
+        self,
+        program: str,
+        frame: bytes,
+        interface: str,
+        segment_bytes: int | None = None,
+        came_by: int | None = None,
+    ) -> Result:
         """Nothing counted or checked: for tests that run many."""
         if program in XDP_PROGRAMS:
             return run_xdp(self.program(program), frame, self.index[interface])
-        return run_tc(self.program(program), frame, self.index[interface], segment_bytes=segment_bytes)
+        return run_tc(
+            self.program(program),
+            frame,
+            self.index[interface],
+            segment_bytes=segment_bytes,
+            came_by=came_by,
+        )
 
     def program(self, name: str) -> int:
         found: int = next(
@@ -151,9 +171,16 @@ class World:
         )
         return found
 
-    def _run(self, program: str, frame: bytes, interface: str, segment_bytes: int | None = None) -> Ran:
+    def _run(
+        self,
+        program: str,
+        frame: bytes,
+        interface: str,
+        segment_bytes: int | None = None,
+        came_by: int | None = None,
+    ) -> Ran:
         before = self.counters()
-        result = self.run(program, frame, interface, segment_bytes)
+        result = self.run(program, frame, interface, segment_bytes, came_by)
         counted = {
             name: value - before[name] for name, value in self.counters().items() if value != before[name]
         }
@@ -167,11 +194,18 @@ class World:
 
     def reset(self, wanted: KernelState | None = None) -> None:
         """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows"):
-            table = self.datapath.map(name)
-            for key, _ in list(table.items()):
-                table.delete(key)
+        for name in ("claims", "flows", "exhausted"):
+            self._empty(name)
         self.datapath.apply(wanted or state())
+
+    def _empty(self, name: str) -> None:
+        table = self.datapath.map(name)
+        for key, _ in list(table.items()):
+            table.delete(key)
+
+    def forget_exhausted(self) -> None:
+        """The next search is an exact one: for tests that free a port behind the programs' back."""
+        self._empty("exhausted")
 
     def claims(self) -> dict[abi.ClaimKey, abi.Claim]:
         items = self.datapath.map("claims").items()
@@ -185,6 +219,7 @@ class World:
         """Sets fields of every claim."""
         for key, claim in self.claims().items():
             self.datapath.map("claims").set(key.pack(), claim._replace(**fields).pack())
+        self.forget_exhausted()
 
     def change_flows(self, **fields: Any) -> None:
         for key, flow in self.flows().items():
@@ -195,6 +230,7 @@ class World:
         for key, value in self.claims().items():
             if claim in (None, key):
                 self.datapath.map("claims").set(key.pack(), value._replace(expires_ns=1).pack())
+        self.forget_exhausted()
         self.change_flows(refresh_ns=0)
 
     def local_ports(self) -> list[int]:
@@ -266,7 +302,7 @@ def make_server(folder: Path) -> Iterator[Path]:
 def make_world(folder: Path, limits: Limits = LIMITS) -> Iterator[World]:
     """Everything built, opened, with the tables of `state()`; and everything gone again."""
     with make_server(folder) as mount:
-        datapath = Datapath.open(mount, UPLINK, ME, limits)
+        datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH)
         try:
             datapath.apply(state())
             yield World(datapath)

@@ -20,7 +20,13 @@ SOURCE = ROOT / "src/softunicast"
 # -- kernel --------------------------------------------------------------------------------------------------
 
 MAP = re.compile(r"struct \{(.*?)\} (\w+) SEC\(\"\.maps\"\);", re.DOTALL)
-TYPES = {"ARRAY": "array", "LPM_TRIE": "LPM trie", "HASH": "hash", "PERCPU_ARRAY": "per-CPU array"}
+TYPES = {
+    "ARRAY": "array",
+    "LPM_TRIE": "LPM trie",
+    "HASH": "hash",
+    "LRU_HASH": "LRU hash",
+    "PERCPU_ARRAY": "per-CPU array",
+}
 
 
 def test_every_map() -> None:

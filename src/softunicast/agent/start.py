@@ -102,7 +102,7 @@ async def _run(config: Config, me: Server) -> None:
             config.uplink.interface,
             me.name,
             config.limits,
-            config.attach,
+            {**config.attach, config.uplink.interface: config.uplink.attach},
         )
     except BaseException:
         kernel.close()

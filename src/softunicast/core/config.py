@@ -30,6 +30,7 @@ from softunicast.core.toml_reader import Problems, Section, reason, suggestion
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
+ATTACHMENTS: Final = ("auto", "tc", "xdp")
 CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
@@ -47,10 +48,14 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class UplinkConfig:
-    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4."""
+    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4.
+
+    `attach`: by what the director takes packets: "auto", "tc" or "xdp".
+    """
 
     interface: str
     address: IPv4Address | None = None
+    attach: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,11 @@ def parse_config(text: str, path: str) -> Config:
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
-        uplink=UplinkConfig(interface, _ipv4(uplink, "address") if uplink.have("address") else None),
+        uplink=UplinkConfig(
+            interface,
+            _ipv4(uplink, "address") if uplink.have("address") else None,
+            uplink.choice("attach", ATTACHMENTS, "auto"),
+        ),
         ledger=LedgerConfig(ledger.choice("kind", ("sqlite",)), ledger.path("path")),
         agent=_agent(document.section("agent")),
         limits=limits,
@@ -278,7 +287,7 @@ def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str
             section.wrong("interface", f"{interface} is the uplink", "name the interface clients come in by")
         if pool and pool not in pools:
             section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
-        attach.setdefault(interface, section.choice("attach", ("auto", "tc", "xdp"), "auto"))
+        attach.setdefault(interface, section.choice("attach", ATTACHMENTS, "auto"))
         section.done()
         onramps.setdefault(interface, pool)
     if len(sections) > ONRAMPS_MAX:

@@ -27,6 +27,7 @@ from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
+    TCX_FIRST,
     BpfObject,
     Link,
     attach_xdp,
@@ -36,7 +37,7 @@ from softunicast.kernel.objects import (
 from softunicast.kernel.tables import Tables
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "guard", "egress", "fast", "sweep")
+OBJECTS: Final = ("director", "director_tc", "guard", "egress", "fast", "sweep")
 TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -48,6 +49,7 @@ class Datapath:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
+        self.director = "director"  # or "director_tc": the program at the uplink
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -65,7 +67,7 @@ class Datapath:
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
-        `attach`: on-ramp -> "tc", "xdp" or "auto" (what `choose_attachment` finds best; also when not named).
+        `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
@@ -100,8 +102,7 @@ class Datapath:
         index = links.interface(self.uplink).index
         self._drop_links_of_others()
         self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
-        director = self._objects["director"].programs["director"]
-        self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
+        self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
         for interface, pool in state.onramps.items():
@@ -116,10 +117,24 @@ class Datapath:
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
 
-    def _attach(self, obj: str, program: str, interface: str, index: int, kind: int) -> None:
+    def _attach_director(self, index: int) -> None:
+        """In XDP or at tc; the other one, of an agent that was told otherwise, goes when this one is there."""
+        device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
+        if wanted == "xdp" or (wanted == "auto" and suits_xdp(device)):
+            self.director, other = "director", "director_tc"
+            program = self._objects["director"].programs["director"]
+            self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
+        else:
+            self.director, other = "director_tc", "director"
+            self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        pin = self._pin(other, self.uplink)
+        if pin.exists():
+            _link_of(pin).remove()
+
+    def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
         name = program if interface == self.uplink else pin.name
-        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin))
+        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin, flags))
 
     def _keep(self, name: str, link: Link) -> None:
         before, self._links[name] = self._links.get(name), link
@@ -145,8 +160,7 @@ class Datapath:
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
             if program not in ("egress_out", "fast") and interface != self.uplink:
-                fd = load_library().bpf_obj_get(str(pin).encode())
-                Link(check(fd, f"opening {pin}"), pin).remove()
+                _link_of(pin).remove()
 
     # tables
 
@@ -276,6 +290,11 @@ def _removal_rank(name: str) -> int:
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
+def _link_of(pin: Path) -> Link:
+    fd = load_library().bpf_obj_get(str(pin).encode())
+    return Link(check(fd, f"opening {pin}"), pin)
+
+
 def _remove_pins(folder: Path) -> None:
     for name in ("links", "maps"):
         for pin in (folder / name).glob("*"):
@@ -302,11 +321,15 @@ def _refuse_other_abi(pin: Path) -> None:
         )
 
 
+def suits_xdp(device: links.Interface) -> bool:
+    """XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN brings large packets
+    from a local stack, which XDP would force to be cut (no GSO)."""
+    return device.kind is None and bool(have_native_xdp(device.name))
+
+
 def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
-    """ "tc" or "xdp". XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN
-    brings large packets from a local stack, which XDP would force to be cut (no GSO). HostError when XDP is
-    wanted and the uplink would lose its frames."""
-    if wanted == "tc" or (wanted == "auto" and not (device.kind is None and have_native_xdp(device.name))):
+    """Of an on-ramp: "tc" or "xdp". HostError when XDP is wanted and the uplink would lose its frames."""
+    if wanted == "tc" or (wanted == "auto" and not suits_xdp(device)):
         return "tc"
     if takes_redirected(uplink):
         return "xdp"

@@ -22,8 +22,9 @@ from softunicast.kernel.native_xdp import have_native_xdp
 from softunicast.kernel.probe import Feature
 
 JIT: Final = "net/core/bpf_jit_enable"
-ON_UPLINK: Final = ((XDP, "director"), (TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
-OURS: Final = frozenset({*ON_UPLINK, (TCX_INGRESS, "egress_out")})
+DIRECTORS: Final = ((XDP, "director"), (TCX_INGRESS, "director_tc"))  # one of them
+ON_UPLINK: Final = ((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
+OURS: Final = frozenset({*DIRECTORS, *ON_UPLINK, (TCX_INGRESS, "egress_out"), (XDP, "fast")})
 START_AGAIN: Final = "start the agent again, it takes over; stopped cleanly it removes everything"
 
 
@@ -213,13 +214,16 @@ def _settings(scope: Scope, facts: Facts) -> Iterator[Finding]:
 
 def _programs(scope: Scope, facts: Facts) -> Iterator[Finding]:
     ours = [one for one in facts.attached if (one.hook, one.program) in OURS]
+    there = {(one.hook, one.program) for one in ours if one.interface == scope.uplink}
     for one in facts.attached:
-        if one.interface == scope.uplink and one.hook == XDP and one not in ours:
+        in_the_way = one.interface == scope.uplink and one.hook == XDP and one not in ours
+        if in_the_way and (TCX_INGRESS, "director_tc") not in there:
             what = f"{one.interface} runs another XDP program, {one.program}: the director cannot attach"
-            yield Finding(Severity.ERROR, what, f"ip link set dev {one.interface} xdp off, or stop its owner")
+            fix = f'ip link set dev {one.interface} xdp off, or stop its owner; or [uplink] attach = "tc"'
+            yield Finding(Severity.ERROR, what, fix)
     if scope.agent_answers and facts.may_load and scope.uplink in facts.interfaces:
-        there = {(one.hook, one.program) for one in ours if one.interface == scope.uplink}
-        missing = [f"{program} ({hook})" for hook, program in ON_UPLINK if (hook, program) not in there]
+        missing = [] if there & set(DIRECTORS) else ["director (xdp or tcx ingress)"]
+        missing += [f"{program} ({hook})" for hook, program in ON_UPLINK if (hook, program) not in there]
         if missing:
             what = f"the agent answers, but {scope.uplink} is without {', '.join(missing)}"
             yield Finding(Severity.ERROR, what, "restart the agent, it attaches them again")

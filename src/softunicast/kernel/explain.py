@@ -52,7 +52,7 @@ class _Copy:
         try:
             egress = self.objects["egress"] = BpfObject.load("egress", None, sizes, shared)
             private = {name: egress.maps[name].fd for name in (*_COPIED, "drops", "traffic")}
-            for name in ("director", "guard"):
+            for name in (datapath.director, "guard"):
                 self.objects[name] = BpfObject.load(name, None, None, shared | private)
             for name in _COPIED:
                 egress.maps[name].set_many(datapath.map(name).items())
@@ -131,7 +131,7 @@ def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) 
 
 def _guard(copy: _Copy, frame: bytes, found: Explanation) -> None:
     uplink = copy.datapath.uplink
-    result = run_tc(copy.program("guard"), frame, socket.if_nametoindex(uplink))
+    result = run_tc(copy.program("guard"), frame, socket.if_nametoindex(uplink), came_by=0)
     if result.verdict == "drop":
         found.steps.append("guard: dropped")
         found.verdict = "dropped by the guard"
@@ -142,26 +142,27 @@ def _guard(copy: _Copy, frame: bytes, found: Explanation) -> None:
 
 def _from_uplink(copy: _Copy, frame: bytes, found: Explanation) -> None:
     before = copy.counted()
-    index = socket.if_nametoindex(copy.datapath.uplink)
-    result = run_xdp(copy.program("director"), frame, index)
+    index, program = socket.if_nametoindex(copy.datapath.uplink), copy.program(copy.datapath.director)
+    run = run_xdp if copy.datapath.director == "director" else run_tc
+    result = run(program, frame, index)
     counted = differences(before, copy.counted())
-    if result.verdict == "tx":
+    if "steered" in counted:
         mac = mac_text(result.frame)
         names = [name for name, known in copy.datapath.state.servers.items() if known == mac]
         found.steps.append(f"director: another server's slice: sent on to {', '.join(names)} ({mac})")
         found.verdict, found.packet_out = f"steered to {', '.join(names)}", describe(result.frame)
-    elif result.verdict == "pass" and "here" in counted:
-        found.steps.append("director: a slice of this server")
-        _to_client(copy, frame, found)
-    elif result.verdict == "redirect":
+    elif "fast_in" in counted:
         found.steps.append("director: reply of an established flow, given to its client at once")
         found.verdict, found.packet_out = "given to the client", describe(result.frame)
-    elif result.verdict == "pass":
-        found.steps.append("director: not a soft-unicast destination, untouched")
-        found.verdict = "passed to this server"
-    else:
+    elif "here" in counted:
+        found.steps.append("director: a slice of this server")
+        _to_client(copy, frame, found)
+    elif result.verdict == "drop":
         found.steps.append("director: dropped")
         found.verdict = "dropped"
+    else:
+        found.steps.append("director: not a soft-unicast destination, untouched")
+        found.verdict = "passed to this server"
 
 
 def _to_client(copy: _Copy, frame: bytes, found: Explanation) -> None:

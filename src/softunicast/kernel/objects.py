@@ -25,6 +25,7 @@ ATTACH_XDP: Final = 37
 ATTACH_TCX_INGRESS: Final = 46
 ATTACH_TCX_EGRESS: Final = 47
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
+TCX_FIRST: Final = 1 << 3  # BPF_F_BEFORE, and nothing named: before all others
 
 _LOG_BYTES: Final = 1 << 20
 _BPFFS_MAGIC: Final = 0xCAFE4A11

@@ -197,7 +197,7 @@ def _have_test_run() -> bool:
 _PROBES: Final[dict[str, _Probe]] = {
     "btf": _Probe("5.4", "programs that fit this kernel's structures", _have_btf, "CONFIG_DEBUG_INFO_BTF"),
     "bpffs": _Probe("4.4", "a data path that outlives the agent", _have_filesystem("bpf")),
-    "xdp": _Probe("5.9", "the director", _have_xdp, "CONFIG_NET"),
+    "xdp": _Probe("5.9", "the director on network cards", _have_xdp, "CONFIG_NET"),
     "xdp-frags": _Probe("5.18", "the director on uplinks with large packets", _have_xdp_frags),
     "tcx": _Probe("6.6", "egress and the guard", _have_tcx, "CONFIG_NET_XGRESS"),
     "syscall-programs": _Probe("5.14", "freeing expired claims", _have_syscall_programs),

@@ -96,6 +96,15 @@ def test_how_onramps_are_attached() -> None:
         assert parse_config(f'{GOOD}attach = "{how}"\n', "x").attach == {"clients": how}
 
 
+def test_how_the_uplink_is_attached() -> None:
+    assert parse_config(GOOD, "x").uplink.attach == "auto"
+    for how in ("auto", "tc", "xdp"):
+        text = GOOD.replace('"uplink"\n', f'"uplink"\nattach = "{how}"\n')
+        assert parse_config(text, "x").uplink.attach == how
+    with pytest.raises(ConfigError, match="did you mean tc"):
+        parse_config(GOOD.replace('"uplink"\n', '"uplink"\nattach = "tcx"\n'), "x")
+
+
 def test_address_of_the_uplink() -> None:
     config = parse_config(GOOD.replace('"uplink"\n', '"uplink"\naddress = "192.0.2.1"\n'), "x")
     assert config.uplink.address == IPv4Address("192.0.2.1")
