@@ -13,6 +13,7 @@
 #define ABI_VERSION 2
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
+#define SYSTEM_PORTS 1024     /* those below are never given out */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
 
 /* Why a packet was dropped. One enum for every hook; the sentences for people are in
@@ -187,6 +188,9 @@ struct flow {
 	__u32 hairpin;      /* the next hop is this server itself */
 	__u8 client_mac[6]; /* as the claim has it: a packet from another one tells the claim */
 	__u8 zero[2];
+#if FAMILY == 6
+	__u32 zero_end;
+#endif
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */

@@ -29,7 +29,7 @@ INLINE enum direction direct(void *data, void *end, int parsed, struct packet *p
 {
 	__u16 port = packet->destination_port;
 
-	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
+	if (parsed == PARSED_OTHER || is_discovery(packet))
 		return DIRECTION_NOT_OURS;
 	if (parsed == PARSED_ERROR) {
 		struct quote quote;

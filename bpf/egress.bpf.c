@@ -35,7 +35,7 @@ INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, stru
 		return verdict;
 	if (reason == REASON_TOO_BIG)
 		return reject(skb, packet, onramp, reason,
-			      (__u32)flow->hop_mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG));
+			      (__u32)flow->hop_mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG));
 	return drop(skb, reason, HOOK_EGRESS_OUT, packet);
 }
 
@@ -55,25 +55,25 @@ INLINE int begins(const struct packet *packet)
 }
 
 /* Does it answer a SYN or an echo request that came in through an endpoint-independent mapping (RFC 5382 REQ-3)? */
-INLINE int answers(const struct packet *packet, const struct flow_key *key, __u32 pool_key)
+INLINE int answers(const struct packet *packet, const struct flow_key *key, __u32 pool_key, struct flow_key *mapping)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
-	struct flow_key mapping = *key;
 
 	if (packet->protocol == IPPROTO_TCP ?
 		    (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != (TCP_SYN | TCP_ACK) :
 		    packet->icmp_type != ICMP_ECHO_REPLY)
 		return 0;
-	mapping.remote = UNSPECIFIED;
-	mapping.remote_port = 0;
-	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, &mapping);
+	*mapping = *key;
+	mapping->remote = UNSPECIFIED;
+	mapping->remote_port = 0;
+	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, mapping);
 }
 
 INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
 			const struct onramp *onramp, struct trial *trial, __u64 now)
 {
 	ip_address gateway = UNSPECIFIED;
-	__u32 error;
+	__u32 error, pool_key;
 	enum way way;
 	int reason;
 
@@ -85,7 +85,10 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	if (!begins(packet) && !answers(packet, key, onramp->pool))
+	pool_key = onramp->pool;
+	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
+		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
+	if (!begins(packet) && !answers(packet, key, pool_key, &trial->mapping))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
 	if (packet->protocol == IPPROTO_TCP) {
 		__u32 nothing;
@@ -156,19 +159,15 @@ ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 	return transmit(skb, flow, now, gateway);
 }
 
-/* Neighbour discovery and other link-local IPv6 is the host's; the rest would be an egress nobody chose. */
-INLINE int ipv6_out(struct __sk_buff *skb, const struct packet *packet)
+/* Not forwarded by anybody, and perhaps the host's: DHCP, neighbour discovery. */
+INLINE int stays_on_link(const struct packet *packet)
 {
-	__u8 destination[2] = {};
-
-	bpf_skb_load_bytes(skb, ETH_HLEN + 24, destination, sizeof(destination));
-	if (destination[0] == 0xff || (destination[0] == 0xfe && (destination[1] & 0xc0) == 0x80))
-		return TC_ACT_UNSPEC;
-	return drop(skb, REASON_FAMILY, HOOK_EGRESS_OUT, packet);
+	return is_multicast(packet->destination) || is_link_local(packet->destination) ||
+	       is_link_local(packet->source) || is_discovery(packet);
 }
 
 SEC("tc")
-int egress_out(struct __sk_buff *skb)
+int HOOK(egress_out)(struct __sk_buff *skb)
 {
 	__u32 interface = skb->ifindex;
 	struct scratch *scratch = scratch_here();
@@ -184,11 +183,9 @@ int egress_out(struct __sk_buff *skb)
 	packet = &scratch->packet;
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
-	if (parsed == PARSED_OTHER) /* ARP and the like */
+	if (parsed == PARSED_OTHER) /* ARP and the like; the other family has its own program behind or before this one */
 		return TC_ACT_UNSPEC;
-	if (parsed == PARSED_IPV6)
-		return ipv6_out(skb, packet);
-	if (is_multicast(packet->destination))
+	if (stays_on_link(packet))
 		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	verdict = parsed == PARSED_ERROR ? error_out(skb, packet) : NOT_A_FLOW;
@@ -223,7 +220,7 @@ int egress_out(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int egress_in(struct __sk_buff *skb)
+int HOOK(egress_in)(struct __sk_buff *skb)
 {
 	struct rewrite rewrite = {.end = END_DESTINATION};
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];

@@ -28,7 +28,7 @@ INLINE int handed_over(struct __sk_buff *skb, const struct packet *packet, __u16
 }
 
 SEC("tc")
-int guard(struct __sk_buff *skb)
+int HOOK(guard)(struct __sk_buff *skb)
 {
 	struct packet packet;
 	enum reason reason;
@@ -39,7 +39,7 @@ int guard(struct __sk_buff *skb)
 	pull_headers(skb);
 	/* A raw socket can write tags in front of anything, and routers take priority tags (VLAN 0) for none. */
 	parsed = parse_behind((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, 2, &packet);
-	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
+	if (parsed == PARSED_OTHER)
 		return TC_ACT_UNSPEC;
 	port = packet.source_port;
 	to_port = packet.destination_port;

@@ -7,7 +7,6 @@
 #include "scratch.h"
 
 #define NOT_TOO_BIG -2
-#define BYTES_ALWAYS_FIT 576 /* RFC 791: smaller packets need no check */
 
 /* A reply keeps a TCP claim alive and moves its state on. Replies of other protocols do not: whoever knows
  * the port could keep it taken for ever (RFC 4787 REQ-6 leaves it open). */
@@ -121,7 +120,7 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
-	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
+	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
 }

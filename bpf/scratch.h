@@ -42,6 +42,7 @@ struct scratch {
 	struct flow_key flow_key; /* the packet's, */
 	struct claim_key claim_key; /* its claim's, */
 	struct claim_key mapping;   /* and that of a claim for any remote end */
+	struct bpf_fib_lookup fib;
 	struct trial trial;
 };
 

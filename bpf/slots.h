@@ -32,7 +32,7 @@ INLINE enum place place_of(ip_address address, __u16 port, struct slot **found)
 
 	if (!table)
 		return in_block(address) ? PLACE_NOBODY : PLACE_NOT_OURS;
-	index = table->base + (be16(port) >> (table->shift & 15));
+	index = table->base + (be16(port) >> (table->shift & 31));
 	slot = bpf_map_lookup_elem(&slots, &index);
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (!slot || !self || !slot->owner)

@@ -33,7 +33,7 @@ static long sweep_client(void *map, struct client_key *key, struct client *clien
 }
 
 SEC("syscall")
-int sweep(struct sweep *context)
+int HOOK(sweep)(struct sweep *context)
 {
 	struct sweep sweep = {.now_ns = bpf_ktime_get_ns()};
 
