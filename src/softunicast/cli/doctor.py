@@ -7,7 +7,7 @@ knows, and printed.
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def _scope(socket: str, config: Config | None, status: Any, noted: HostChanges |
         agent_answers=status is not None,
         noted_settings=() if noted is None else tuple(noted.settings),
         noted_addresses=frozenset() if noted is None else frozenset(noted.addresses),
-        shared=frozenset(IPv4Address(row["address"]) for row in slices),
+        shared=frozenset(ip_address(row["address"]) for row in slices),
     )
 
 

@@ -1,6 +1,7 @@
 """Generated from bpf/abi.h by `make abi`: structs and enums shared with the data path. Do not edit.
 
-Addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and be32.
+IPv4 addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and
+be32. IPv6 addresses are bytes, in structs of their own (with a 6 in their names).
 Byte order is little endian: the objects are built for bpfel.
 """
 
@@ -127,6 +128,22 @@ _block_key = Struct("<II")
 BLOCK_KEY_BYTES: Final = 8
 
 
+class BlockKey6(NamedTuple):
+    prefix_length: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _block_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> BlockKey6:
+        return cls._make(_block_key6.unpack(data))
+
+
+_block_key6 = Struct("<I16s")
+BLOCK_KEY6_BYTES: Final = 20
+
+
 class AddressKey(NamedTuple):
     address: int
 
@@ -140,6 +157,21 @@ class AddressKey(NamedTuple):
 
 _address_key = Struct("<I")
 ADDRESS_KEY_BYTES: Final = 4
+
+
+class AddressKey6(NamedTuple):
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _address_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> AddressKey6:
+        return cls._make(_address_key6.unpack(data))
+
+
+_address_key6 = Struct("<16s")
+ADDRESS_KEY6_BYTES: Final = 16
 
 
 class Address(NamedTuple):
@@ -210,6 +242,24 @@ _pool_slice = Struct("<IIHH")
 POOL_SLICE_BYTES: Final = 12
 
 
+class PoolSlice6(NamedTuple):
+    address: bytes
+    slot: int
+    first: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _pool_slice6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolSlice6:
+        return cls._make(_pool_slice6.unpack(data))
+
+
+_pool_slice6 = Struct("<16sIHH")
+POOL_SLICE6_BYTES: Final = 24
+
+
 class Pool(NamedTuple):
     tcp_opening_ns: int
     tcp_established_ns: int
@@ -236,6 +286,32 @@ _pool = Struct("<QQQQQQIIII48s3072s")
 POOL_BYTES: Final = 3184
 
 
+class Pool6(NamedTuple):
+    tcp_opening_ns: int
+    tcp_established_ns: int
+    tcp_closing_ns: int
+    udp_ns: int
+    icmp_ns: int
+    rest_ns: int
+    slice_count: int
+    behaviour: int
+    client_flows_max: int
+    client_rate_max: int
+    name: bytes
+    slices: bytes
+
+    def pack(self) -> bytes:
+        return _pool6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Pool6:
+        return cls._make(_pool6.unpack(data))
+
+
+_pool6 = Struct("<QQQQQQIIII48s6144s")
+POOL6_BYTES: Final = 6256
+
+
 class Onramp(NamedTuple):
     pool: int
     address: int
@@ -252,6 +328,24 @@ class Onramp(NamedTuple):
 
 _onramp = Struct("<III16s")
 ONRAMP_BYTES: Final = 28
+
+
+class Onramp6(NamedTuple):
+    pool: int
+    address: bytes
+    xdp_mtu: int
+    name: bytes
+
+    def pack(self) -> bytes:
+        return _onramp6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Onramp6:
+        return cls._make(_onramp6.unpack(data))
+
+
+_onramp6 = Struct("<I16sI16s")
+ONRAMP6_BYTES: Final = 40
 
 
 class FlowKey(NamedTuple):
@@ -272,6 +366,26 @@ class FlowKey(NamedTuple):
 
 _flow_key = Struct("<IIHHIB3x")
 FLOW_KEY_BYTES: Final = 20
+
+
+class FlowKey6(NamedTuple):
+    client: bytes
+    remote: bytes
+    client_port: int
+    remote_port: int
+    onramp: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _flow_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FlowKey6:
+        return cls._make(_flow_key6.unpack(data))
+
+
+_flow_key6 = Struct("<16s16sHHIB3x")
+FLOW_KEY6_BYTES: Final = 44
 
 
 class Flow(NamedTuple):
@@ -299,6 +413,31 @@ _flow = Struct("<QQIH6s6sHIII6s2x")
 FLOW_BYTES: Final = 56
 
 
+class Flow6(NamedTuple):
+    refresh_ns: int
+    hop_ns: int
+    local: bytes
+    local_port: int
+    hop_destination: bytes
+    hop_source: bytes
+    hop_mtu: int
+    acknowledged: int
+    sent: int
+    hairpin: int
+    client_mac: bytes
+
+    def pack(self) -> bytes:
+        return _flow6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Flow6:
+        return cls._make(_flow6.unpack(data))
+
+
+_flow6 = Struct("<QQ16sH6s6sHIII6s2x4x")
+FLOW6_BYTES: Final = 72
+
+
 class ClaimKey(NamedTuple):
     local: int
     remote: int
@@ -316,6 +455,25 @@ class ClaimKey(NamedTuple):
 
 _claim_key = Struct("<IIHHB3x")
 CLAIM_KEY_BYTES: Final = 16
+
+
+class ClaimKey6(NamedTuple):
+    local: bytes
+    remote: bytes
+    local_port: int
+    remote_port: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _claim_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClaimKey6:
+        return cls._make(_claim_key6.unpack(data))
+
+
+_claim_key6 = Struct("<16s16sHHB3x")
+CLAIM_KEY6_BYTES: Final = 40
 
 
 class Claim(NamedTuple):
@@ -342,6 +500,30 @@ _claim = Struct("<QQQ20sIIII6s6s")
 CLAIM_BYTES: Final = 72
 
 
+class Claim6(NamedTuple):
+    expires_ns: int
+    since_ns: int
+    refresh_in_ns: int
+    flow: bytes
+    state: int
+    pool: int
+    acknowledged: int
+    sent: int
+    client_mac: bytes
+    onramp_mac: bytes
+
+    def pack(self) -> bytes:
+        return _claim6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Claim6:
+        return cls._make(_claim6.unpack(data))
+
+
+_claim6 = Struct("<QQQ44sIIII6s6s")
+CLAIM6_BYTES: Final = 96
+
+
 class ClientKey(NamedTuple):
     onramp: int
     address: int
@@ -356,6 +538,22 @@ class ClientKey(NamedTuple):
 
 _client_key = Struct("<II")
 CLIENT_KEY_BYTES: Final = 8
+
+
+class ClientKey6(NamedTuple):
+    onramp: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _client_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClientKey6:
+        return cls._make(_client_key6.unpack(data))
+
+
+_client_key6 = Struct("<I16s")
+CLIENT_KEY6_BYTES: Final = 20
 
 
 class Client(NamedTuple):

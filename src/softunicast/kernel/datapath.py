@@ -20,6 +20,7 @@ from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
+from softunicast.kernel.families import FAMILIES
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
@@ -37,8 +38,16 @@ from softunicast.kernel.objects import (
 from softunicast.kernel.tables import Tables
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "director_tc", "guard", "egress", "fast", "sweep")
-TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
+OBJECTS: Final = (
+    *("director", "director_tc", "guard", "egress", "fast", "sweep"),
+    *("director_tc6", "guard6", "egress6", "sweep6"),
+)
+FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps")  # IPv6 has its own
+TABLES: Final = (
+    *("settings", "slots", "servers"),
+    *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
+)
+ON_ONRAMP: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
@@ -88,12 +97,10 @@ class Datapath:
         for name in ("maps", "links"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         _refuse_other_abi(self.folder / "maps" / "settings")
-        sizes = {
-            "addresses": limits.addresses_max,
-            "slots": limits.slots_max,
-            "flows": limits.flows_max,
-            "claims": limits.flows_max,
-        }
+        sizes = {"slots": limits.slots_max}
+        for family in FAMILIES:
+            sizes[family.named("addresses")] = limits.addresses_max
+            sizes[family.named("flows")] = sizes[family.named("claims")] = limits.flows_max
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
@@ -105,6 +112,10 @@ class Datapath:
         self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
+        # Each behind those for IPv4, which have most to do, and let IPv6 pass.
+        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
@@ -144,14 +155,15 @@ class Datapath:
     def _attach_onramp(self, interface: str, pool: str) -> None:
         """tc always; XDP in front of it where it pays, for established flows."""
         device = links.interface(interface)
-        address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
-        self._tables.set_onramp(interface, pool, address, 0)
+        addresses, pin = links.source_addresses(device), self._pin("fast", interface)
+        self._tables.set_onramp(interface, pool, addresses, 0)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
+        self._attach("egress6", "egress_out6", interface, device.index, ATTACH_TCX_INGRESS)
         if choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink) == "xdp":
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             # Else replies take tc, and only the clients' packets the short way.
             if takes_redirected(interface):
-                self._tables.set_onramp(interface, pool, address, device.mtu)
+                self._tables.set_onramp(interface, pool, addresses, device.mtu)
         else:
             self._detach("fast", interface)
 
@@ -159,7 +171,7 @@ class Datapath:
         """Attachments to an uplink that is not configured any more."""
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
-            if program not in ("egress_out", "fast") and interface != self.uplink:
+            if program not in (*ON_ONRAMP, "fast") and interface != self.uplink:
                 _link_of(pin).remove()
 
     # tables
@@ -205,8 +217,8 @@ class Datapath:
                 self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            self._detach("fast", interface)
-            self._detach("egress_out", interface)
+            for program in ("fast", *ON_ONRAMP):
+                self._detach(program, interface)
             tables.remove_onramp(interface)
             changes += 1
         return changes + tables.remove(wanted)
@@ -221,7 +233,8 @@ class Datapath:
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""
         index = links.index_of(interface)
-        return f"egress_out@{interface}" in self._links and self._tables.onramp_index(interface) == index
+        attached = all(f"{program}@{interface}" in self._links for program in ON_ONRAMP)
+        return attached and self._tables.onramp_index(interface) == index
 
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))
@@ -231,11 +244,14 @@ class Datapath:
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         """How many live flows there are (of those `wanted`), and the first `limit` of them."""
-        return list_flows(self._maps["claims"], limit, wanted)
+        return list_flows(self._claims(), limit, wanted)
 
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
         """Live flows of each slice."""
-        return count_by_slice(self._maps["claims"], slices)
+        return count_by_slice(self._claims(), slices)
+
+    def _claims(self) -> list[Map]:
+        return [self._maps[family.named("claims")] for family in FAMILIES]
 
     def drops(self) -> list[Drop]:
         """Every reason with its count and its last packet."""
@@ -247,15 +263,18 @@ class Datapath:
 
     def sweep(self) -> tuple[int, int]:
         """Frees expired claims; returns (freed, live)."""
+        done = [self._sweep(family.named("sweep")) for family in FAMILIES]
+        return sum(part.freed for part in done), sum(part.live for part in done)
+
+    def _sweep(self, name: str) -> abi.Sweep:
         context = ffi.new("char[]", abi.SWEEP_BYTES)
         options = ffi.new("struct bpf_test_run_opts *")
         options.sz = ffi.sizeof("struct bpf_test_run_opts")
         options.ctx_in = context  # written back to
         options.ctx_size_in = abi.SWEEP_BYTES
-        program = self._objects["sweep"].programs["sweep"]
+        program = self._objects[name].programs[name]
         check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-        done = abi.Sweep.unpack(bytes(ffi.buffer(context)))
-        return done.freed, done.live
+        return abi.Sweep.unpack(bytes(ffi.buffer(context)))
 
     def table_descriptors(self) -> dict[str, int]:
         """Descriptors of the tables, for programs that shall see the same world (explain)."""

@@ -11,11 +11,12 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from softunicast.core.endpoints import address_order
 from softunicast.core.errors import HostError, SoftunicastError
+from softunicast.core.slices import IPAddress
 from softunicast.kernel import links, probe, sysctl
 from softunicast.kernel.attached import TCX_EGRESS, TCX_INGRESS, XDP, Attached, attached
 from softunicast.kernel.native_xdp import have_native_xdp
@@ -58,8 +59,8 @@ class Scope:
     onramps: tuple[str, ...] = ()
     agent_answers: bool | None = False
     noted_settings: tuple[str, ...] = ()
-    noted_addresses: frozenset[IPv4Address] = frozenset()
-    shared: frozenset[IPv4Address] = frozenset()
+    noted_addresses: frozenset[IPAddress] = frozenset()
+    shared: frozenset[IPAddress] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Facts:
     attached: tuple[Attached, ...] = ()
     settings: Mapping[str, int | None] = field(default_factory=dict)
     pins: int = 0
-    loopback: frozenset[IPv4Address] = frozenset()
+    loopback: frozenset[IPAddress] = frozenset()
 
 
 def examine(scope: Scope) -> tuple[Finding, ...]:
@@ -239,13 +240,13 @@ def _leftovers(scope: Scope, facts: Facts) -> Iterator[Finding]:
     strangers = facts.loopback - scope.noted_addresses
     if scope.agent_answers is not False:
         strangers &= scope.shared  # others may well be the operator's own
-    for address in sorted(strangers):
-        fix = f"if nothing else needs it: ip address del {address}/32 dev lo"
+    for address in sorted(strangers, key=address_order):
+        fix = f"if nothing else needs it: ip address del {address}/{address.max_prefixlen} dev lo"
         yield Finding(Severity.NOTE, f"{address} on lo, and no agent noted that it put it there", fix)
     if scope.agent_answers is not False:
         return
     left = facts.loopback & scope.noted_addresses
-    for address in sorted(left):
+    for address in sorted(left, key=address_order):
         yield Finding(Severity.WARNING, f"{address} on lo, put there by an agent that is gone", START_AGAIN)
     if facts.pins:
         what = f"{facts.pins} pins in {scope.bpffs} and no agent"

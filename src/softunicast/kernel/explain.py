@@ -8,7 +8,7 @@ counters, so that what was counted is exactly this packet's story.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +16,7 @@ from typing import Final
 from softunicast.core.errors import InputError
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.families import IPV4, IPV6, Family
 from softunicast.kernel.flows import differences, read_drops, read_traffic
 from softunicast.kernel.frames import describe, mac_text
 from softunicast.kernel.objects import BpfObject
@@ -42,25 +43,33 @@ class Explanation:
 
 
 class _Copy:
-    """The programs on copied claims and flows."""
+    """The programs for a family, on copied claims and flows."""
 
-    def __init__(self, datapath: Datapath) -> None:
+    def __init__(self, datapath: Datapath, family: Family) -> None:
         self.objects: dict[str, BpfObject] = {}
         self.datapath = datapath
+        self.director = datapath.director if family is IPV4 else "director_tc"
+        self._family = family
+        copied = [family.named(name) for name in _COPIED]
         shared = datapath.table_descriptors()
-        sizes = {name: datapath.map(name).max_entries for name in _COPIED}
+        sizes = {name: datapath.map(name).max_entries for name in copied}
         try:
-            egress = self.objects["egress"] = BpfObject.load("egress", None, sizes, shared)
-            private = {name: egress.maps[name].fd for name in (*_COPIED, "drops", "traffic")}
-            for name in (datapath.director, "guard"):
-                self.objects[name] = BpfObject.load(name, None, None, shared | private)
-            for name in _COPIED:
+            egress = self._load("egress", sizes, shared)
+            private = {name: egress.maps[name].fd for name in (*copied, "drops", "traffic")}
+            for name in (self.director, "guard"):
+                self._load(name, {}, shared | private)
+            for name in copied:
                 egress.maps[name].set_many(datapath.map(name).items())
         except BaseException:
             self.close()
             raise
 
+    def _load(self, name: str, sizes: Mapping[str, int], shared: Mapping[str, int]) -> BpfObject:
+        obj = self.objects[name] = BpfObject.load(self._family.named(name), None, sizes, shared)
+        return obj
+
     def program(self, name: str) -> int:
+        name = self._family.named(name)
         return next(obj.programs[name] for obj in self.objects.values() if name in obj.programs)
 
     def dropped(self) -> Reason | None:
@@ -76,8 +85,8 @@ class _Copy:
 
 
 @contextmanager
-def _copy(datapath: Datapath) -> Iterator[_Copy]:
-    copy = _Copy(datapath)
+def _copy(datapath: Datapath, family: Family) -> Iterator[_Copy]:
+    copy = _Copy(datapath, family)
     try:
         yield copy
     finally:
@@ -90,7 +99,7 @@ def explain(datapath: Datapath, frame: bytes, interface: str, leaving: bool = Fa
     if interface != datapath.uplink and interface not in datapath.state.onramps:
         known = ", ".join([datapath.uplink, *sorted(datapath.state.onramps)])
         raise InputError(f"{interface} is neither the uplink nor an on-ramp", f"use one of: {known}")
-    with _copy(datapath) as copy:
+    with _copy(datapath, IPV6 if frame[12:14] == b"\x86\xdd" else IPV4) as copy:
         if leaving:
             _guard(copy, frame, found)
         elif interface == datapath.uplink:
@@ -142,8 +151,8 @@ def _guard(copy: _Copy, frame: bytes, found: Explanation) -> None:
 
 def _from_uplink(copy: _Copy, frame: bytes, found: Explanation) -> None:
     before = copy.counted()
-    index, program = socket.if_nametoindex(copy.datapath.uplink), copy.program(copy.datapath.director)
-    run = run_xdp if copy.datapath.director == "director" else run_tc
+    index, program = socket.if_nametoindex(copy.datapath.uplink), copy.program(copy.director)
+    run = run_xdp if copy.director == "director" else run_tc
     result = run(program, frame, index)
     counted = differences(before, copy.counted())
     if "steered" in counted:

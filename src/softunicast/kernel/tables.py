@@ -11,14 +11,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
-from typing import Final
+from typing import Any, Final
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.plan import diff
 from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
-from softunicast.core.slices import Slice, slice_of_port
+from softunicast.core.slices import IPAddress, Slice, slice_of_port
 from softunicast.kernel import abi
+from softunicast.kernel.families import FAMILIES, Family, family_of
 from softunicast.kernel.maps import Map
 from softunicast.kernel.room import check_room, place_regions
 from softunicast.kernel.words import address_word, bytes_name, index_key, mac_bytes, name_bytes, word_address
@@ -29,10 +29,21 @@ EMPTY: Final = KernelState(frozenset(), {}, {}, {}, {})
 NOBODY: Final = SlotOwner("", 0, 0)
 
 
-def _pool_slices(pool: abi.Pool) -> Iterator[Slice]:
+def _pool_slices(family: Family, pool: Any) -> Iterator[Slice]:
     for at in range(pool.slice_count):
-        entry = abi.PoolSlice.unpack(pool.slices[at * abi.POOL_SLICE_BYTES :][: abi.POOL_SLICE_BYTES])
+        step = family.pool_slice_bytes
+        entry = family.pool_slice.unpack(pool.slices[at * step :][:step])
         yield Slice.of(word_address(entry.address), entry.first, entry.mask + 1)
+
+
+def _block_key(block: Slice) -> bytes:
+    key: bytes = family_of(block.address).block_key(block.length, address_word(block.address)).pack()
+    return key
+
+
+def _address_key(address: IPAddress) -> bytes:
+    key: bytes = family_of(address).address_key(address_word(address)).pack()
+    return key
 
 
 def _behaviour_bits(behaviour: Behaviour) -> int:
@@ -56,7 +67,7 @@ class Tables:
     me: str
     state: KernelState = EMPTY
     _servers: dict[str, int] = field(default_factory=dict)
-    _regions: dict[IPv4Address, tuple[int, int]] = field(default_factory=dict)  # first slot, slots
+    _regions: dict[IPAddress, tuple[int, int]] = field(default_factory=dict)  # first slot, slots
     _pools: dict[str, int] = field(default_factory=dict)
     _onramps: dict[str, int] = field(default_factory=dict)
 
@@ -74,14 +85,15 @@ class Tables:
             onramps={},
         )
         addresses = dict(self._read_addresses(names))
-        pools = dict(self._read_pools())
+        pools = self._read_pools()
         self.state = replace(self.state, addresses=addresses, pools=pools, onramps=dict(self._read_onramps()))
         return self.state
 
     def _read_blocks(self) -> Iterator[Slice]:
-        for key, _ in self.maps["blocks"].items():
-            block = abi.BlockKey.unpack(key)
-            yield Slice.parse(f"{word_address(block.address)}/{block.prefix_length}")
+        for family in FAMILIES:
+            for key, _ in self.maps[family.named("blocks")].items():
+                block = family.block_key.unpack(key)
+                yield Slice.parse(f"{word_address(block.address)}/{block.prefix_length}")
 
     def _read_servers(self) -> Iterator[tuple[str, str]]:
         self._servers = {}
@@ -92,7 +104,7 @@ class Tables:
                 self._servers[name] = int.from_bytes(key, "little")
                 yield name, server.mac.hex(":")
 
-    def _read_addresses(self, names: Mapping[int, str]) -> Iterator[tuple[IPv4Address, AddressTable]]:
+    def _read_addresses(self, names: Mapping[int, str]) -> Iterator[tuple[IPAddress, AddressTable]]:
         self._regions = {}
         slots: dict[int, SlotOwner] = {}
         for key, value in self.maps["slots"].items():
@@ -100,32 +112,37 @@ class Tables:
             if slot.owner:
                 owner = SlotOwner(names.get(slot.owner, "?"), slot.epoch, slot.deadline_ns)
                 slots[int.from_bytes(key, "little")] = owner
-        for key, value in self.maps["addresses"].items():
-            address, table = word_address(abi.AddressKey.unpack(key).address), abi.Address.unpack(value)
-            self._regions[address] = (table.base, PORTS >> table.shift)
-            indices = range(PORTS >> table.shift)
-            owners = {index: slots[table.base + index] for index in indices if table.base + index in slots}
-            yield address, AddressTable(1 << table.shift, owners)
+        for family in FAMILIES:
+            for key, value in self.maps[family.named("addresses")].items():
+                address = word_address(family.address_key.unpack(key).address)
+                table = abi.Address.unpack(value)
+                self._regions[address] = (table.base, PORTS >> table.shift)
+                indices = range(PORTS >> table.shift)
+                owners = {
+                    index: slots[table.base + index] for index in indices if table.base + index in slots
+                }
+                yield address, AddressTable(1 << table.shift, owners)
 
-    def _read_pools(self) -> Iterator[tuple[str, PoolSlices]]:
+    def _read_pools(self) -> dict[str, PoolSlices]:
         self._pools = {}
-        for key in self.maps["pools"].every_key():
-            value = self.maps["pools"].get(key)
-            if value is None:
-                continue
-            pool = abi.Pool.unpack(value)
-            name = bytes_name(pool.name)
-            self._pools[name] = int.from_bytes(key, "little")
-            timers = Timers(*(ns // NS for ns in pool[:6]))
-            yield (
-                name,
-                PoolSlices(
-                    timers,
-                    tuple(_pool_slices(pool)),
+        found: dict[str, PoolSlices] = {}
+        for family in FAMILIES:
+            table = self.maps[family.named("pools")]
+            for key in table.every_key():
+                if (value := table.get(key)) is None:
+                    continue
+                pool = family.pool.unpack(value)
+                name = bytes_name(pool.name)
+                self._pools[name] = int.from_bytes(key, "little")
+                before = found.get(name)
+                found[name] = PoolSlices(
+                    Timers(*(ns // NS for ns in pool[:6])),
+                    (*(before.slices if before else ()), *_pool_slices(family, pool)),
                     _behaviour(pool.behaviour),
                     ClientLimits(pool.client_flows_max, pool.client_rate_max),
-                ),
-            )
+                    frozenset({family.version}) | (before.families if before else frozenset()),
+                )
+        return found
 
     def _read_onramps(self) -> Iterator[tuple[str, str]]:
         self._onramps = {}
@@ -161,7 +178,7 @@ class Tables:
         check_room({name: table.max_entries for name, table in self.maps.items()}, self.state, wanted)
         self._new_regions(wanted)
 
-    def _new_regions(self, wanted: KernelState) -> dict[IPv4Address, int]:
+    def _new_regions(self, wanted: KernelState) -> dict[IPAddress, int]:
         """First slots of new and resized tables. The regions in use stay so until the end."""
         slots = {
             address: PORTS // table.slice_ports
@@ -173,12 +190,17 @@ class Tables:
 
     # writing: additions and changes, then removals; what `newest` and `check` have let pass
 
+    def _blocks(self, block: Slice) -> Map:
+        return self.maps[family_of(block.address).named("blocks")]
+
+    def _addresses(self, address: IPAddress) -> Map:
+        return self.maps[family_of(address).named("addresses")]
+
     def add(self, wanted: KernelState) -> int:
         """Everything that is new or different. Returns the number of entries written."""
         written, regions = 0, self._new_regions(wanted)
         for block in wanted.blocks - self.state.blocks:
-            key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
-            self.maps["blocks"].set(key.pack(), bytes(4))
+            self._blocks(block).set(_block_key(block), bytes(4))
             written += 1
         for address, table in wanted.addresses.items():
             written += self._set_address(address, table, regions.get(address))
@@ -190,13 +212,14 @@ class Tables:
         """Everything that is not wanted any more; `state` is `wanted` afterwards, but for the on-ramps."""
         removed = 0
         for name in diff(wanted.pools, self.state.pools).remove:
-            self.maps["pools"].delete(index_key(self._pools.pop(name)))
+            index = self._pools.pop(name)
+            for family in FAMILIES:
+                self.maps[family.named("pools")].delete(index_key(index))
             removed += 1
         for address, table in self.state.addresses.items():
             removed += self._clear_slots(address, table, wanted.addresses.get(address))
         for block in self.state.blocks - wanted.blocks:
-            key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
-            self.maps["blocks"].delete(key.pack())
+            self._blocks(block).delete(_block_key(block))
             removed += 1
         for name in diff(wanted.servers, self.state.servers).remove:
             self.maps["servers"].set(index_key(self._servers.pop(name)), bytes(abi.SERVER_BYTES))
@@ -219,7 +242,7 @@ class Tables:
             self._servers[name] = index
         return len(plan.add) + len(plan.change)
 
-    def _set_address(self, address: IPv4Address, table: AddressTable, new_base: int | None) -> int:
+    def _set_address(self, address: IPAddress, table: AddressTable, new_base: int | None) -> int:
         """Writes the slots that differ. A new table, or one of another size, is built aside, then switched to."""
         if new_base is None:
             plan = diff(table.owners, self.state.addresses[address].owners)
@@ -230,7 +253,7 @@ class Tables:
         everything = {index: table.owners.get(index, NOBODY) for index in range(slots)}
         self.maps["slots"].set_many(self._slot_items(new_base, everything))
         entry = abi.Address(new_base, table.slice_ports.bit_length() - 1)
-        self.maps["addresses"].set(abi.AddressKey(address_word(address)).pack(), entry.pack())
+        self._addresses(address).set(_address_key(address), entry.pack())
         self._regions[address] = (new_base, slots)
         return slots
 
@@ -239,9 +262,9 @@ class Tables:
             number = self._servers[owner.server] if owner.server else 0
             yield index_key(base + index), abi.Slot(owner.deadline_ns, number, owner.epoch).pack()
 
-    def _clear_slots(self, address: IPv4Address, table: AddressTable, wanted: AddressTable | None) -> int:
+    def _clear_slots(self, address: IPAddress, table: AddressTable, wanted: AddressTable | None) -> int:
         if wanted is None:
-            self.maps["addresses"].delete(abi.AddressKey(address_word(address)).pack())
+            self._addresses(address).delete(_address_key(address))
             base = self._regions.pop(address)[0]
             gone: Iterable[int] = range(PORTS // table.slice_ports)
         elif wanted.slice_ports == table.slice_ports:
@@ -259,46 +282,59 @@ class Tables:
         index = self._pools.get(name)
         if index is None:
             index = max(self._pools.values(), default=0) + 1
-        entries = b"".join(self._pool_slice(part).pack() for part in pool.slices)
+        for family in FAMILIES:
+            table = self.maps[family.named("pools")]
+            if family.version in pool.families:
+                table.set(index_key(index), self._pool_entry(family, name, pool))
+            else:
+                table.delete(index_key(index))
+        self._pools[name] = index
+        return 1
+
+    def _pool_entry(self, family: Family, name: str, pool: PoolSlices) -> bytes:
+        slices = [part for part in pool.slices if part.version == family.version]
+        entries = b"".join(self._pool_slice(family, part) for part in slices)
         timers = pool.timers
-        value = abi.Pool(
+        entry: bytes = family.pool(
             timers.tcp_opening_s * NS,
             timers.tcp_established_s * NS,
             timers.tcp_closing_s * NS,
             timers.udp_s * NS,
             timers.icmp_s * NS,
             timers.rest_s * NS,
-            len(pool.slices),
+            len(slices),
             _behaviour_bits(pool.behaviour),
             pool.client_limits.flows_max,
             pool.client_limits.new_per_s,
             name_bytes(name),
-            entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
-        )
-        self.maps["pools"].set(index_key(index), value.pack())
-        self._pools[name] = index
-        return 1
+            entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * family.pool_slice_bytes, b"\0"),
+        ).pack()
+        return entry
 
-    def _pool_slice(self, part: Slice) -> abi.PoolSlice:
-        address = IPv4Address(str(part.address))
-        slot = self._regions[address][0] + part.port_first // part.ports
-        return abi.PoolSlice(address_word(address), slot, part.port_first, part.ports - 1)
+    def _pool_slice(self, family: Family, part: Slice) -> bytes:
+        slot = self._regions[part.address][0] + part.port_first // part.ports
+        word = address_word(part.address)
+        entry: bytes = family.pool_slice(word, slot, part.port_first, part.ports - 1).pack()
+        return entry
 
     # on-ramps: the interface's number is the key
 
-    def set_onramp(self, name: str, pool: str, address: IPv4Address | None, xdp_mtu: int) -> None:
-        """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
+    def set_onramp(self, name: str, pool: str, addresses: Iterable[IPAddress], xdp_mtu: int) -> None:
+        """Clients behind interface `name` use `pool`; the first of `addresses` of each family is the source of
+        ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
-        word = address_word(address) if address else 0
-        self.maps["onramps"].set(
-            index_key(index), abi.Onramp(self._pools[pool], word, xdp_mtu, name_bytes(name, 16)).pack()
-        )
-        if before is not None and before != index:
-            self.maps["onramps"].delete(index_key(before))
+        words = {family_of(address).version: address_word(address) for address in reversed(list(addresses))}
+        for family in FAMILIES:
+            table = self.maps[family.named("onramps")]
+            word = words.get(family.version, family.nowhere)
+            entry = family.onramp(self._pools[pool], word, xdp_mtu, name_bytes(name, 16))
+            table.set(index_key(index), entry.pack())
+            if before is not None and before != index:
+                table.delete(index_key(before))
         self._onramps[name] = index
         self.state = replace(self.state, onramps={**self.state.onramps, name: pool})
 
@@ -308,7 +344,9 @@ class Tables:
 
     def remove_onramp(self, name: str) -> None:
         """The program must be detached already."""
-        self.maps["onramps"].delete(index_key(self._onramps.pop(name)))
+        index = self._onramps.pop(name)
+        for family in FAMILIES:
+            self.maps[family.named("onramps")].delete(index_key(index))
         self.state = replace(
             self.state, onramps={key: pool for key, pool in self.state.onramps.items() if key != name}
         )
@@ -317,7 +355,7 @@ class Tables:
         """The number that stands for a server in the slots, 0 while it has none."""
         return self._servers.get(name, 0)
 
-    def slice_at(self, address: IPv4Address, port: int) -> Slice | None:
+    def slice_at(self, address: IPAddress, port: int) -> Slice | None:
         """The slice of the table that the port belongs to, owned or not."""
         table = self.state.addresses.get(address)
         return slice_of_port(address, port, table.slice_ports) if table else None

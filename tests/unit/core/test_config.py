@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softunicast.core.config import parse_config, parse_inventory
+from softunicast.core.config import parse_config
 from softunicast.core.errors import ConfigError
+from softunicast.core.inventory import parse_inventory
 from softunicast.core.pools import PROTOCOLS, Behaviour, Pool, Timers
 from softunicast.core.records import Address, Block
 from softunicast.core.slices import Slice
