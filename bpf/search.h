@@ -123,7 +123,7 @@ static long try_port(__u32 index, struct searching *searching)
 	__u16 port = search->first + (search->port & search->mask);
 
 	search->port += search->stride;
-	if (port < SYSTEM_PORTS) /* of a whole address */
+	if (search->mask == 0xffff && port < SYSTEM_PORTS) /* of a whole address */
 		return 0;
 	search->key.local_port = be16(port);
 	if (!insert_claim(search))
