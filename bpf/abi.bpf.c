@@ -18,6 +18,7 @@ const struct {
 	struct server server;
 	struct pool_slice pool_slice;
 	struct pool pool;
+	struct source source;
 	struct onramp onramp;
 	struct flow_key flow_key;
 	struct flow flow;
@@ -35,5 +36,6 @@ const enum abi_limit {
 	LIMIT_ABI_VERSION = ABI_VERSION,
 	LIMIT_NAME_BYTES = NAME_BYTES,
 	LIMIT_POOL_SLICES_MAX = POOL_SLICES_MAX,
+	LIMIT_ONRAMP_SOURCES_MAX = ONRAMP_SOURCES_MAX,
 } abi_limit SEC(".rodata.abi") = LIMIT_ABI_VERSION;
 LICENSE;

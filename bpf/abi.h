@@ -14,6 +14,7 @@
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
 #define SYSTEM_PORTS 1024     /* those below are never given out */
+#define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
 
 /* Why a packet was dropped. One enum for every hook; the sentences for people are in
@@ -44,6 +45,7 @@ enum reason {
 	REASON_TOO_BIG,
 	REASON_FAMILY,
 	REASON_FILTERED,
+	REASON_SPOOFED,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
@@ -158,10 +160,17 @@ struct pool {
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
 
+struct source { /* a prefix */
+	ip_address address;
+	ip_address mask;
+};
+
 struct onramp { /* key: ifindex */
 	__u32 pool;
 	ip_address address; /* the source of ICMP errors to clients */
 	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
+	__u32 source_count; /* 0: a client may have any address */
+	struct source sources[ONRAMP_SOURCES_MAX];
 	char name[16];
 };
 

@@ -45,6 +45,7 @@ HELPER(long, skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 byte
 HELPER(__s64, csum_diff, __be32 *from, __u32 from_bytes, __be32 *to, __u32 to_bytes, __u32 seed);
 HELPER(__s64, csum_update, void *skb, __u32 sum);
 HELPER(long, skb_change_tail, void *skb, __u32 bytes, __u64 flags);
+HELPER(long, skb_change_head, void *skb, __u32 bytes, __u64 flags);
 HELPER(long, skb_pull_data, void *skb, __u32 bytes);
 HELPER(long, skb_adjust_room, void *skb, __s32 bytes, __u32 mode, __u64 flags);
 HELPER(long, fib_lookup, void *ctx, struct bpf_fib_lookup *params, int bytes, __u32 flags);

@@ -10,6 +10,7 @@
  */
 #include "open.h"
 #include "reply.h"
+#include "source.h"
 
 INLINE int pass_to_host(void)
 {
@@ -78,6 +79,8 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 	int reason;
 
 	zero_fill(trial, sizeof(*trial));
+	if (!is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
@@ -110,6 +113,8 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 	if (!packet)
 		return TC_ACT_SHOT;
+	if (packet->reason != REASON_MALFORMED && !is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
@@ -185,9 +190,13 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
 	if (parsed == PARSED_OTHER) /* ARP and the like; the other family has its own program behind or before this one */
 		return TC_ACT_UNSPEC;
-	if (stays_on_link(packet))
-		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
+	if (stays_on_link(packet)) {
+		/* Neighbours must find each other, whatever their addresses: IPv6 does it with packets like others. */
+		if (FAMILY == 4 && !is_unspecified(packet->source) && !is_client(onramp, &packet->source))
+			return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+		return TC_ACT_UNSPEC;
+	}
 	verdict = parsed == PARSED_ERROR ? error_out(skb, packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
@@ -210,7 +219,7 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 	if (flow &&
 	    (flow->refresh_ns <= now || (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
 	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
-	    !refresh(skb, flow, key, packet, now)) {
+	    (!is_client(onramp, &packet->source) || !refresh(skb, flow, key, packet, now))) {
 		bpf_map_delete_elem(&flows, key);
 		flow = 0;
 	}

@@ -31,6 +31,11 @@ INLINE int same_address(ip_address a, ip_address b)
 	return a == b;
 }
 
+INLINE int in_prefix(ip_address address, ip_address prefix, ip_address mask)
+{
+	return (address & mask) == prefix;
+}
+
 /* "Any" in the tables, and nobody's address on the wire. */
 INLINE int is_unspecified(ip_address address)
 {
@@ -98,6 +103,14 @@ INLINE int same_address(ip_address a, ip_address b)
 {
 	return !((a.words[0] ^ b.words[0]) | (a.words[1] ^ b.words[1]) | (a.words[2] ^ b.words[2]) |
 		 (a.words[3] ^ b.words[3]));
+}
+
+INLINE int in_prefix(ip_address address, ip_address prefix, ip_address mask)
+{
+	for (int i = 0; i < 4; i++)
+		if ((address.words[i] & mask.words[i]) != prefix.words[i])
+			return 0;
+	return 1;
 }
 
 INLINE int is_unspecified(ip_address address)

@@ -11,7 +11,8 @@ declare -A needed=(
   [python3-venv]=/usr/share/doc/python3-venv [libbpf1]=/usr/share/doc/libbpf1 [iproute2]=/usr/share/doc/iproute2
   [curl]=/usr/share/doc/curl [iputils-ping]=/usr/share/doc/iputils-ping [bpftool]=/usr/share/doc/bpftool
   [ca-certificates]=/usr/share/doc/ca-certificates [traceroute]=/usr/share/doc/traceroute
-  [iputils-tracepath]=/usr/share/doc/iputils-tracepath
+  [iputils-tracepath]=/usr/share/doc/iputils-tracepath [iperf3]=/usr/share/doc/iperf3
+  [wireguard-go]=/usr/share/doc/wireguard-go [wireguard-tools]=/usr/share/doc/wireguard-tools
 )
 # For one test. Where systemd runs its package would start a TURN server now and at every boot: not ours to do.
 [ -d /run/systemd/system ] || needed[coturn]=/usr/share/doc/coturn

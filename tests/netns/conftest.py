@@ -17,7 +17,8 @@ from softunicast.lab import build, pair, state
 if TYPE_CHECKING:
     from tests.netns.pair_lab import PairLab
 
-pytest.register_assert_rewrite("tests.netns.pair_lab")
+for part in ("pair_lab", "tun_program"):
+    pytest.register_assert_rewrite(f"tests.netns.{part}")
 
 
 @pytest.fixture(scope="module")

@@ -62,11 +62,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], tuple[str, l
             return f"`{number_text(args[0])}`", [f"{number_text(args[1])} to {number_text(args[2])}"]
         if name in ("texts", "section"):
             return "`{}`", []
+        if name == "flag":
+            return f"`{str(args[0]).lower()}`", []
+        if name == "list_of_texts":
+            return "`[]`", [f"at most {args[0]}"]
         if name == "choice":
             return (f"`{args[1]}`" if len(args) > 1 else "required"), [f"`{option}`" for option in args[0]]
         return (f"`{args[0]}`" if name != "name" and args else "required"), []
 
-    for name in ("number", "texts", "section", "choice", "path", "text", "name"):
+    for name in ("number", "texts", "section", "choice", "path", "text", "name", "flag", "list_of_texts"):
         listen(name)
     return found
 
@@ -199,6 +203,7 @@ def keys_and_parameters(function: ast.AST) -> set[str]:
         ("GET /v1/slices", ["slices", "_slices"], []),
         ("GET /v1/leases", ["_lease", "_leases"], HistoryEntry.__dataclass_fields__),
         ("GET /v1/pools", ["pools", "_pools"], []),
+        ("GET /v1/onramps", ["onramps", "_onramps"], []),
         ("GET /v1/servers", ["servers", "_servers"], []),
         ("GET /v1/flows", ["_flows"], Flow.__dataclass_fields__),
         ("GET /v1/drops", ["drops", "_drops"], Sample.__dataclass_fields__),

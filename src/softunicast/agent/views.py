@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, SlotOwner
 from softunicast.core.endpoints import address_order, endpoint_text, parse_endpoint
 from softunicast.core.errors import InputError, UnknownNameError
@@ -18,6 +19,7 @@ from softunicast.core.pools import Pool, select
 from softunicast.core.records import HistoryEntry, Snapshot
 from softunicast.core.slices import Slice
 from softunicast.kernel.flows import Drop, Flow
+from softunicast.kernel.links import Interface
 from softunicast.kernel.reasons import MEANING
 
 Row = dict[str, Any]
@@ -108,6 +110,29 @@ def pools(
                 "ports": sum(slice_.ports for slice_ in held),
                 "ports_used": sum(used.get(slice_, 0) for slice_ in held),
                 "onramps": sorted(name for name, of in state.onramps.items() if of == pool.name),
+            }
+        )
+    return rows
+
+
+def onramps(config: Config, found: Mapping[str, tuple[Interface | None, str]]) -> list[Row]:
+    """The configured on-ramps with the interface of each, where it is there, and how it is attached."""
+    rows = []
+    for name in sorted(config.onramps):
+        device, attachment = found[name]
+        tun = config.tuns.get(name)
+        rows.append(
+            {
+                "name": name,
+                "kind": "interface" if tun is None else "fd",
+                "pool": config.onramps[name],
+                "state": "missing" if device is None else "ready" if attachment else "waiting",
+                "attach": attachment or None,
+                "layer": None if device is None else "ip" if device.bare else "ethernet",
+                "address": str(device.addresses[0]) if device and device.addresses else None,
+                "mtu": device.mtu if device else None,
+                "sources": [str(one) for one in config.sources.get(name, ())],
+                "open": device is not None and device.carrier if tun else None,
             }
         )
     return rows

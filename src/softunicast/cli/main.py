@@ -26,6 +26,7 @@ NOUNS = {
     "slices": "Which server may use which ports, as this server's kernel has it.",
     "leases": "The ledger's leases; their history; who had a port, and when.",
     "pools": "This server's pools: tags, addresses, slices, ports in use.",
+    "onramps": "Where this server's clients come in.",
     "servers": "The servers that share addresses, and how to reach them.",
     "flows": "The translated conversations of this server.",
     "drops": "Why packets were dropped: reason, count, the last one.",

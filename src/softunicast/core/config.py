@@ -7,26 +7,23 @@ written or a tag is carried by some address is for whoever uses the values. Defa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Final
 
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
+from softunicast.core.onramps import Tun, interface_name, parse_onramps
 from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
-from softunicast.core.toml_reader import Problems, Section, reason, suggestion
+from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
-ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
 ATTACHMENTS: Final = ("auto", "tc", "xdp")
 CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
-_INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
-_NOT_INTERFACES: Final = (".", "..", "all", "default")  # the last two mean every interface to sysctl
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,7 @@ class AgentConfig:
     """
 
     socket: str = "/run/softunicast/agent.sock"
+    fd_socket: str = "/run/softunicast/fd.sock"
     state_dir: str = "/run/softunicast"
     bpffs: str = "/sys/fs/bpf/softunicast"
     ttl_s: float = TTL_DEFAULT_S
@@ -88,7 +86,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration without problems. `onramps`: interface name -> pool name; `attach`: -> "auto", "tc", "xdp"."""
+    """A configuration without problems. By the name of an on-ramp's interface: `onramps` -> pool name; `attach` ->
+    "auto", "tc", "xdp"; `sources` -> the addresses its clients may have, where listed; `tuns` -> those that the agent
+    makes."""
 
     path: str
     server: ServerConfig
@@ -99,6 +99,8 @@ class Config:
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
     attach: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
+    tuns: Mapping[str, Tun] = field(default_factory=dict)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -110,8 +112,8 @@ def parse_config(text: str, path: str) -> Config:
     ledger = document.section("ledger", needed_for="with kind and path")
     limits = _limits(document.section("limits"))
     pools = _pools(document, limits)
-    interface = _interface(uplink)
-    onramps, attach = _onramps(document, interface, [pool.name for pool in pools])
+    interface = interface_name(uplink)
+    onramps = parse_onramps(document, interface, [pool.name for pool in pools])
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
@@ -124,8 +126,10 @@ def parse_config(text: str, path: str) -> Config:
         agent=_agent(document.section("agent")),
         limits=limits,
         pools=pools,
-        onramps=onramps,
-        attach=attach,
+        onramps={one.name: one.pool for one in onramps},
+        attach={one.name: one.attach for one in onramps},
+        sources={one.name: one.sources for one in onramps if one.sources},
+        tuns={one.name: one.tun for one in onramps if one.tun},
     )
     for section in (server, uplink, ledger, document):
         section.done()
@@ -138,6 +142,7 @@ def _agent(section: Section) -> AgentConfig:
     # A lease must outlast its margin of a second, the poll and a few failed tries to renew.
     agent = AgentConfig(
         socket=section.path("socket", base.socket),
+        fd_socket=section.path("fd_socket", base.fd_socket),
         state_dir=section.path("state_dir", base.state_dir),
         bpffs=section.path("bpffs", base.bpffs),
         ttl_s=section.number("ttl_s", base.ttl_s, 3.0, 86400.0),
@@ -148,8 +153,11 @@ def _agent(section: Section) -> AgentConfig:
         log_level=section.choice("log_level", ("debug", "info", "warning", "error"), base.log_level),
         log_format=section.choice("log_format", ("auto", "json", "console"), base.log_format),
     )
-    if len(agent.socket.encode()) > SOCKET_BYTES_MAX:
-        section.wrong("socket", "too long for a socket", f"use at most {SOCKET_BYTES_MAX} bytes")
+    for key in ("socket", "fd_socket"):
+        if len(getattr(agent, key).encode()) > SOCKET_BYTES_MAX:
+            section.wrong(key, "too long for a socket", f"use at most {SOCKET_BYTES_MAX} bytes")
+    if agent.fd_socket == agent.socket:
+        section.wrong("fd_socket", "the API listens there", "give it another path")
     if agent.settle_s < agent.poll_s:
         section.wrong(
             "settle_s",
@@ -238,27 +246,6 @@ def _behaviour(section: Section) -> Behaviour:
     return Behaviour(mapping, filtering)
 
 
-def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    onramps: dict[str, str] = {}
-    attach: dict[str, str] = {}
-    sections = document.sections("onramps")
-    for section in sections:
-        interface = _interface(section)
-        pool = section.text("pool")
-        if interface and interface in onramps:
-            section.wrong("interface", f"{interface} is an on-ramp already", "give each interface one pool")
-        if interface and interface == uplink:
-            section.wrong("interface", f"{interface} is the uplink", "name the interface clients come in by")
-        if pool and pool not in pools:
-            section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
-        attach.setdefault(interface, section.choice("attach", ATTACHMENTS, "auto"))
-        section.done()
-        onramps.setdefault(interface, pool)
-    if len(sections) > ONRAMPS_MAX:
-        document.wrong("onramps", f"{len(sections)} on-ramps", f"use at most {ONRAMPS_MAX}")
-    return onramps, attach
-
-
 def read_tags(section: Section) -> dict[str, str]:
     """`tags` of a pool or an address."""
     tags = section.texts("tags")
@@ -267,14 +254,6 @@ def read_tags(section: Section) -> dict[str, str]:
     except InputError as error:
         section.wrong("tags", *reason(error))
     return tags
-
-
-def _interface(section: Section) -> str:
-    name = section.text("interface")
-    if name and (not _INTERFACE.fullmatch(name) or name in _NOT_INTERFACES or not name.isascii()):
-        section.wrong("interface", f"{name!r} is no interface name", "give one as `ip link` prints it")
-        return ""
-    return name
 
 
 def _ipv4(section: Section, key: str) -> IPv4Address | None:

@@ -132,6 +132,24 @@ class Section:
         )
         return default
 
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self._value(key, default, "true or false")
+        if isinstance(value, bool):
+            return value
+        self.wrong(key, f"{_shown(value)} is neither true nor false", f"write {key} = true or {key} = false")
+        return default
+
+    def list_of_texts(self, key: str, count_max: int) -> list[str]:
+        """Texts that are not empty, at most so many; missing is none."""
+        values = self._value(key, [], "a list of texts")
+        if not isinstance(values, list) or not all(isinstance(one, str) and one for one in values):
+            self.wrong(key, f"{_shown(values)} is not a list of texts", f'write {key} = ["...", "..."]')
+            return []
+        if len(values) > count_max:
+            self.wrong(key, f"{len(values)} entries", f"use at most {count_max}")
+        return values[:count_max]
+
     def texts(self, key: str) -> dict[str, str]:
         """A table of texts, such as tags; missing is empty."""
         found = {}

@@ -35,12 +35,13 @@ class Reason(IntEnum):
     TOO_BIG = 19
     FAMILY = 20
     FILTERED = 21
-    GUARD_FOREIGN = 22
-    GUARD_NOBODY = 23
-    GUARD_EXPIRED = 24
-    GUARD_FRAGMENT = 25
-    GUARD_PROTOCOL = 26
-    MAX = 27
+    SPOOFED = 22
+    GUARD_FOREIGN = 23
+    GUARD_NOBODY = 24
+    GUARD_EXPIRED = 25
+    GUARD_FRAGMENT = 26
+    GUARD_PROTOCOL = 27
+    MAX = 28
 
 
 class Traffic(IntEnum):
@@ -92,6 +93,7 @@ class AbiLimit(IntEnum):
     ABI_VERSION = 2
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
+    ONRAMP_SOURCES_MAX = 16
 
 
 class Settings(NamedTuple):
@@ -312,10 +314,44 @@ _pool6 = Struct("<QQQQQQIIII48s6144s")
 POOL6_BYTES: Final = 6256
 
 
+class Source(NamedTuple):
+    address: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _source.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source:
+        return cls._make(_source.unpack(data))
+
+
+_source = Struct("<II")
+SOURCE_BYTES: Final = 8
+
+
+class Source6(NamedTuple):
+    address: bytes
+    mask: bytes
+
+    def pack(self) -> bytes:
+        return _source6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source6:
+        return cls._make(_source6.unpack(data))
+
+
+_source6 = Struct("<16s16s")
+SOURCE6_BYTES: Final = 32
+
+
 class Onramp(NamedTuple):
     pool: int
     address: int
     xdp_mtu: int
+    source_count: int
+    sources: bytes
     name: bytes
 
     def pack(self) -> bytes:
@@ -326,14 +362,16 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<III16s")
-ONRAMP_BYTES: Final = 28
+_onramp = Struct("<IIII128s16s")
+ONRAMP_BYTES: Final = 160
 
 
 class Onramp6(NamedTuple):
     pool: int
     address: bytes
     xdp_mtu: int
+    source_count: int
+    sources: bytes
     name: bytes
 
     def pack(self) -> bytes:
@@ -344,8 +382,8 @@ class Onramp6(NamedTuple):
         return cls._make(_onramp6.unpack(data))
 
 
-_onramp6 = Struct("<I16sI16s")
-ONRAMP6_BYTES: Final = 40
+_onramp6 = Struct("<I16sII512s16s")
+ONRAMP6_BYTES: Final = 556
 
 
 class FlowKey(NamedTuple):

@@ -9,8 +9,9 @@ Acts in the network namespace of the calling thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
@@ -20,11 +21,12 @@ from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
+from softunicast.kernel.attachments import choose_attachment, suits_xdp
 from softunicast.kernel.families import FAMILIES
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
-from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
+from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
@@ -39,25 +41,34 @@ from softunicast.kernel.tables import Tables
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = (
-    *("director", "director_tc", "guard", "egress", "fast", "sweep"),
+    *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
     *("director_tc6", "guard6", "egress6", "sweep6"),
 )
+ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps")  # IPv6 has its own
 TABLES: Final = (
     *("settings", "slots", "servers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
-ON_ONRAMP: Final = tuple(family.named("egress_out") for family in FAMILIES)
+TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
 class Datapath:
     """See the module. `adopted` says whether `open` found a running one."""
 
-    def __init__(self, folder: Path, uplink: str, server: str, attach: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        uplink: str,
+        server: str,
+        attach: Mapping[str, str],
+        sources: Mapping[str, Sequence[IPv4Network]],
+    ) -> None:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
+        self._sources = sources
         self.director = "director"  # or "director_tc": the program at the uplink
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
@@ -73,16 +84,18 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
+        sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
+        `sources`: on-ramp -> the addresses that its clients may have (any when not named).
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach)
+        made = cls(bpffs, uplink, server, attach, sources)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -155,15 +168,24 @@ class Datapath:
     def _attach_onramp(self, interface: str, pool: str) -> None:
         """tc always; XDP in front of it where it pays, for established flows."""
         device = links.interface(interface)
+        attach = choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink)
         addresses, pin = links.source_addresses(device), self._pin("fast", interface)
-        self._tables.set_onramp(interface, pool, addresses, 0)
+        sources = self._sources.get(interface, ())
+        self._tables.set_onramp(interface, pool, addresses, 0, sources)
+        if device.bare:
+            if not self._pin("wrap", interface).exists():
+                for program in TRANSLATORS:
+                    self._detach(program, interface)  # programs run in the order in which they were attached
+            self._attach("wrap", "wrap", interface, device.index, ATTACH_TCX_INGRESS)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
         self._attach("egress6", "egress_out6", interface, device.index, ATTACH_TCX_INGRESS)
-        if choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink) == "xdp":
+        if not device.bare:
+            self._detach("wrap", interface)
+        if attach == "xdp":
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             # Else replies take tc, and only the clients' packets the short way.
             if takes_redirected(interface):
-                self._tables.set_onramp(interface, pool, addresses, device.mtu)
+                self._tables.set_onramp(interface, pool, addresses, device.mtu, sources)
         else:
             self._detach("fast", interface)
 
@@ -171,7 +193,7 @@ class Datapath:
         """Attachments to an uplink that is not configured any more."""
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
-            if program not in (*ON_ONRAMP, "fast") and interface != self.uplink:
+            if program not in ON_ONRAMPS and interface != self.uplink:
                 _link_of(pin).remove()
 
     # tables
@@ -217,7 +239,7 @@ class Datapath:
                 self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            for program in ("fast", *ON_ONRAMP):
+            for program in ON_ONRAMPS:
                 self._detach(program, interface)
             tables.remove_onramp(interface)
             changes += 1
@@ -233,8 +255,14 @@ class Datapath:
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""
         index = links.index_of(interface)
-        attached = all(f"{program}@{interface}" in self._links for program in ON_ONRAMP)
+        attached = all(f"{program}@{interface}" in self._links for program in TRANSLATORS)
         return attached and self._tables.onramp_index(interface) == index
+
+    def attachment(self, onramp: str) -> str:
+        """By what the packets of its clients are taken: "tc" or "xdp"; "" while by nothing."""
+        if not self._is_attached(onramp):
+            return ""
+        return "xdp" if f"fast@{onramp}" in self._links else "tc"
 
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))
@@ -305,7 +333,7 @@ class Datapath:
 
 
 def _removal_rank(name: str) -> int:
-    order = ("fast", "egress_out", "egress_in", "director", "guard")
+    order = (*ON_ONRAMPS, "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
@@ -338,32 +366,3 @@ def _refuse_other_abi(pin: Path) -> None:
             f"{abi.AbiLimit.ABI_VERSION}",
             fix="stop the agent cleanly with the version that started it, then start this one",
         )
-
-
-def suits_xdp(device: links.Interface) -> bool:
-    """XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN brings large packets
-    from a local stack, which XDP would force to be cut (no GSO)."""
-    return device.kind is None and bool(have_native_xdp(device.name))
-
-
-def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
-    """Of an on-ramp: "tc" or "xdp". HostError when XDP is wanted and the uplink would lose its frames."""
-    if wanted == "tc" or (wanted == "auto" and not suits_xdp(device)):
-        return "tc"
-    if takes_redirected(uplink):
-        return "xdp"
-    if wanted == "xdp":
-        raise HostError(
-            f"{uplink} does not send what XDP redirects to it: {device.name} cannot be attached by XDP",
-            f'set attach = "tc" for {device.name}',
-        )
-    return "tc"
-
-
-def attach_pass(interface: str, pin: Path) -> None:
-    """Attaches the XDP program that lets everything pass, and pins it: see bpf/pass.bpf.c."""
-    obj = BpfObject.load("pass")
-    try:
-        attach_xdp(obj.programs["pass"], links.interface(interface).index, pin).close()
-    finally:
-        obj.close()

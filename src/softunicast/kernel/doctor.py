@@ -25,7 +25,9 @@ from softunicast.kernel.probe import Feature
 JIT: Final = "net/core/bpf_jit_enable"
 DIRECTORS: Final = ((XDP, "director"), (TCX_INGRESS, "director_tc"))  # one of them
 ON_UPLINK: Final = ((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
-OURS: Final = frozenset({*DIRECTORS, *ON_UPLINK, (TCX_INGRESS, "egress_out"), (XDP, "fast")})
+OURS: Final = frozenset(
+    {*DIRECTORS, *ON_UPLINK, (TCX_INGRESS, "egress_out"), (TCX_INGRESS, "wrap"), (XDP, "fast")}
+)
 START_AGAIN: Final = "start the agent again, it takes over; stopped cleanly it removes everything"
 
 
@@ -50,7 +52,7 @@ class Scope:
     """What to look at. `uplink` is None when nobody could tell which interface it is, `agent_answers` when
     there may be an agent or not.
 
-    `noted_settings` and `noted_addresses`: what the journal of an agent says it has changed on this host.
+    `noted_settings`, `noted_addresses`, `noted_tuns`: what the journal of an agent says it has changed on this host.
     `shared`: the addresses that the agent's data path knows.
     """
 
@@ -60,6 +62,7 @@ class Scope:
     agent_answers: bool | None = False
     noted_settings: tuple[str, ...] = ()
     noted_addresses: frozenset[IPAddress] = frozenset()
+    noted_tuns: tuple[str, ...] = ()
     shared: frozenset[IPAddress] = frozenset()
 
 
@@ -248,11 +251,13 @@ def _leftovers(scope: Scope, facts: Facts) -> Iterator[Finding]:
     left = facts.loopback & scope.noted_addresses
     for address in sorted(left, key=address_order):
         yield Finding(Severity.WARNING, f"{address} on lo, put there by an agent that is gone", START_AGAIN)
+    for name in scope.noted_tuns:
+        yield Finding(Severity.WARNING, f"the TUN device {name}, made by an agent that is gone", START_AGAIN)
     if facts.pins:
         what = f"{facts.pins} pins in {scope.bpffs} and no agent"
         yield Finding(Severity.WARNING, what, START_AGAIN)
     if scope.noted_settings:
         what = f"settings changed by an agent that is gone: {', '.join(scope.noted_settings)}"
         yield Finding(Severity.WARNING, what, START_AGAIN)
-    if facts.may_load and not (left or facts.pins or scope.noted_settings):
+    if facts.may_load and not (left or facts.pins or scope.noted_settings or scope.noted_tuns):
         yield Finding(Severity.OK, "nothing is left over of an earlier agent")

@@ -24,6 +24,8 @@ class Family:
     pool_slice_bytes: int
     pool: Any
     onramp: Any
+    source: Any
+    source_bytes: int
     flow_key: Any
     claim_key: Any
     claim: Any
@@ -43,6 +45,8 @@ IPV4: Final = Family(
     abi.POOL_SLICE_BYTES,
     abi.Pool,
     abi.Onramp,
+    abi.Source,
+    abi.SOURCE_BYTES,
     abi.FlowKey,
     abi.ClaimKey,
     abi.Claim,
@@ -57,6 +61,8 @@ IPV6: Final = Family(
     abi.POOL_SLICE6_BYTES,
     abi.Pool6,
     abi.Onramp6,
+    abi.Source6,
+    abi.SOURCE6_BYTES,
     abi.FlowKey6,
     abi.ClaimKey6,
     abi.Claim6,

@@ -26,6 +26,7 @@ _AF_INET: Final = 2
 _AF_INET6: Final = 10
 _IFF_UP: Final = 1
 _ARPHRD_ETHER: Final = 1
+_ARPHRD_NONE: Final = 0xFFFE
 # An address of this scope is good for receiving and for sockets bound to it, and for nothing else: the kernel
 # never picks it as the source of a packet that leaves, nor of an ARP request.
 _SCOPE_HOST: Final = 254
@@ -36,13 +37,17 @@ _IPV6_QUIET: Final = {"flags": 0x02, "preferred": 0, "valid": 0xFFFFFFFF}
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One interface. `mac` is None unless it is Ethernet; `kind` is None unless it is virtual ("veth", "tun");
-    `addresses` (IPv4) and `addresses6` are in the kernel's order; `mtu` in bytes."""
+    """One interface. `mac` is None unless it is Ethernet; `bare` when its packets are IP and nothing in front, as of
+    a TUN or a WireGuard device; `kind` is None unless it is virtual ("veth", "tun"); `addresses` (IPv4) and
+    `addresses6` are in the kernel's order; `mtu` in bytes; `carrier`: a cable is in, or a program has the descriptor
+    of a TUN."""
 
     name: str
     index: int
     mac: str | None
+    bare: bool
     up: bool
+    carrier: bool
     mtu: int
     kind: str | None
     addresses: tuple[IPv4Interface, ...]
@@ -69,7 +74,9 @@ def interface(name: str) -> Interface:
         name=name,
         index=index,
         mac=_attribute(link, "IFLA_ADDRESS") if link["ifi_type"] == _ARPHRD_ETHER else None,
+        bare=link["ifi_type"] == _ARPHRD_NONE,
         up=bool(link["flags"] & _IFF_UP),
+        carrier=bool(_attribute(link, "IFLA_CARRIER")),
         mtu=int(_attribute(link, "IFLA_MTU")),
         kind=_attribute(info, "IFLA_INFO_KIND") if (info := _attribute(link, "IFLA_LINKINFO")) else None,
         addresses=addresses,

@@ -9,8 +9,9 @@ point to them, slots before the pools that open flows in them, additions before 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
 from typing import Any, Final
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
@@ -57,6 +58,15 @@ def _behaviour(bits: int) -> Behaviour:
         return frozenset(name for name in PROTOCOLS if bits & abi.Behaviour[f"{what}_{name.upper()}"])
 
     return Behaviour(having("MAPPING"), having("FILTERING"))
+
+
+def _sources(family: Family, sources: Sequence[IPv4Network]) -> list[bytes]:
+    """The prefixes of a family. Where only the other one has any, none of this may come in: one that none fits."""
+    if family.version == 4:
+        return [
+            abi.Source(address_word(one.network_address), address_word(one.netmask)).pack() for one in sources
+        ]
+    return [family.source(b"\xff" * 16, bytes(16)).pack()] if sources else []
 
 
 @dataclass
@@ -319,11 +329,19 @@ class Tables:
 
     # on-ramps: the interface's number is the key
 
-    def set_onramp(self, name: str, pool: str, addresses: Iterable[IPAddress], xdp_mtu: int) -> None:
+    def set_onramp(
+        self,
+        name: str,
+        pool: str,
+        addresses: Iterable[IPAddress],
+        xdp_mtu: int,
+        sources: Sequence[IPv4Network] = (),
+    ) -> None:
         """Clients behind interface `name` use `pool`; the first of `addresses` of each family is the source of
         ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
+        `sources`: the addresses that clients may have; none: any.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
@@ -331,7 +349,11 @@ class Tables:
         for family in FAMILIES:
             table = self.maps[family.named("onramps")]
             word = words.get(family.version, family.nowhere)
-            entry = family.onramp(self._pools[pool], word, xdp_mtu, name_bytes(name, 16))
+            prefixes = _sources(family, sources)
+            packed = b"".join(prefixes).ljust(abi.AbiLimit.ONRAMP_SOURCES_MAX * family.source_bytes, b"\0")
+            entry = family.onramp(
+                self._pools[pool], word, xdp_mtu, len(prefixes), packed, name_bytes(name, 16)
+            )
             table.set(index_key(index), entry.pack())
             if before is not None and before != index:
                 table.delete(index_key(before))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import KernelError
+from softunicast.core.onramps import Tun
 from softunicast.core.pools import Pool
 from softunicast.core.records import Address, Block, Inventory, Server
 from softunicast.core.slices import Slice
+from softunicast.kernel import tun
 from softunicast.kernel.flows import Drop, Flow
 
 SHARED = IPv4Address("198.51.100.10")
@@ -71,6 +75,7 @@ class Calls:
     def __init__(self, done: list[str] | None = None) -> None:
         self.settings: dict[str, int] = {}
         self.on_loopback: set[IPv4Address] = set()
+        self.tuns: dict[str, tun.Found] = {}
         self.done: list[str] = [] if done is None else done
 
     def read(self, name: str) -> int | None:
@@ -94,6 +99,22 @@ class Calls:
         there = address in self.on_loopback
         self.on_loopback.discard(address)
         return there
+
+    def find_tun(self, name: str) -> tun.Found | None:
+        return self.tuns.get(name)
+
+    def make_tun(self, name: str, device: Tun) -> None:
+        self.done.append(f"make {name}")
+        self.tuns[name] = tun.Found(True, True, 0, device.offload, True, device.mtu, False, (device.address,))
+
+    def open_tun(self, name: str, device: Tun) -> int:
+        if self.tuns[name].open:
+            raise KernelError(f"cannot open {name}", errno.EBUSY)
+        return os.open(os.devnull, os.O_RDWR)
+
+    def remove_tun(self, name: str) -> None:
+        self.done.append(f"remove {name}")
+        del self.tuns[name]
 
 
 class DataPath:
@@ -121,6 +142,9 @@ class DataPath:
         changed = self.state != wanted
         self.state = wanted
         return int(changed)
+
+    def attachment(self, onramp: str) -> str:
+        return "tc" if onramp in self.state.onramps else ""
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         found = [flow for flow in self.conversations if wanted is None or wanted(flow)]

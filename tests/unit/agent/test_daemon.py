@@ -74,12 +74,15 @@ class Node:
         self.ledger: SqliteLedger
         self.daemon: Daemon
 
+    def index_of(self, name: str) -> int | None:
+        return 50 if name in self.calls.tuns else self.indices.get(name)
+
     async def make(self) -> Daemon:
         """A new process on what the kernel and the host have."""
         self.ledger = await SqliteLedger.open(self.path / "ledger.db", quarantine_s=60)
         host = HostChanges(self.path / f"{self.me.name}.json", "boot", self.calls)
         host._load()
-        effects = NodeEffects(self.datapath, host, "uplink", self.me.name, self.indices.get)
+        effects = NodeEffects(self.datapath, host, "uplink", self.me.name, self.index_of, self.config.tuns)
         timing = Timing(TTL_S, self.config.agent.settle_s, time.monotonic_ns, lambda: 0.5)
         log = cast(Log, self.log)
         self.daemon = Daemon(self.config, self.me, self.ledger, KernelThread(), effects, timing, log)

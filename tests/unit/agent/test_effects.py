@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from tests.unit.agent.fakes import EMPTY, SHARED, Calls, DataPath, part
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.host import HostChanges
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.errors import KernelError
+from softunicast.core.errors import HostError, KernelError
+from softunicast.core.onramps import Tun
 from softunicast.core.pools import Timers
 
 HERE = AddressTable(2048, {1: SlotOwner("server1", 1, 99)})
@@ -38,7 +41,10 @@ class Node:
         self.datapath = DataPath(self.done)
         self.indices: dict[str, int] = {"uplink": 2, "clients": 3}
         self.host = HostChanges(path / "host.json", "boot", self.calls)
-        self.effects = NodeEffects(self.datapath, self.host, "uplink", "server1", self.indices.get)
+        self.effects = NodeEffects(self.datapath, self.host, "uplink", "server1", self.index_of)
+
+    def index_of(self, name: str) -> int | None:
+        return 50 if name in self.calls.tuns else self.indices.get(name)
 
     def apply(self, wanted: KernelState) -> list[str]:
         self.done.clear()
@@ -149,3 +155,50 @@ def test_an_apply_under_way_when_the_uplink_goes_brings_no_address_back(node: No
     node.effects.leave_addresses()
     node.apply(STATE)
     assert node.calls.on_loopback == set()
+
+
+# -- TUN devices ---------------------------------------------------------------------------------------------
+
+DEVICES = {"apps": Tun(IPv4Interface("10.9.0.1/24"))}
+WITH_TUN = replace(STATE, onramps={"clients": "gb", "apps": "gb"})
+
+
+def test_a_device_is_there_before_it_is_attached_and_gone_after(node: Node) -> None:
+    node.calls.settings["net/ipv4/conf/apps/forwarding"] = 0
+    node.effects.tuns = DEVICES
+    done = node.apply(WITH_TUN)
+    assert done.index("make apps") < done.index("apply apps,clients") < done.index("apps/forwarding=1")
+    assert node.apply(WITH_TUN) == ["apply apps,clients"]
+    node.effects.tuns = {}
+    assert node.apply(STATE) == ["apps/forwarding=0", "apply clients", "remove apps"]
+
+
+def test_a_clean_stop_removes_devices_last(node: Node) -> None:
+    node.effects.tuns = DEVICES
+    node.apply(WITH_TUN)
+    node.done.clear()
+    assert node.effects.stop(WITH_TUN, []).errors == ()
+    assert node.done.index("detach") < node.done.index("remove apps")
+    assert node.calls.tuns == {}
+
+
+def test_a_device_that_cannot_be_made_holds_up_nothing_else(node: Node) -> None:
+    """Above all not the deadlines. And nothing is attached to what is there under its name."""
+    node.calls.make_tun("apps", DEVICES["apps"])
+    node.effects.tuns = DEVICES
+    with pytest.raises(HostError, match="there is an interface apps"):
+        node.effects.apply(WITH_TUN)
+    assert node.datapath.state == STATE
+    assert node.calls.on_loopback == {SHARED}
+    assert node.effects.missing_onramps == ("apps",)
+
+
+def test_opening(node: Node) -> None:
+    node.effects.tuns = DEVICES
+    with pytest.raises(HostError, match="on-ramp apps is not ready; fix: ask again in a moment"):
+        node.effects.open_tun("apps")
+    node.apply(WITH_TUN)
+    os.close(node.effects.open_tun("apps"))
+    node.calls.tuns["apps"] = replace(node.calls.tuns["apps"], open=True)
+    with pytest.raises(HostError, match="another program has on-ramp apps; fix: end it first"):
+        node.effects.open_tun("apps")

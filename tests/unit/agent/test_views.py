@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Interface
 
 import pytest
 from tests.unit.agent.fakes import EMPTY, INVENTORY, ME, NEIGHBOUR, POOL, SHARED, part
 
 from softunicast.agent import views
+from softunicast.core.config import parse_config
 from softunicast.core.desired import AddressTable, PoolSlices, SlotOwner
 from softunicast.core.errors import InputError
 from softunicast.core.leases import Lease, LeaseState
@@ -15,6 +17,7 @@ from softunicast.core.pools import Timers
 from softunicast.core.records import HistoryEntry, Snapshot
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop, Flow, Sample
+from softunicast.kernel.links import Interface
 
 NOW_NS = 10_000_000_000
 STATE = replace(
@@ -44,6 +47,22 @@ SNAPSHOT = Snapshot(
         Lease(part(1), "server1", 4, LeaseState.HELD, 150.25),
     ),
 )
+
+CONFIG = """
+[server]
+name = "server1"
+site = "lab"
+[uplink]
+interface = "uplink"
+[ledger]
+kind = "sqlite"
+path = "/l"
+[[pools]]
+name = "gb"
+[[onramps]]
+interface = "clients"
+pool = "gb"
+"""
 
 
 def flow(
@@ -129,6 +148,52 @@ def test_pools_count_ports_once() -> None:
             "onramps": ["clients"],
         }
     ]
+
+
+def test_onramps() -> None:
+    text = (
+        CONFIG
+        + """
+        [[onramps]]
+        kind = "fd"
+        name = "apps"
+        pool = "gb"
+        address = "10.9.0.1/24"
+        sources = ["10.9.0.0/24"]
+        users = ["nobody"]
+    """
+    )
+    device = Interface("apps", 7, None, True, True, False, 1500, "tun", (IPv4Interface("10.9.0.1/24"),))
+    clients = Interface("clients", 3, "02:00:00:00:00:01", False, True, True, 1500, "veth", ())
+    rows = views.onramps(parse_config(text, "x"), {"apps": (device, "tc"), "clients": (clients, "")})
+    assert rows == [
+        {
+            "name": "apps",
+            "kind": "fd",
+            "pool": "gb",
+            "state": "ready",
+            "attach": "tc",
+            "layer": "ip",
+            "address": "10.9.0.1/24",
+            "mtu": 1500,
+            "sources": ["10.9.0.0/24"],
+            "open": False,
+        },
+        {
+            "name": "clients",
+            "kind": "interface",
+            "pool": "gb",
+            "state": "waiting",
+            "attach": None,
+            "layer": "ethernet",
+            "address": None,
+            "mtu": 1500,
+            "sources": [],
+            "open": None,
+        },
+    ]
+    [gone] = views.onramps(parse_config(CONFIG, "x"), {"clients": (None, "")})
+    assert (gone["state"], gone["layer"], gone["mtu"]) == ("missing", None, None)
 
 
 def test_servers() -> None:

@@ -54,6 +54,18 @@ FULL = {
         "destination": "203.0.113.1:80",
     },
 }
+ONRAMP: dict[str, Any] = {
+    "name": "apps",
+    "kind": "fd",
+    "pool": "gb",
+    "state": "ready",
+    "attach": "tc",
+    "layer": "ip",
+    "address": "10.9.0.1/24",
+    "mtu": 1400,
+    "sources": ["10.9.0.0/24", "10.8.0.0/24"],
+    "open": True,
+}
 NEVER = {"reason": "internal", "packets": 0, "meaning": "A bug.", "last": None}
 
 
@@ -98,6 +110,21 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
         *("server1", "lab", "192.0.2.1", "02:00:00:00:00:01", "yes", "1")
     ]
     assert ask("servers", "--json").json == [server]
+
+
+def test_onramps(ask: Ask, agent: FakeAgent) -> None:
+    plain = ONRAMP | {
+        "name": "clients",
+        "kind": "interface",
+        "layer": "ethernet",
+        "sources": [],
+        "open": None,
+    }
+    agent.answers["/v1/onramps"] = [ONRAMP, plain]
+    lines = ask("onramps").out.splitlines()
+    assert cells(lines[1])[-3:] == ["1400", "10.9.0.0/24, 10.8.0.0/24", "yes"]
+    assert [cell.strip() for cell in cells(lines[2])[-3:]] == ["1400", "any", "-"]
+    assert ask("onramps", "--json").json == [ONRAMP, plain]
 
 
 def test_flows_ask_for_what_was_asked(ask: Ask, agent: FakeAgent) -> None:

@@ -124,6 +124,18 @@ def test_a_healthy_host_has_no_problem(scope: Scope, facts: Facts) -> None:
             f"settings changed by an agent that is gone: {FORWARDING}",
         ),
         (
+            replace(NO_AGENT, noted_tuns=("apps",)),
+            CLEAN,
+            "warning",
+            "the TUN device apps, made by an agent that is gone",
+        ),
+        (
+            NO_AGENT,
+            replace(CLEAN, attached=(Attached("apps", "tcx ingress", "wrap"),)),
+            "warning",
+            "programs without an agent: wrap on apps",
+        ),
+        (
             replace(NO_AGENT, noted_addresses=frozenset({SHARED})),
             replace(CLEAN, loopback=frozenset({SHARED})),
             "warning",
