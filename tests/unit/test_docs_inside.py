@@ -30,7 +30,8 @@ TYPES = {
 
 
 def test_every_map() -> None:
-    maps = {name: body for body, name in MAP.findall((ROOT / "bpf/maps.h").read_text())}
+    headers = "".join((ROOT / "bpf" / name).read_text() for name in ("maps.h", "scratch.h"))
+    maps = {name: body for body, name in MAP.findall(headers)}
     sized = dict(re.findall(r'"(\w+)": limits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
     said = {
         **entries(section(page("maps"), "Tables: written by the agent")),

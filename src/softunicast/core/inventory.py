@@ -44,9 +44,10 @@ def parse_inventory(text: str, path: str) -> Inventory:
     for section in document.sections("addresses"):
         for entry in _addresses(section):
             address = entry.address
+            whole = Slice.of(address)
             if address in addresses:
                 section.wrong("address", f"{address} is here twice", "leave one of them out")
-            elif not any(Slice.of(address).parent(length) in prefixes for length in lengths):
+            elif not any(whole.parent(length) in prefixes for length in lengths if length <= whole.length):
                 section.wrong("address", f"{address} is in no block", "add a [[blocks]] with its prefix")
             addresses[address] = entry
         section.done()

@@ -22,7 +22,7 @@ from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
 from softunicast.kernel.attachments import choose_attachment, suits_xdp
-from softunicast.kernel.families import FAMILIES
+from softunicast.kernel.families import FAMILIES, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
@@ -110,10 +110,13 @@ class Datapath:
         for name in ("maps", "links"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         _refuse_other_abi(self.folder / "maps" / "settings")
-        sizes = {"slots": limits.slots_max}
-        for family in FAMILIES:
-            sizes[family.named("addresses")] = limits.addresses_max
-            sizes[family.named("flows")] = sizes[family.named("claims")] = limits.flows_max
+        sizes = {
+            "addresses": limits.addresses_max,
+            "slots": limits.slots_max,
+            "flows": limits.flows_max,
+            "claims": limits.flows_max,
+        }
+        sizes |= {IPV6.named(name): size for name, size in sizes.items() if name != "slots"}
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
