@@ -12,8 +12,10 @@ const struct {
 	enum behaviour behaviour;
 	struct settings settings;
 	struct block_key block_key;
-	struct address_key address_key;
-	struct address address;
+	struct group group;
+	struct group_line group_line;
+	struct address_line address_line;
+	struct owner_line owner_line;
 	struct slot slot;
 	struct server server;
 	struct pool_slice pool_slice;
@@ -36,6 +38,11 @@ const enum abi_limit {
 	LIMIT_ABI_VERSION = ABI_VERSION,
 	LIMIT_NAME_BYTES = NAME_BYTES,
 	LIMIT_POOL_SLICES_MAX = POOL_SLICES_MAX,
+	LIMIT_LINE_GROUPS = LINE_GROUPS,
+	LIMIT_LINE_ADDRESSES = LINE_ADDRESSES,
+	LIMIT_LINE_OWNERS = LINE_OWNERS,
+	LIMIT_GROUP_BIT = GROUP_BIT,
+	LIMIT_GROUP_TRIES = GROUP_TRIES,
 	LIMIT_ONRAMP_SOURCES_MAX = ONRAMP_SOURCES_MAX,
 } abi_limit SEC(".rodata.abi") = LIMIT_ABI_VERSION;
 LICENSE;

@@ -10,10 +10,15 @@
 
 #include "family.h"
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
 #define SYSTEM_PORTS 1024     /* those below are never given out */
+#define LINE_GROUPS 7         /* that share a cache line */
+#define LINE_ADDRESSES 16
+#define GROUP_BIT (1 << 28)   /* so that no group is 0 */
+#define LINE_OWNERS 32
+#define GROUP_TRIES 8         /* cache lines that a group can be in */
 #define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
 
@@ -109,6 +114,7 @@ struct settings { /* array, one entry */
 	__u32 uplink;  /* ifindex */
 	__u32 self;    /* index into servers */
 	__u32 uplink_mtu;
+	__u32 group_mask; /* lines of groups - 1; their number is a power of two */
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -116,19 +122,33 @@ struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in
 	ip_address address;
 };
 
-struct address_key {
-	ip_address address;
+/* Where the slots of an address are, in two steps, so that what is often asked for is small. `groups` is a hash table
+ * made of cache lines: the group of an address, its first 28 bits, is in the line that its hash names or, where that
+ * was full, in one of the next; neighbouring groups share a line. It leads to a line of `addresses`, of which each of
+ * the 16 has a word. User space writes both (kernel/address_places.py), with the hash of slots.h. */
+struct group { /* written in one store: a reader sees the old entry or the new one */
+	__u32 number; /* GROUP_BIT | address, in host order, >> 4; 0: none */
+	__u32 line;   /* of addresses */
 };
 
-struct address { /* where the slots of an address are: slots[base + (port >> shift)] */
-	__u32 base;
-	__u32 shift;
+struct group_line {
+	struct group groups[LINE_GROUPS];
+	__u32 overflowed; /* a group for which there was no room here is further on */
+	__u32 zero;
 };
 
-struct slot { /* who may use one slice */
+struct address_line {
+	__u32 where[LINE_ADDRESSES]; /* base << 5 | shift: the slots are base + (port >> shift); 0: no such address */
+};
+
+struct owner_line { /* of the slots, in order: indices into servers, 0: nobody */
+	__u16 owners[LINE_OWNERS];
+};
+
+struct slot { /* what else is known of a slice */
 	__u64 deadline_ns; /* CLOCK_MONOTONIC; only meaningful when the owner is this server */
-	__u32 owner;       /* index into servers, 0: nobody */
 	__u32 epoch;
+	__u32 zero;
 };
 
 struct server {

@@ -20,12 +20,12 @@
 enum direction {
 	DIRECTION_NOT_OURS,
 	DIRECTION_HERE,
-	DIRECTION_NEIGHBOUR, /* as `slot->owner` says */
+	DIRECTION_NEIGHBOUR, /* `owner` says which */
 	DIRECTION_NOWHERE,   /* packet->reason says why */
 };
 
 /* `parsed`: what parse() made of the frame. */
-INLINE enum direction direct(void *data, void *end, int parsed, struct packet *packet, struct slot **slot)
+INLINE enum direction direct(void *data, void *end, int parsed, struct packet *packet, __u32 *owner)
 {
 	__u16 port = packet->destination_port;
 
@@ -39,13 +39,9 @@ INLINE enum direction direct(void *data, void *end, int parsed, struct packet *p
 			parsed = refuse(packet, REASON_ICMP_ERROR);
 		port = quote.source_port;
 	}
-	if (parsed == PARSED_DROP) { /* for us? then say why; if not, hands off */
-		struct address_key key = {.address = packet->destination};
-
-		return bpf_map_lookup_elem(&addresses, &key) || in_block(packet->destination) ? DIRECTION_NOWHERE :
-												DIRECTION_NOT_OURS;
-	}
-	switch (place_of(packet->destination, port, slot)) {
+	if (parsed == PARSED_DROP) /* for us? then say why; if not, hands off */
+		return is_ours(packet->destination) ? DIRECTION_NOWHERE : DIRECTION_NOT_OURS;
+	switch (place_of(packet->destination, port, owner)) {
 	case PLACE_NOT_OURS:
 		return DIRECTION_NOT_OURS;
 	case PLACE_HERE:

@@ -15,15 +15,15 @@ int director(struct xdp_md *xdp)
 {
 	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
 	struct packet packet;
-	struct slot *slot = 0;
+	__u32 owner = 0;
 	int parsed = parse(data, end, bpf_xdp_get_buff_len(xdp), &packet);
 	enum reason reason;
 
-	switch (direct(data, end, parsed, &packet, &slot)) {
+	switch (direct(data, end, parsed, &packet, &owner)) {
 	case DIRECTION_HERE:
 		return parsed == PARSED_OK ? fast_in(xdp, &packet) : XDP_PASS;
 	case DIRECTION_NEIGHBOUR:
-		reason = aim(data, end, slot ? slot->owner : 0, &packet);
+		reason = aim(data, end, owner, &packet);
 		return reason ? drop(xdp, reason, &packet) : XDP_TX;
 	case DIRECTION_NOWHERE:
 		return drop(xdp, packet.reason, &packet);

@@ -15,7 +15,7 @@ SEC("tc")
 int HOOK(director_tc)(struct __sk_buff *skb)
 {
 	struct packet packet;
-	struct slot *slot = 0;
+	__u32 owner = 0;
 	enum reason reason;
 	int parsed;
 
@@ -25,9 +25,9 @@ int HOOK(director_tc)(struct __sk_buff *skb)
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
 	if (parsed == PARSED_ERROR)
 		pull(skb, QUOTE_MAX);
-	switch (direct((void *)(long)skb->data, (void *)(long)skb->data_end, parsed, &packet, &slot)) {
+	switch (direct((void *)(long)skb->data, (void *)(long)skb->data_end, parsed, &packet, &owner)) {
 	case DIRECTION_NEIGHBOUR:
-		reason = aim((void *)(long)skb->data, (void *)(long)skb->data_end, slot ? slot->owner : 0, &packet);
+		reason = aim((void *)(long)skb->data, (void *)(long)skb->data_end, owner, &packet);
 		return reason ? drop(skb, reason, &packet) : bpf_redirect(skb->ifindex, 0);
 	case DIRECTION_NOWHERE:
 		return drop(skb, packet.reason, &packet);

@@ -91,12 +91,12 @@ INLINE int fast_out(struct xdp_md *xdp, const struct packet *packet, const struc
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct ethhdr *eth = data;
 	struct settings *self;
-	struct slot *slot;
-	__u32 first = 0;
+	__u32 first = 0, owner;
 
 	if (!flow || flow->refresh_ns <= now || flow->hop_ns <= now || packet->ttl <= 1 ||
 	    (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || flow->hairpin || has_moved(data, end, flow) ||
-	    bpf_xdp_get_buff_len(xdp) > flow->hop_mtu + ETH_HLEN || (void *)(eth + 1) > end || place_of(flow->local, flow->local_port, &slot) != PLACE_HERE)
+	    bpf_xdp_get_buff_len(xdp) > flow->hop_mtu + ETH_HLEN || (void *)(eth + 1) > end ||
+	    place_of(flow->local, flow->local_port, &owner) != PLACE_HERE)
 		return XDP_PASS;
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (!self || translate_frame(data, end, packet, 1, flow->local, flow->local_port))

@@ -22,15 +22,13 @@ enum way { WAY_UPLINK, WAY_HOST, WAY_NONE, WAY_OFF };
  * The packet arrives there like one from the internet, with its sender's outside address and port. */
 INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __u64 now)
 {
-	__u32 first = 0, owner, own;
+	__u32 first = 0, owner = 0, own;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
 	struct server *server, *me;
-	struct slot *slot = 0;
-	enum place place = place_of(packet->destination, packet->destination_port, &slot);
+	enum place place = place_of(packet->destination, packet->destination_port, &owner);
 
-	if (!self || !slot || (place != PLACE_HERE && place != PLACE_ELSEWHERE))
+	if (!self || (place != PLACE_HERE && place != PLACE_ELSEWHERE))
 		return WAY_NONE;
-	owner = slot->owner;
 	own = self->self;
 	server = bpf_map_lookup_elem(&servers, &owner);
 	me = bpf_map_lookup_elem(&servers, &own);
@@ -169,9 +167,9 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 /* Is the slice of the flow's local end this server's, now? */
 ALONE int held_here(const struct flow *flow)
 {
-	struct slot *slot;
+	__u32 owner;
 
-	return flow && place_of(flow->local, flow->local_port, &slot) == PLACE_HERE;
+	return flow && place_of(flow->local, flow->local_port, &owner) == PLACE_HERE;
 }
 
 /* Asks the claim of a known flow, keeps it alive, and tells it where the client is. Returns 0 when it is no longer

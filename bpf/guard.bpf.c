@@ -22,9 +22,9 @@ INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *
 /* `port`: what the packet is for at its destination. */
 INLINE int handed_over(struct __sk_buff *skb, const struct packet *packet, __u16 port)
 {
-	struct slot *slot;
+	__u32 owner;
 
-	return skb->ingress_ifindex == skb->ifindex && place_of(packet->destination, port, &slot) == PLACE_ELSEWHERE;
+	return skb->ingress_ifindex == skb->ifindex && place_of(packet->destination, port, &owner) == PLACE_ELSEWHERE;
 }
 
 SEC("tc")
@@ -32,8 +32,8 @@ int HOOK(guard)(struct __sk_buff *skb)
 {
 	struct packet packet;
 	enum reason reason;
-	struct slot *slot;
 	__u16 port, to_port;
+	__u32 owner;
 	int parsed;
 
 	pull_headers(skb);
@@ -55,15 +55,13 @@ int HOOK(guard)(struct __sk_buff *skb)
 		to_port = quote.source_port;
 	}
 	if (parsed == PARSED_DROP) {
-		struct address_key key = {.address = packet.source};
-
 		/* l4_offset is 0 when the header could not even be read: it could say anything. */
-		if (packet.l4_offset && !bpf_map_lookup_elem(&addresses, &key) && !in_block(packet.source))
+		if (packet.l4_offset && !is_ours(packet.source))
 			return TC_ACT_UNSPEC;
 		return drop(skb, packet.reason == REASON_MALFORMED ? REASON_MALFORMED :
 				 packet.reason == REASON_FRAGMENT ? REASON_GUARD_FRAGMENT : REASON_GUARD_PROTOCOL, &packet);
 	}
-	switch (place_of(packet.source, port, &slot)) {
+	switch (place_of(packet.source, port, &owner)) {
 	case PLACE_NOT_OURS:
 	case PLACE_HERE:
 		return TC_ACT_UNSPEC;

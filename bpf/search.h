@@ -62,15 +62,15 @@ INLINE void give_back(struct search *search)
 }
 
 /* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
-INLINE void wait_for(struct search *search, const struct claim *claim, __u64 expires)
+INLINE void wait_for(struct search *search, const struct claim *claim, __u64 free)
 {
 	struct exhausted *known = &search->exhausted;
-	__u64 early = expires - search->closing_ns + REUSE_AFTER_NS;
+	__u64 early = free - search->closing_ns + REUSE_AFTER_NS;
 
-	if (expires == CLAIM_BUSY) /* being freed, perhaps */
-		expires = early = 0;
-	if (expires < known->until_ns)
-		known->until_ns = expires;
+	if (free == CLAIM_BUSY) /* being freed, perhaps */
+		free = early = 0;
+	if (free < known->until_ns)
+		known->until_ns = free;
 	if (early < known->early_until_ns && search->key.protocol == IPPROTO_TCP && ended(claim->state) &&
 	    claim->pool == search->pool)
 		known->early_until_ns = early;
@@ -80,7 +80,7 @@ INLINE int insert_claim(struct search *search)
 {
 	long error = bpf_map_update_elem(&claims, &search->key, &search->claim, BPF_NOEXIST);
 	struct claim *old;
-	__u64 expires;
+	__u64 expires, free;
 
 	if (!error) {
 		client_gains(&search->claim.flow);
@@ -96,10 +96,18 @@ INLINE int insert_claim(struct search *search)
 	expires = *(volatile __u64 *)&old->expires_ns;
 	if (expires != CLAIM_BUSY && search->key.protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
-	wait_for(search, old, expires);
-	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
-	    (expires <= search->now_ns && expires + rest_ns(&search->key, old) > search->now_ns) ||
-	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
+	if (expires > search->now_ns) {
+		wait_for(search, old, expires);
+		if (!reusable(search, old, expires))
+			return 0;
+	} else {
+		free = expires + rest_ns(&search->key, old);
+		if (free > search->now_ns) {
+			wait_for(search, old, free);
+			return 0;
+		}
+	}
+	if (__sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
 	drop_flow_of(&search->key, old, &search->former);
 	old->flow = search->claim.flow;
@@ -137,6 +145,27 @@ static long try_port(__u32 index, struct searching *searching)
 	return 1;
 }
 
+/* Is the slice known to be exhausted still? Begins to find out anew. */
+INLINE int known_exhausted(struct search *search, const struct pool_slice *slice)
+{
+	struct exhausted_key *key = &search->slice;
+	struct exhausted *known;
+
+	key->local = search->key.local;
+	key->remote = search->key.remote;
+	key->pool = search->pool;
+	key->first = slice->first;
+	key->remote_port = search->key.remote_port;
+	key->protocol = search->key.protocol;
+	known = bpf_map_lookup_elem(&exhausted, key);
+	if (!known || known->until_ns <= search->now_ns)
+		return 0;
+	if (known->early_until_ns > search->now_ns)
+		return 1;
+	search->endings = 1;
+	return !search->early;
+}
+
 static long try_slice(__u32 index, struct searching *searching)
 {
 	struct search *search = searching->search;
@@ -162,6 +191,14 @@ static long try_slice(__u32 index, struct searching *searching)
 	search->mask = slice->mask;
 	search->port = random;
 	search->stride = random >> 16 | 1;
-	bpf_loop((__u32)search->mask + 1, try_port, searching, 0);
-	return search->found || search->full ? 1 : 0;
+	search->exhausted.until_ns = search->exhausted.early_until_ns = search->now_ns + EXHAUSTED_NS;
+	if (try_port(0, searching))
+		return 1;
+	if (known_exhausted(search, slice))
+		return 0;
+	bpf_loop(search->mask, try_port, searching, 0);
+	if (search->found || search->full)
+		return 1;
+	bpf_map_update_elem(&exhausted, &search->slice, &search->exhausted, BPF_ANY);
+	return 0;
 }

@@ -17,7 +17,7 @@ from tests.bpf.kernel_objects import has_xdp, pins
 from tests.bpf.world import LIMITS, ME, UPLINK, World, make_server, state
 
 from softunicast.kernel.attached import Attached, attached
-from softunicast.kernel.attachments import suits_xdp
+from softunicast.kernel.attachment import suits_xdp
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.links import interface
 

@@ -167,3 +167,27 @@ def test_mappings_are_exhausted_alike(world: World) -> None:
     assert len(remembered(world)) == 1
     assert world.out(udp("10.0.0.2:4001", "203.0.113.98:7")).reason == "slice_full"
     assert len(remembered(world)) == 1
+
+
+def test_a_port_at_rest_is_waited_for(world: World) -> None:
+    """An expired mapping that anybody could send to keeps its port for a while (RFC 6888 REQ-8)."""
+    wanted = state(ports=16)
+    (slices,) = (pool.slices for pool in wanted.pools.values())
+    udp_open = frozenset({"udp"})
+    pool = PoolSlices(Timers(rest_s=100), slices, Behaviour(udp_open, udp_open))
+    world.reset(replace(wanted, pools={"gb": pool}))
+    for number in range(16):
+        assert world.out(udp(f"10.0.0.2:{3000 + number}", f"203.0.113.{number}:5")).outcome == "out"
+    now = time.monotonic_ns()
+    world.change_claims(expires_ns=now - SECOND_NS)
+    assert world.out(udp("10.0.0.2:4000", "203.0.113.99:6")).reason == "slice_full"
+    ((until, _),) = remembered(world)
+    assert until >= now + SECOND_NS - TICK_NS
+    key, claim = next((key, claim) for key, claim in world.claims().items() if not key.remote)
+    rested = now + SECOND_NS // 2
+    claim = claim._replace(expires_ns=rested - 100 * SECOND_NS)
+    world.datapath.map("claims").set(key.pack(), claim.pack())
+    world.forget_exhausted()
+    assert world.out(udp("10.0.0.2:4001", "203.0.113.98:7")).reason == "slice_full"
+    ((until, _),) = remembered(world)
+    assert until == rested

@@ -57,8 +57,7 @@ from tests.bpf.world import (
 from softunicast.core.desired import SlotOwner
 from softunicast.core.errors import HostError
 from softunicast.kernel import abi
-from softunicast.kernel.attachments import attach_pass
-from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.datapath import Datapath, attach_pass
 
 BUSY = (1 << 64) - 1
 FAST_OUT, FAST_IN = {"out": 1, "fast_out": 1}, {"here": 1, "in": 1, "fast_in": 1}

@@ -234,6 +234,7 @@ def silent(world: World, seconds: float) -> None:
     for key, claim in world.claims().items():
         gone = claim._replace(expires_ns=claim.expires_ns - int(seconds * NS))
         world.datapath.map("claims").set(key.pack(), gone.pack())
+    world.forget_exhausted()
 
 
 ENDS = {

@@ -14,8 +14,7 @@ import pytest
 from softunicast.core.config import Limits
 from softunicast.kernel import links, namespaces, sysctl
 from softunicast.kernel.attached import Attached, attached
-from softunicast.kernel.attachments import attach_pass
-from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.datapath import Datapath, attach_pass
 from softunicast.kernel.doctor import Finding, Scope, Severity, examine
 from softunicast.kernel.native_xdp import have_native_xdp
 

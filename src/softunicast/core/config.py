@@ -14,13 +14,12 @@ from typing import Final
 
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
-from softunicast.core.onramps import Tun, interface_name, parse_onramps
+from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
 from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
 from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
-ATTACHMENTS: Final = ("auto", "tc", "xdp")
 CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte

@@ -13,6 +13,7 @@ from typing import Final
 from softunicast.core.toml_reader import Section, suggestion
 
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
+ATTACHMENTS: Final = ("auto", "tc", "xdp")  # of an on-ramp, and of the uplink
 SOURCES_MAX: Final = 16  # the same number as ONRAMP_SOURCES_MAX in bpf/abi.h
 HOLDERS_MAX: Final = 64  # names in `users` or `groups`
 MTU_MIN, MTU_MAX = 576, 65535  # RFC 791's least that everybody takes; the most that a TUN has
@@ -79,7 +80,7 @@ def interface_name(section: Section, key: str = "interface") -> str:
 def _onramp(section: Section) -> Onramp:
     if section.choice("kind", ("interface", "fd"), "interface") == "interface":
         name = interface_name(section)
-        attach = section.choice("attach", ("auto", "tc", "xdp"), "auto")
+        attach = section.choice("attach", ATTACHMENTS, "auto")
         return Onramp(name, section.text("pool"), attach, _sources(section))
     name = interface_name(section, "name")
     tun = Tun(

@@ -90,9 +90,14 @@ class Behaviour(IntEnum):
 
 
 class AbiLimit(IntEnum):
-    ABI_VERSION = 2
+    ABI_VERSION = 3
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
+    LINE_GROUPS = 7
+    LINE_ADDRESSES = 16
+    LINE_OWNERS = 32
+    GROUP_BIT = 268435456
+    GROUP_TRIES = 8
     ONRAMP_SOURCES_MAX = 16
 
 
@@ -101,6 +106,7 @@ class Settings(NamedTuple):
     uplink: int
     self: int
     uplink_mtu: int
+    group_mask: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -110,8 +116,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIII")
-SETTINGS_BYTES: Final = 16
+_settings = Struct("<IIIII")
+SETTINGS_BYTES: Final = 20
 
 
 class BlockKey(NamedTuple):
@@ -146,55 +152,70 @@ _block_key6 = Struct("<I16s")
 BLOCK_KEY6_BYTES: Final = 20
 
 
-class AddressKey(NamedTuple):
-    address: int
+class Group(NamedTuple):
+    number: int
+    line: int
 
     def pack(self) -> bytes:
-        return _address_key.pack(*self)
+        return _group.pack(*self)
 
     @classmethod
-    def unpack(cls, data: bytes) -> AddressKey:
-        return cls._make(_address_key.unpack(data))
+    def unpack(cls, data: bytes) -> Group:
+        return cls._make(_group.unpack(data))
 
 
-_address_key = Struct("<I")
-ADDRESS_KEY_BYTES: Final = 4
+_group = Struct("<II")
+GROUP_BYTES: Final = 8
 
 
-class AddressKey6(NamedTuple):
-    address: bytes
+class GroupLine(NamedTuple):
+    groups: bytes
+    overflowed: int
 
     def pack(self) -> bytes:
-        return _address_key6.pack(*self)
+        return _group_line.pack(*self)
 
     @classmethod
-    def unpack(cls, data: bytes) -> AddressKey6:
-        return cls._make(_address_key6.unpack(data))
+    def unpack(cls, data: bytes) -> GroupLine:
+        return cls._make(_group_line.unpack(data))
 
 
-_address_key6 = Struct("<16s")
-ADDRESS_KEY6_BYTES: Final = 16
+_group_line = Struct("<56sI4x")
+GROUP_LINE_BYTES: Final = 64
 
 
-class Address(NamedTuple):
-    base: int
-    shift: int
+class AddressLine(NamedTuple):
+    where: bytes
 
     def pack(self) -> bytes:
-        return _address.pack(*self)
+        return _address_line.pack(*self)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Address:
-        return cls._make(_address.unpack(data))
+    def unpack(cls, data: bytes) -> AddressLine:
+        return cls._make(_address_line.unpack(data))
 
 
-_address = Struct("<II")
-ADDRESS_BYTES: Final = 8
+_address_line = Struct("<64s")
+ADDRESS_LINE_BYTES: Final = 64
+
+
+class OwnerLine(NamedTuple):
+    owners: bytes
+
+    def pack(self) -> bytes:
+        return _owner_line.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> OwnerLine:
+        return cls._make(_owner_line.unpack(data))
+
+
+_owner_line = Struct("<64s")
+OWNER_LINE_BYTES: Final = 64
 
 
 class Slot(NamedTuple):
     deadline_ns: int
-    owner: int
     epoch: int
 
     def pack(self) -> bytes:
@@ -205,7 +226,7 @@ class Slot(NamedTuple):
         return cls._make(_slot.unpack(data))
 
 
-_slot = Struct("<QII")
+_slot = Struct("<QI4x")
 SLOT_BYTES: Final = 16
 
 

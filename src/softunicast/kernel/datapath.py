@@ -21,7 +21,8 @@ from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, links
-from softunicast.kernel.attachments import choose_attachment, suits_xdp
+from softunicast.kernel.address_places import group_lines
+from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.families import FAMILIES, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
@@ -47,7 +48,7 @@ OBJECTS: Final = (
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps")  # IPv6 has its own
 TABLES: Final = (
-    *("settings", "slots", "servers"),
+    *("settings", "groups", "owners", "slots", "servers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
 TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
@@ -68,8 +69,8 @@ class Datapath:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
-        self._sources = sources
         self.director = "director"  # or "director_tc": the program at the uplink
+        self._sources = sources
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -111,12 +112,14 @@ class Datapath:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         _refuse_other_abi(self.folder / "maps" / "settings")
         sizes = {
+            "groups": group_lines(limits.addresses_max),
             "addresses": limits.addresses_max,
+            "owners": -(-limits.slots_max // abi.AbiLimit.LINE_OWNERS),
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
         }
-        sizes |= {IPV6.named(name): size for name, size in sizes.items() if name != "slots"}
+        sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims")}
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
@@ -138,7 +141,8 @@ class Datapath:
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
         mtu = links.interface(self.uplink).mtu
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu)
+        mask = self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _pin(self, program: str, interface: str) -> Path:
@@ -369,3 +373,12 @@ def _refuse_other_abi(pin: Path) -> None:
             f"{abi.AbiLimit.ABI_VERSION}",
             fix="stop the agent cleanly with the version that started it, then start this one",
         )
+
+
+def attach_pass(interface: str, pin: Path) -> None:
+    """Attaches the XDP program that lets everything pass, and pins it: see bpf/pass.bpf.c."""
+    obj = BpfObject.load("pass")
+    try:
+        attach_xdp(obj.programs["pass"], links.interface(interface).index, pin).close()
+    finally:
+        obj.close()

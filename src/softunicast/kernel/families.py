@@ -19,7 +19,6 @@ class Family:
     version: int
     suffix: str  # of the names of programs and maps
     block_key: Any
-    address_key: Any
     pool_slice: Any
     pool_slice_bytes: int
     pool: Any
@@ -40,7 +39,6 @@ IPV4: Final = Family(
     4,
     "",
     abi.BlockKey,
-    abi.AddressKey,
     abi.PoolSlice,
     abi.POOL_SLICE_BYTES,
     abi.Pool,
@@ -56,7 +54,6 @@ IPV6: Final = Family(
     6,
     "6",
     abi.BlockKey6,
-    abi.AddressKey6,
     abi.PoolSlice6,
     abi.POOL_SLICE6_BYTES,
     abi.Pool6,

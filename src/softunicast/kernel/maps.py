@@ -7,9 +7,11 @@ hundred times faster than key by key. Per-CPU values are read as one bytes per p
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from softunicast.kernel.libbpf import check, ffi, kernel_error, load_library
 
@@ -74,6 +76,23 @@ class Map:
                 ),
                 f"writing {len(part)} entries of map {self.name}",
             )
+
+    @contextmanager
+    def words(self, form: Literal["H", "I", "Q"]) -> Iterator[memoryview[int]]:
+        """The values of an array (BPF_F_MMAPABLE) as the kernel holds them: words of 16 ("H"), 32 ("I")
+        or 64 bits ("Q"). Each is read and written at once: programs see the old one or the new one."""
+        try:
+            memory = mmap.mmap(self.fd, self.max_entries * self.value_bytes)
+        except OSError as error:
+            raise kernel_error(error.errno or 0, f"mapping map {self.name} into memory") from error
+        with memory, memoryview(memory) as raw, raw.cast(form) as view:
+            yield view
+
+    def set_words(self, form: Literal["H", "I", "Q"], words: Iterable[tuple[int, int]]) -> None:
+        """Writes words by their number: see `words`."""
+        with self.words(form) as view:
+            for number, word in words:
+                view[number] = word
 
     def delete(self, key: bytes) -> bool:
         """False when there was no such key."""

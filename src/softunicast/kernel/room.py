@@ -6,6 +6,7 @@ places out.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
@@ -53,16 +54,19 @@ def place_regions(taken: Iterable[tuple[int, int]], slots: Mapping[_K, int], lim
     KernelError when one finds none.
     """
     used, found = sorted(taken), dict[_K, int]()
+    searched = dict[int, int]()  # by size: below there is no gap for one more of it
     for key, wanted in slots.items():
-        at = 0
-        for first, length in used:
-            if at + wanted <= first:
-                break
+        at = searched.get(wanted, 0)
+        index = bisect_left(used, (at, 0))
+        while index < len(used) and at + wanted > used[index][0]:
+            first, length = used[index]
             at = max(at, -(-(first + length) // wanted) * wanted)
+            index += 1
         if at + wanted > limit:
             raise KernelError(
                 f"no room for {wanted} more slices in the table of {limit}", fix="raise limits.slots_max"
             )
         found[key] = at
-        used = sorted([*used, (at, wanted)])
+        used.insert(index, (at, wanted))
+        searched[wanted] = at + wanted
     return found

@@ -14,20 +14,19 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.desired import KernelState, PoolSlices
 from softunicast.core.plan import diff
 from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import IPAddress, Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.families import FAMILIES, Family, family_of
 from softunicast.kernel.maps import Map
-from softunicast.kernel.room import check_room, place_regions
+from softunicast.kernel.room import check_room
+from softunicast.kernel.slot_tables import SlotTables
 from softunicast.kernel.words import address_word, bytes_name, index_key, mac_bytes, name_bytes, word_address
 
-PORTS: Final = 65536
 NS: Final = 1_000_000_000
 EMPTY: Final = KernelState(frozenset(), {}, {}, {}, {})
-NOBODY: Final = SlotOwner("", 0, 0)
 
 
 def _pool_slices(family: Family, pool: Any) -> Iterator[Slice]:
@@ -39,11 +38,6 @@ def _pool_slices(family: Family, pool: Any) -> Iterator[Slice]:
 
 def _block_key(block: Slice) -> bytes:
     key: bytes = family_of(block.address).block_key(block.length, address_word(block.address)).pack()
-    return key
-
-
-def _address_key(address: IPAddress) -> bytes:
-    key: bytes = family_of(address).address_key(address_word(address)).pack()
     return key
 
 
@@ -77,7 +71,7 @@ class Tables:
     me: str
     state: KernelState = EMPTY
     _servers: dict[str, int] = field(default_factory=dict)
-    _regions: dict[IPAddress, tuple[int, int]] = field(default_factory=dict)  # first slot, slots
+    _slots: SlotTables = field(default_factory=SlotTables)
     _pools: dict[str, int] = field(default_factory=dict)
     _onramps: dict[str, int] = field(default_factory=dict)
 
@@ -94,7 +88,7 @@ class Tables:
             pools={},
             onramps={},
         )
-        addresses = dict(self._read_addresses(names))
+        addresses = dict(self._slots.read(self.maps, names))
         pools = self._read_pools()
         self.state = replace(self.state, addresses=addresses, pools=pools, onramps=dict(self._read_onramps()))
         return self.state
@@ -113,25 +107,6 @@ class Tables:
                 name = bytes_name(server.name)
                 self._servers[name] = int.from_bytes(key, "little")
                 yield name, server.mac.hex(":")
-
-    def _read_addresses(self, names: Mapping[int, str]) -> Iterator[tuple[IPAddress, AddressTable]]:
-        self._regions = {}
-        slots: dict[int, SlotOwner] = {}
-        for key, value in self.maps["slots"].items():
-            slot = abi.Slot.unpack(value)
-            if slot.owner:
-                owner = SlotOwner(names.get(slot.owner, "?"), slot.epoch, slot.deadline_ns)
-                slots[int.from_bytes(key, "little")] = owner
-        for family in FAMILIES:
-            for key, value in self.maps[family.named("addresses")].items():
-                address = word_address(family.address_key.unpack(key).address)
-                table = abi.Address.unpack(value)
-                self._regions[address] = (table.base, PORTS >> table.shift)
-                indices = range(PORTS >> table.shift)
-                owners = {
-                    index: slots[table.base + index] for index in indices if table.base + index in slots
-                }
-                yield address, AddressTable(1 << table.shift, owners)
 
     def _read_pools(self) -> dict[str, PoolSlices]:
         self._pools = {}
@@ -186,34 +161,23 @@ class Tables:
     def check(self, wanted: KernelState) -> None:
         """InputError or KernelError when the tables cannot hold what is wanted beside what is there."""
         check_room({name: table.max_entries for name, table in self.maps.items()}, self.state, wanted)
-        self._new_regions(wanted)
-
-    def _new_regions(self, wanted: KernelState) -> dict[IPAddress, int]:
-        """First slots of new and resized tables. The regions in use stay so until the end."""
-        slots = {
-            address: PORTS // table.slice_ports
-            for address, table in wanted.addresses.items()
-            if (actual := self.state.addresses.get(address)) is None
-            or actual.slice_ports != table.slice_ports
-        }
-        return place_regions(self._regions.values(), slots, self.maps["slots"].max_entries)
+        self._slots.plan(self.maps, wanted.addresses, self.state.addresses)
 
     # writing: additions and changes, then removals; what `newest` and `check` have let pass
 
     def _blocks(self, block: Slice) -> Map:
         return self.maps[family_of(block.address).named("blocks")]
 
-    def _addresses(self, address: IPAddress) -> Map:
-        return self.maps[family_of(address).named("addresses")]
-
     def add(self, wanted: KernelState) -> int:
         """Everything that is new or different. Returns the number of entries written."""
-        written, regions = 0, self._new_regions(wanted)
+        written, actual = 0, self.state.addresses
+        plan = self._slots.plan(self.maps, wanted.addresses, actual)
+        self._slots.begin(self.maps, plan)
         for block in wanted.blocks - self.state.blocks:
             self._blocks(block).set(_block_key(block), bytes(4))
             written += 1
         for address, table in wanted.addresses.items():
-            written += self._set_address(address, table, regions.get(address))
+            written += self._slots.write(self.maps, address, table, actual.get(address), plan, self._servers)
         for name, pool in wanted.pools.items():
             written += self._set_pool(name, pool)
         return written
@@ -227,7 +191,7 @@ class Tables:
                 self.maps[family.named("pools")].delete(index_key(index))
             removed += 1
         for address, table in self.state.addresses.items():
-            removed += self._clear_slots(address, table, wanted.addresses.get(address))
+            removed += self._slots.clear(self.maps, address, table, wanted.addresses.get(address))
         for block in self.state.blocks - wanted.blocks:
             self._blocks(block).delete(_block_key(block))
             removed += 1
@@ -251,40 +215,6 @@ class Tables:
             )
             self._servers[name] = index
         return len(plan.add) + len(plan.change)
-
-    def _set_address(self, address: IPAddress, table: AddressTable, new_base: int | None) -> int:
-        """Writes the slots that differ. A new table, or one of another size, is built aside, then switched to."""
-        if new_base is None:
-            plan = diff(table.owners, self.state.addresses[address].owners)
-            items = list(self._slot_items(self._regions[address][0], {**plan.add, **plan.change}))
-            self.maps["slots"].set_many(items)
-            return len(items)
-        slots = PORTS // table.slice_ports
-        everything = {index: table.owners.get(index, NOBODY) for index in range(slots)}
-        self.maps["slots"].set_many(self._slot_items(new_base, everything))
-        entry = abi.Address(new_base, table.slice_ports.bit_length() - 1)
-        self._addresses(address).set(_address_key(address), entry.pack())
-        self._regions[address] = (new_base, slots)
-        return slots
-
-    def _slot_items(self, base: int, owners: Mapping[int, SlotOwner]) -> Iterable[tuple[bytes, bytes]]:
-        for index, owner in owners.items():
-            number = self._servers[owner.server] if owner.server else 0
-            yield index_key(base + index), abi.Slot(owner.deadline_ns, number, owner.epoch).pack()
-
-    def _clear_slots(self, address: IPAddress, table: AddressTable, wanted: AddressTable | None) -> int:
-        if wanted is None:
-            self._addresses(address).delete(_address_key(address))
-            base = self._regions.pop(address)[0]
-            gone: Iterable[int] = range(PORTS // table.slice_ports)
-        elif wanted.slice_ports == table.slice_ports:
-            base = self._regions[address][0]
-            gone = diff(wanted.owners, table.owners).remove
-        else:
-            return 0  # its old region is simply free again
-        items = [(index_key(base + index), abi.Slot(0, 0, 0).pack()) for index in gone]
-        self.maps["slots"].set_many(items)
-        return len(items)
 
     def _set_pool(self, name: str, pool: PoolSlices) -> int:
         if self.state.pools.get(name) == pool:
@@ -322,7 +252,7 @@ class Tables:
         return entry
 
     def _pool_slice(self, family: Family, part: Slice) -> bytes:
-        slot = self._regions[part.address][0] + part.port_first // part.ports
+        slot = self._slots.regions[part.address][0] + part.port_first // part.ports
         word = address_word(part.address)
         entry: bytes = family.pool_slice(word, slot, part.port_first, part.ports - 1).pack()
         return entry

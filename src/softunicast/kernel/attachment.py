@@ -1,16 +1,13 @@
-"""Which hook suits a device: XDP or tc. Asked of the device and of its driver, with nothing attached.
+"""By what a device's packets are taken, XDP or tc: what suits it, unless the operator says otherwise.
 
-Decides and does nothing; the data path attaches. Acts in the network namespace of the calling thread.
+Pure but for what the drivers say of themselves (native_xdp.py).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from softunicast.core.errors import HostError
 from softunicast.kernel import links
 from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
-from softunicast.kernel.objects import BpfObject, attach_xdp
 
 
 def suits_xdp(device: links.Interface) -> bool:
@@ -20,8 +17,8 @@ def suits_xdp(device: links.Interface) -> bool:
 
 
 def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
-    """Of an on-ramp: "tc" or "xdp". HostError when XDP is wanted and the uplink would lose its frames, or the device
-    has none."""
+    """Of an on-ramp: "tc" or "xdp". HostError when XDP is wanted and the uplink would lose its frames, or the
+    device has none."""
     if device.mac is None and not device.bare:
         raise HostError(
             f"{device.name} is neither Ethernet nor plain IP", "use an interface of another kind as on-ramp"
@@ -40,12 +37,3 @@ def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
             f'set attach = "tc" for {device.name}',
         )
     return "tc"
-
-
-def attach_pass(interface: str, pin: Path) -> None:
-    """Attaches the XDP program that lets everything pass, and pins it: see bpf/pass.bpf.c."""
-    obj = BpfObject.load("pass")
-    try:
-        attach_xdp(obj.programs["pass"], links.interface(interface).index, pin).close()
-    finally:
-        obj.close()
