@@ -146,25 +146,25 @@ class OtherMap:
     """A map of IPv6, with keys and values in the layout of IPv4."""
 
     def __init__(self, real: Map, name: str) -> None:
-        self._real = real
+        self.real = real
         self._key, self._value = RECORDS.get(name, (None, None))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
+        return getattr(self.real, name)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        for key, value in self._real.items():
+        for key, value in self.real.items():
             yield _record(self._key, key, 4), _record(self._value, value, 4)
 
     def get(self, key: bytes) -> bytes | None:
-        value = self._real.get(_record(self._key, key, 6))
+        value = self.real.get(_record(self._key, key, 6))
         return None if value is None else _record(self._value, value, 4)
 
     def set(self, key: bytes, value: bytes, flags: int = 0) -> None:
-        self._real.set(_record(self._key, key, 6), _record(self._value, value, 6), flags)
+        self.real.set(_record(self._key, key, 6), _record(self._value, value, 6), flags)
 
     def delete(self, key: bytes) -> bool:
-        return self._real.delete(_record(self._key, key, 6))
+        return self.real.delete(_record(self._key, key, 6))
 
 
 def as_ipv4(text: str) -> str:
@@ -179,33 +179,33 @@ class OtherFamily:
     """A data path that tests of IPv4 can use for IPv6."""
 
     def __init__(self, datapath: Datapath) -> None:
-        self._real = datapath
+        self.real = datapath
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
+        return getattr(self.real, name)
 
     def apply(self, wanted: KernelState) -> int:
-        return self._real.apply(_state(wanted, 6))
+        return self.real.apply(_state(wanted, 6))
 
     @property
     def state(self) -> KernelState:
-        return _state(self._real.state, 4)
+        return _state(self.real.state, 4)
 
     def read(self) -> KernelState:
-        return _state(self._real.read(), 4)
+        return _state(self.real.read(), 4)
 
     def map(self, name: str) -> Any:
-        return OtherMap(self._real.map(f"{name}6"), name) if name in FAMILY_MAPS else self._real.map(name)
+        return OtherMap(self.real.map(f"{name}6"), name) if name in FAMILY_MAPS else self.real.map(name)
 
     def flows(self, limit: int, wanted: Any = None) -> tuple[int, list[Flow]]:
-        total, found = self._real.flows(limit, wanted)
+        total, found = self.real.flows(limit, wanted)
         ends = ("client", "local", "remote")
         return total, [
             replace(flow, **{name: as_ipv4(getattr(flow, name)) for name in ends}) for flow in found
         ]
 
     def drops(self) -> list[Drop]:
-        return [replace(drop, last=drop.last and _sample(drop.last)) for drop in self._real.drops()]
+        return [replace(drop, last=drop.last and _sample(drop.last)) for drop in self.real.drops()]
 
 
 def _sample(last: Sample) -> Sample:

@@ -119,13 +119,17 @@ class World:
     """The namespace is the calling thread's. `run_...` methods are the four hooks."""
 
     def __init__(self, datapath: Datapath) -> None:
-        self._datapaths = {4: datapath, 6: families.OtherFamily(datapath)}
+        self.datapath = datapath
         self.index = {device: socket.if_nametoindex(device) for device in (UPLINK, ONRAMP, ONRAMP2)}
 
     @property
     def datapath(self) -> Any:
         """That of the chosen family; tests write and read what is IPv4 (families.py)."""
         return self._datapaths[families.chosen]
+
+    @datapath.setter
+    def datapath(self, datapath: Datapath) -> None:
+        self._datapaths = {4: datapath, 6: families.OtherFamily(datapath)}
 
     # running packets
 

@@ -106,6 +106,9 @@ def _scope(socket: str, config: Config | None, status: Any, noted: HostChanges |
         bpffs=Path((AgentConfig() if config is None else config.agent).bpffs),
         uplink=config.uplink.interface if config else status and str(status["uplink"]),
         onramps=tuple(sorted(onramps)),
+        onramps6=tuple(
+            sorted({name for pool in pools for name in pool["onramps"] if ":" in "".join(pool["addresses"])})
+        ),
         agent_answers=status is not None,
         noted_settings=() if noted is None else tuple(noted.settings),
         noted_addresses=frozenset() if noted is None else frozenset(noted.addresses),
