@@ -5,7 +5,6 @@ server, and pools without any. The rest are the tables for both families (famili
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
 
@@ -40,7 +39,7 @@ from tests.bpf.frames import (
     tcp,
     udp,
 )
-from tests.bpf.world import DEPENDENT, ME, ONRAMP, Ran, World, state
+from tests.bpf.world import DEPENDENT, ME, Ran, World, state
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.pools import Timers
@@ -100,7 +99,7 @@ def behind(
 def test_extension_headers_are_carried_along(world: World, chain: str, protocol: str) -> None:
     ran = world.out(behind(chain, protocol, CLIENT, REMOTE))
     assert ran.outcome == "out"
-    ports = [claim for claim in world.claims()]
+    ports = list(world.claims())
     local = f"{SHARED}:{int.from_bytes(ports[0].local_port.to_bytes(2, 'little'), 'big')}"
     assert ran.frame == behind(chain, protocol, local, REMOTE, 63, TO_WIRE)
     assert world.guard(ran.frame).verdict == "next"
@@ -116,7 +115,6 @@ def test_an_error_about_a_packet_with_extension_headers(world: World, chain: str
     frame = behind(chain, "udp", CLIENT, REMOTE, ttl=1)
     quoted = frame[14:][: len(frame) - 14 - 3]
     assert world.out(frame).frame == error("10.0.0.1:0", CLIENT, quoted, (11, 0), macs=TO_CLIENT)
-    (local, port), *_ = [six(HERE)]
     sent = world.out(behind(chain, "udp", CLIENT, REMOTE)).frame
     at = len(sent) - 3 - 8
     local = f"{SHARED}:{int.from_bytes(sent[at : at + 2], 'big')}"
@@ -274,11 +272,11 @@ def whole_address() -> KernelState:
 
 
 @pytest.fixture
-def whole(world: World) -> Iterator[World]:
+def whole(world: World) -> World:
     real = world.datapath.real
     real.apply(whole_address())
     assert real.read() == whole_address()
-    yield world
+    return world
 
 
 def test_an_address_of_one_server(whole: World) -> None:
@@ -412,4 +410,3 @@ def test_any_damage(
         assert right(ran.frame)
     else:
         assert ran.frame == frame
-    assert ONRAMP
