@@ -50,6 +50,7 @@ enum reason {
 	REASON_TOO_BIG,
 	REASON_FAMILY,
 	REASON_FILTERED,
+	REASON_UNSOLICITED,
 	REASON_SPOOFED,
 	/* guard */
 	REASON_GUARD_FOREIGN,
@@ -70,6 +71,7 @@ enum traffic {
 	TRAFFIC_NEW_FLOW,  /* egress: claims made */
 	TRAFFIC_REUSED,    /* egress: of these, expired claims taken over */
 	TRAFFIC_ICMP_SENT, /* egress: errors sent to clients */
+	TRAFFIC_ICMP_MUTED, /* egress: errors not sent, because there were too many */
 	TRAFFIC_FAST_OUT,  /* of out: moved by XDP */
 	TRAFFIC_FAST_IN,   /* of in: moved by XDP */
 	TRAFFIC_MAX,
@@ -176,6 +178,8 @@ struct pool {
 	__u32 behaviour; /* enum behaviour */
 	__u32 client_flows_max;  /* claims of one client, 0: no limit */
 	__u32 client_rate_max;   /* its new flows per second, 0: no limit */
+	__u32 errors_max; /* ICMP errors to one client per second, 0: none */
+	__u32 zero;
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
 };

@@ -19,7 +19,7 @@ int HOOK(director_tc)(struct __sk_buff *skb)
 	enum reason reason;
 	int parsed;
 
-	if (skb->vlan_present) /* XDP sees the tag in front of it, and lets it pass */
+	if (is_others(skb))
 		return TC_ACT_UNSPEC;
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);

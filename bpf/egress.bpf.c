@@ -23,6 +23,8 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 		  __u32 error)
 {
 	count_drop(reason, HOOK_EGRESS_OUT, skb->ifindex, packet);
+	if (muted(packet, skb->ifindex, onramp->pool))
+		return TC_ACT_SHOT;
 	return icmp_error(skb, packet, &onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
 
@@ -183,6 +185,8 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 	int parsed, verdict;
 	__u64 now;
 
+	if (skb->vlan_present) /* another network's, whose tag the kernel has taken off */
+		return TC_ACT_UNSPEC;
 	if (!scratch)
 		return TC_ACT_SHOT;
 	packet = &scratch->packet;
@@ -228,6 +232,17 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 	return send_or_drop(skb, packet, flow, onramp, now);
 }
 
+/* A packet for a port that no client has: it is for this server's own sockets. A SYN that none of them waits for is
+ * dropped unsaid, as at any NAT (RFC 5382 REQ-4): the kernel would answer, and tell whoever scans what is here. */
+ALONE int nobodys(struct __sk_buff *skb, const struct packet *packet, const struct claim_key *key)
+{
+	if (!packet || !key || packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
+		return TC_ACT_UNSPEC;
+	if (!is_ours(packet->destination) || socket_holds(skb, key))
+		return TC_ACT_UNSPEC;
+	return drop(skb, REASON_UNSOLICITED, HOOK_EGRESS_IN, packet);
+}
+
 SEC("tc")
 int HOOK(egress_in)(struct __sk_buff *skb)
 {
@@ -241,6 +256,8 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	__u64 now;
 	__u32 onramp;
 
+	if (is_others(skb))
+		return TC_ACT_UNSPEC;
 	if (!scratch)
 		return TC_ACT_SHOT;
 	packet = &scratch->packet;
@@ -266,7 +283,9 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		mapping->local = key->local;
 		mapping->local_port = key->local_port;
 		claim = bpf_map_lookup_elem(&claims, mapping);
-		if (!claim || !alive(claim, now) || socket_holds(skb, key))
+		if (!claim || !alive(claim, now))
+			return nobodys(skb, packet, key);
+		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
 		/* The port is that client's alone. The kernel would refuse in its name, and break what both begin. */
 		if (!open_to_all(claim, key->protocol))
@@ -276,7 +295,7 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
 	onramp = claim->flow.onramp;
-	verdict = too_big(skb, packet, onramp);
+	verdict = too_big(skb, packet, onramp, claim->pool);
 	if (verdict != NOT_TOO_BIG)
 		return verdict;
 	if (!stranger && packet->protocol == IPPROTO_TCP)

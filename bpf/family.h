@@ -84,6 +84,7 @@ typedef struct {
 #define claims claims6
 #define clients clients6
 #define exhausted exhausted6
+#define told told6
 #define scratch scratch6
 
 #define PROTOCOL_ICMP 58

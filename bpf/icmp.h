@@ -21,6 +21,8 @@
 #define TRANSPORT_AT_LEAST 40
 #endif
 
+#define PRECEDENCE_INTERNETWORK 0xc0 /* RFC 1812 section 4.3.2.5: errors get through where others wait */
+
 #define ERROR(type, code) ((type) << 8 | (code))
 
 struct cut_bytes { /* what the error quotes: IP headers with options, at most 20 bytes of transport header */
@@ -78,6 +80,7 @@ INLINE __u32 address_error(ip_header *ip, __u32 bytes, ip_address from, ip_addre
 #if FAMILY == 4
 	ip->version = 4;
 	ip->ihl = 5;
+	ip->tos = PRECEDENCE_INTERNETWORK;
 	ip->tot_len = be16(sizeof(*ip) + bytes);
 #else
 	ip->version_class_label = 0x60;

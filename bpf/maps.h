@@ -120,6 +120,13 @@ struct {
 	__type(value, struct client);
 } clients SEC(".maps");
 
+struct { /* when the next ICMP error to a client is due, at the rate allowed */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct client_key);
+	__type(value, __u64);
+} told SEC(".maps");
+
 struct exhausted_key { /* a pool's slice, towards one destination */
 	ip_address local;
 	ip_address remote;

@@ -4,6 +4,7 @@
 
 #include "flow.h"
 #include "icmp.h"
+#include "mute.h"
 #include "scratch.h"
 
 #define NOT_TOO_BIG -2
@@ -109,7 +110,7 @@ INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 
 /* A reply larger than the client's interface carries is not dropped unsaid there: its sender hears which size
  * fits, from the shared address (RFC 4787 REQ-13). Returns the verdict, or NOT_TOO_BIG. */
-ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onramp)
+ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onramp, __u32 pool)
 {
 	__u32 bytes, mtu;
 
@@ -120,6 +121,8 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
+	if (muted(packet, skb->ifindex, pool))
+		return TC_ACT_SHOT;
 	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */

@@ -58,6 +58,15 @@ INLINE long replace_address(struct __sk_buff *skb, __u32 check, ip_address from,
 #endif
 }
 
+#define FOR_THIS_HOST 0 /* PACKET_HOST */
+
+/* Frames for another MAC address (a switch that floods, a bridge), and those of a VLAN whose tag the kernel has taken
+ * off, are not this interface's. In XDP a tag is still in the frame, and the card filters addresses. */
+INLINE int is_others(const struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->pkt_type != FOR_THIS_HOST;
+}
+
 /* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */
 INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const struct rewrite *rewrite)
 {

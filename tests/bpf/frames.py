@@ -29,6 +29,8 @@ TO_CLIENT: Macs = (ONRAMP_MAC, CLIENT_MAC)
 FROM_WIRE: Macs = (GATEWAY_MAC, UPLINK_MAC)
 TO_WIRE: Macs = (UPLINK_MAC, GATEWAY_MAC)
 
+PRECEDENCE = 0xC0  # of the data path's own ICMP errors: internetwork control
+
 CLIENT = "10.0.0.2:40000"
 REMOTE = "203.0.113.1:443"
 
@@ -149,7 +151,7 @@ def refusal(
         to = IPv6(quoted[14:]).src
         return error(f"{source}:0", f"{to}:0", inner, (kind, code), macs=macs)
     inner = quoted[14:][: (quoted[14] & 15) * 4 + transport]
-    header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0)
+    header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0, tos=PRECEDENCE)
     return bytes(ethernet(macs) / header / ICMP(type=kind, code=code) / Raw(inner))
 
 

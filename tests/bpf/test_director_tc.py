@@ -12,7 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.bpf.frames import FROM_WIRE, NEIGHBOUR_MAC, REMOTE, UPLINK_MAC, error, tagged, tcp, udp
+from tests.bpf.frames import (
+    FROM_WIRE,
+    GATEWAY_MAC,
+    NEIGHBOUR_MAC,
+    REMOTE,
+    UPLINK_MAC,
+    error,
+    tagged,
+    tcp,
+    udp,
+)
 from tests.bpf.kernel_objects import has_xdp, pins
 from tests.bpf.world import LIMITS, ME, UPLINK, World, make_server, state
 
@@ -124,6 +134,12 @@ def test_a_tag_that_the_kernel_took_off_is_still_a_tag(at_tc: World) -> None:
     frame = tcp(REMOTE, THERE, macs=FROM_WIRE)
     assert counted(at_tc, frame) == {"steered": 1}
     assert counted(at_tc, tagged(frame)) == {}
+
+
+def test_a_frame_for_another_address_is_left_alone(at_tc: World) -> None:
+    """A switch floods what it does not know: the server that it is for gets it as well."""
+    for to in (THERE, HERE, NOBODY):
+        assert counted(at_tc, tcp(REMOTE, to, macs=(GATEWAY_MAC, NEIGHBOUR_MAC))) == {}
 
 
 FOR_IPV6 = ("director_tc6", "egress_in6", "guard6")

@@ -5,6 +5,7 @@ the kernel stack untouched.
 from __future__ import annotations
 
 import struct
+from functools import partial
 
 import pytest
 from scapy.layers.inet import ICMP, UDP, IPOption_NOP
@@ -94,7 +95,8 @@ def test_what_no_flow_has_goes_up(world: World, kind: str) -> None:
     """Each time one field differs from a reply of the flow: another port, remote, or protocol."""
     local = open_flow(world, kind.split()[0])
     address, port = end(local)
-    other_protocol = udp if kind.startswith("tcp") else tcp
+    segment = partial(tcp, flags="A")  # a SYN would be unsolicited
+    other_protocol = udp if kind.startswith("tcp") else segment
     strangers = [
         reply(kind, f"{address}:{port ^ 1}", 64, FROM_WIRE),
         reply(kind, f"198.51.100.11:{port}", 64, FROM_WIRE),
@@ -103,7 +105,7 @@ def test_what_no_flow_has_goes_up(world: World, kind: str) -> None:
     if kind.startswith("echo"):
         strangers.append(echo("203.0.113.2:0", local, port, True, macs=FROM_WIRE))
     else:
-        same_protocol = tcp if kind.startswith("tcp") else udp
+        same_protocol = segment if kind.startswith("tcp") else udp
         strangers += [
             same_protocol("203.0.113.1:444", local, macs=FROM_WIRE),
             same_protocol("203.0.113.2:443", local, macs=FROM_WIRE),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 from tests.bpf import families
-from tests.bpf.frames import REMOTE, end
+from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, tcp, udp
 from tests.bpf.test_search import Opener, check_full
 from tests.bpf.world import ADDRESS, UPLINK, World, state
 
@@ -212,3 +212,44 @@ def test_a_socket_bound_to_the_uplink_device(small: World) -> None:
         check_full(small, "udp", 15)
     finally:
         made.close()
+
+
+# -- a connection that nobody asked for (RFC 5382 REQ-4)
+
+NOBODY = f"{ADDRESS}:{HELD + 1}"
+
+
+def test_a_syn_for_no_socket_is_dropped_unsaid(small: World) -> None:
+    """Of any kind but an answer; the kernel would reset it, at once."""
+    for flags in ("S", "SF", "SEC"):
+        ran = small.back(tcp(REMOTE, NOBODY, flags, macs=FROM_WIRE))
+        assert (ran.verdict, dict(ran.counted)) == ("drop", {"unsolicited": 1})
+
+
+@pytest.mark.parametrize("make", [listening, listening_everywhere], ids=["here", "everywhere"])
+def test_a_syn_for_a_listener_is_the_kernels(small: World, make: Callable[[], list[socket.socket]]) -> None:
+    waiting = make()
+    try:
+        ran = small.back(tcp(REMOTE, f"{ADDRESS}:{HELD}", "S", macs=FROM_WIRE))
+        assert (ran.verdict, dict(ran.counted)) == ("next", {})
+    finally:
+        for part in waiting:
+            part.close()
+
+
+@pytest.mark.parametrize("flags", ["SA", "A", "R", "RA", "FA", ""])
+def test_other_tcp_is_the_kernels(small: World, flags: str) -> None:
+    ran = small.back(tcp(REMOTE, NOBODY, flags, macs=FROM_WIRE))
+    assert (ran.verdict, dict(ran.counted)) == ("next", {})
+
+
+def test_what_is_not_tcp_is_the_kernels(small: World) -> None:
+    for frame in (udp(REMOTE, NOBODY, macs=FROM_WIRE), echo(REMOTE, NOBODY, HELD + 1, macs=FROM_WIRE)):
+        assert (small.back(frame).verdict, dict(small.back(frame).counted)) == ("next", {})
+
+
+def test_a_syn_for_an_address_that_is_not_shared(small: World) -> None:
+    """Of the server itself, or of anybody: none of ours."""
+    for to in ("192.0.2.1:22", "203.0.113.9:22"):
+        ran = small.back(tcp(REMOTE, to, "S", macs=FROM_WIRE))
+        assert (ran.verdict, dict(ran.counted)) == ("next", {})

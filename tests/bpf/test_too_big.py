@@ -80,7 +80,7 @@ def told(frame: bytes, source: str, macs: frames.Macs, mtu: int = MTU) -> bytes:
     header = frame[14:]
     quoted = header[: (header[0] & 15) * 4 + 8]
     made = error(f"{source}:0", f"{IP(header).src}:0", quoted, (3, 4), mtu, macs=macs)
-    return frames.with_ip(made, id=0)
+    return frames.with_ip(made, id=0, tos=frames.PRECEDENCE)
 
 
 PROTOCOLS = ("tcp", "udp", "icmp")

@@ -210,7 +210,7 @@ class World:
 
     def reset(self, wanted: KernelState | None = None) -> None:
         """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows", "exhausted"):
+        for name in ("claims", "flows", "exhausted", "told"):
             self._empty(name)
         self.datapath.apply(wanted or state())
 

@@ -15,12 +15,22 @@ from typing import Final
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
-from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
+from softunicast.core.pools import (
+    ICMP_ERRORS_PER_S,
+    PROTOCOLS,
+    TAG_PATTERN,
+    Behaviour,
+    ClientLimits,
+    Pool,
+    Timers,
+    check_tags,
+)
 from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
 CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
+ICMP_ERRORS_MAX: Final = 1_000_000  # one for each microsecond
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
 
@@ -201,6 +211,7 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             Timers(**values),
             _behaviour(section),
             _client_limits(section),
+            section.number("icmp_errors_per_s", ICMP_ERRORS_PER_S, 0, ICMP_ERRORS_MAX),
         )
         section.done()
         if name:

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import BEHAVIOUR_DEFAULT, NO_LIMITS, Behaviour, ClientLimits, Pool, Timers
+from softunicast.core.pools import (
+    BEHAVIOUR_DEFAULT,
+    ICMP_ERRORS_PER_S,
+    NO_LIMITS,
+    Behaviour,
+    ClientLimits,
+    Pool,
+    Timers,
+)
 from softunicast.core.records import Address, Snapshot
 from softunicast.core.slices import IPAddress, Slice
 
@@ -42,12 +50,14 @@ class AddressTable:
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
     """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, what one
-    client may take, and of which families (4, 6) it has addresses: clients of another are refused by name."""
+    client may take, how many ICMP errors it is sent per second, and of which families (4, 6) it has addresses:
+    clients of another are refused by name."""
 
     timers: Timers
     slices: tuple[Slice, ...]
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    icmp_errors_per_s: int = ICMP_ERRORS_PER_S
     families: frozenset[int] = frozenset({4})
 
 
@@ -111,6 +121,7 @@ def desired(
                 tuple(slice_ for slice_, address in opening if pool.matches(address)),
                 pool.behaviour,
                 pool.client_limits,
+                pool.icmp_errors_per_s,
                 _families(pool, addresses.values()),
             )
             for pool in pools

@@ -67,11 +67,16 @@ class ClientLimits:
 
 
 NO_LIMITS: Final = ClientLimits()
+ICMP_ERRORS_PER_S: Final = 100  # many more than a person or a program can use, few enough to cost nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool."""
+    """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool.
+
+    `icmp_errors_per_s`: how many of the server's own ICMP errors one client is sent per second; 0: none
+    (RFC 5508 REQ-9 and REQ-10 f).
+    """
 
     name: str
     tags: Mapping[str, str]
@@ -79,6 +84,7 @@ class Pool:
     timers: Timers = Timers()
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    icmp_errors_per_s: int = ICMP_ERRORS_PER_S
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""

@@ -35,13 +35,14 @@ class Reason(IntEnum):
     TOO_BIG = 19
     FAMILY = 20
     FILTERED = 21
-    SPOOFED = 22
-    GUARD_FOREIGN = 23
-    GUARD_NOBODY = 24
-    GUARD_EXPIRED = 25
-    GUARD_FRAGMENT = 26
-    GUARD_PROTOCOL = 27
-    MAX = 28
+    UNSOLICITED = 22
+    SPOOFED = 23
+    GUARD_FOREIGN = 24
+    GUARD_NOBODY = 25
+    GUARD_EXPIRED = 26
+    GUARD_FRAGMENT = 27
+    GUARD_PROTOCOL = 28
+    MAX = 29
 
 
 class Traffic(IntEnum):
@@ -53,9 +54,10 @@ class Traffic(IntEnum):
     NEW_FLOW = 5
     REUSED = 6
     ICMP_SENT = 7
-    FAST_OUT = 8
-    FAST_IN = 9
-    MAX = 10
+    ICMP_MUTED = 8
+    FAST_OUT = 9
+    FAST_IN = 10
+    MAX = 11
 
 
 class Hook(IntEnum):
@@ -294,6 +296,7 @@ class Pool(NamedTuple):
     behaviour: int
     client_flows_max: int
     client_rate_max: int
+    errors_max: int
     name: bytes
     slices: bytes
 
@@ -305,8 +308,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQQIIII48s3072s")
-POOL_BYTES: Final = 3184
+_pool = Struct("<QQQQQQIIIII4x48s3072s")
+POOL_BYTES: Final = 3192
 
 
 class Pool6(NamedTuple):
@@ -320,6 +323,7 @@ class Pool6(NamedTuple):
     behaviour: int
     client_flows_max: int
     client_rate_max: int
+    errors_max: int
     name: bytes
     slices: bytes
 
@@ -331,8 +335,8 @@ class Pool6(NamedTuple):
         return cls._make(_pool6.unpack(data))
 
 
-_pool6 = Struct("<QQQQQQIIII48s6144s")
-POOL6_BYTES: Final = 6256
+_pool6 = Struct("<QQQQQQIIIII4x48s6144s")
+POOL6_BYTES: Final = 6264
 
 
 class Source(NamedTuple):

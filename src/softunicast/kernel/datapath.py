@@ -8,6 +8,7 @@ Acts in the network namespace of the calling thread.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, links
+from softunicast.kernel import abi, layout, links
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.families import FAMILIES, IPV6
@@ -120,6 +121,7 @@ class Datapath:
             "claims": limits.flows_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims")}
+        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
@@ -371,7 +373,8 @@ def _refuse_other_abi(pin: Path) -> None:
         raise KernelError(
             f"the running data path has layout {found}, this version of softunicast layout "
             f"{abi.AbiLimit.ABI_VERSION}",
-            fix="stop the agent cleanly with the version that started it, then start this one",
+            errno.EINVAL,
+            layout.OTHER_VERSION,
         )
 
 

@@ -28,6 +28,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.TOO_BIG: "A packet larger than the way on carries. Its sender got ICMP with the size that fits.",
     Reason.FAMILY: "The pool has no address of the packet's family, and no other egress may serve it. Client got ICMP.",
     Reason.FILTERED: "Arrived for a client's own port, from somebody the client has not sent to.",
+    Reason.UNSOLICITED: "A connection to a port that no client and no socket of this server has.",
     Reason.SPOOFED: "A client's packet whose source is not one that the on-ramp's clients may have.",
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",

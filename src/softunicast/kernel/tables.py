@@ -125,6 +125,7 @@ class Tables:
                     (*(before.slices if before else ()), *_pool_slices(family, pool)),
                     _behaviour(pool.behaviour),
                     ClientLimits(pool.client_flows_max, pool.client_rate_max),
+                    pool.errors_max,
                     frozenset({family.version}) | (before.families if before else frozenset()),
                 )
         return found
@@ -246,6 +247,7 @@ class Tables:
             _behaviour_bits(pool.behaviour),
             pool.client_limits.flows_max,
             pool.client_limits.new_per_s,
+            pool.icmp_errors_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * family.pool_slice_bytes, b"\0"),
         ).pack()

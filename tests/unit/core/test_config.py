@@ -91,6 +91,15 @@ def test_mapping_and_filtering(text: str, mapping: set[str], filtering: set[str]
     assert pool.behaviour == Behaviour(frozenset(mapping), frozenset(filtering))
 
 
+def test_how_many_errors_a_pool_sends() -> None:
+    for text, per_s in (("", 100), ("icmp_errors_per_s = 0", 0), ("icmp_errors_per_s = 1000000", 1_000_000)):
+        (pool,) = parse_config(GOOD.replace("slices_max = 2", text), "x").pools
+        assert pool.icmp_errors_per_s == per_s
+    for text in ("-1", "1000001", "true", '"many"'):
+        [problem] = changed("slices_max = 2", f"icmp_errors_per_s = {text}")
+        assert "icmp_errors_per_s" in problem
+
+
 def test_how_onramps_are_attached() -> None:
     assert parse_config(GOOD, "x").attach == {"clients": "auto"}
     for how in ("auto", "tc", "xdp"):

@@ -11,7 +11,7 @@ import pytest
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner, desired
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import Behaviour, Pool, Timers
+from softunicast.core.pools import ICMP_ERRORS_PER_S, Behaviour, Pool, Timers
 from softunicast.core.records import Address, Block, Server, Snapshot
 from softunicast.core.slices import Slice
 
@@ -119,6 +119,12 @@ def test_a_pool_keeps_how_it_maps() -> None:
     found = on_server1(pools=pools).pools
     assert found["demo"].behaviour == Behaviour(frozenset({"udp", "icmp"}), frozenset())
     assert found["open"].behaviour == Behaviour(every, every)
+
+
+def test_a_pool_keeps_how_many_errors_it_sends() -> None:
+    pools = [POOL, Pool("mute", {"country": "gb"}, icmp_errors_per_s=0)]
+    found = on_server1(pools=pools).pools
+    assert (found["demo"].icmp_errors_per_s, found["mute"].icmp_errors_per_s) == (ICMP_ERRORS_PER_S, 0)
 
 
 def test_slices_of_a_pool_are_in_order() -> None:
