@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,8 @@ from softunicast.core.desired import AddressTable, KernelState, PoolSlices, Slot
 from softunicast.core.errors import HostError, UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import Behaviour, Pool, Timers
-from softunicast.core.records import Snapshot
+from softunicast.core.records import Address, Snapshot
+from softunicast.core.slices import Slice
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop
 
@@ -105,6 +107,17 @@ def test_missing_and_surplus() -> None:
     found = wants(snapshot(), (replace(POOL, slices_max=2), FR), "lab", [lease(5), lease(2), lease(9)])
     assert found.by_pool == {"gb": 0, "fr": 1}
     assert [item.slice for item in found.surplus] == [part(9)]  # the lowest stay
+
+
+def test_each_family_has_its_slices() -> None:
+    both = Address(ip_address("2001:db8::1"), "lab", {"country": "gb"}, 65536)
+    known = snapshot()
+    known = replace(known, addresses=(*known.addresses, both))
+    assert wants(known, (POOL,), "lab", []).missing == {("gb", 4): 1, ("gb", 6): 1}
+    whole = Lease(Slice.of(both.address), "server1", 1, LeaseState.HELD, 300.0)
+    found = wants(known, (POOL,), "lab", [whole])
+    assert (found.missing, found.surplus) == ({("gb", 4): 1, ("gb", 6): 0}, ())
+    assert found.by_pool == {"gb": 1}
 
 
 def test_draining_counts_for_nothing() -> None:
