@@ -28,6 +28,8 @@ const struct {
 	struct claim claim;
 	struct client_key client_key;
 	struct client client;
+	struct datagram_key datagram_key;
+	struct datagram datagram;
 	struct sample sample;
 	struct drop drop;
 	struct sweep sweep;

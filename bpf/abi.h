@@ -29,6 +29,7 @@ enum reason {
 	/* any hook */
 	REASON_MALFORMED,
 	REASON_FRAGMENT,
+	REASON_FRAGMENT_LOST,
 	REASON_ICMP_ERROR,
 	REASON_PROTOCOL,
 	REASON_INTERNAL,
@@ -74,6 +75,9 @@ enum traffic {
 	TRAFFIC_ICMP_MUTED, /* egress: errors not sent, because there were too many */
 	TRAFFIC_FAST_OUT,  /* of out: moved by XDP */
 	TRAFFIC_FAST_IN,   /* of in: moved by XDP */
+	TRAFFIC_HELD,      /* egress: later fragments that wait for their first */
+	TRAFFIC_RELEASED,  /* egress: of these, met by it */
+	TRAFFIC_CUT,       /* egress: packets cut into fragments, because the way on carries less */
 	TRAFFIC_MAX,
 };
 
@@ -257,6 +261,27 @@ struct client { /* exists only where the pool has a limit */
 	__u64 next_ns; /* when the next new flow is due, at the rate allowed */
 	__u32 flows;   /* claims that are this client's */
 	__u32 zero;
+};
+
+struct datagram_key { /* one datagram that came in fragments */
+	ip_address source;
+	ip_address destination;
+	__u32 interface;   /* the on-ramp's; 0: by the uplink; ~0: leaving, with an identification that is not ours */
+	__u16 id;          /* be */
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct datagram { /* LRU: what its first fragment said */
+	__u64 since_ns;
+	__u32 last;  /* of those that wait for the first: number in held, 0: none */
+	__u32 known; /* the first one has come, and not all have gone on yet */
+	__u32 gone;  /* bytes of those that have */
+	__u32 total; /* bytes of all, once the one that ends them has gone on */
+	__u16 source_port;      /* be */
+	__u16 destination_port; /* be */
+	__u16 id;               /* be; that it leaves with */
+	__u16 zero;
 };
 
 struct sample { /* the last packet dropped for a reason, on one CPU */

@@ -40,6 +40,7 @@ HELPER(long, map_delete_elem, void *map, const void *key);
 HELPER(__u32, get_prandom_u32, void);
 HELPER(long, skb_store_bytes, void *skb, __u32 offset, const void *from, __u32 bytes, __u64 flags);
 HELPER(long, l4_csum_replace, void *skb, __u32 offset, __u64 from, __u64 to, __u64 flags);
+HELPER(long, clone_redirect, void *skb, __u32 ifindex, __u64 flags);
 HELPER(long, redirect, __u32 ifindex, __u64 flags);
 HELPER(long, skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 bytes);
 HELPER(__s64, csum_diff, __be32 *from, __u32 from_bytes, __be32 *to, __u32 to_bytes, __u32 seed);

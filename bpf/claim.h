@@ -34,7 +34,8 @@ INLINE void move_on(__u32 *number, __u32 to)
 /* Remembers how far the sender of a packet has come. A SYN begins the numbers: see below. */
 INLINE void follow(const struct packet *packet, __u32 *acknowledged, __u32 *sent)
 {
-	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_RST)))
+	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_RST)) ||
+	    (packet->fragment & IP_OFFSET)) /* a later fragment has no numbers */
 		return;
 	if (packet->tcp_flags & TCP_ACK)
 		move_on(acknowledged, packet->acknowledgement);

@@ -9,11 +9,13 @@
  *   this server's slice        -> up, to egress and the kernel stack
  *   a neighbour's slice        -> new destination MAC, hop limit down by one, back out of the uplink
  *   nobody's, expired          -> dropped with a reason
+ *   a fragment                 -> to the server where those of its datagram meet, then to the owner (fragment.h)
  */
 #pragma once
 
 #include "checksum.h"
 #include "count.h"
+#include "fragment.h"
 #include "quote.h"
 #include "slots.h"
 
@@ -24,6 +26,32 @@ enum direction {
 	DIRECTION_NOWHERE,   /* packet->reason says why */
 };
 
+#if FAMILY == 4
+
+/* All of one datagram meet at one server, whose egress_in sends them on to the owner. */
+INLINE enum direction direct_fragment(void *data, void *end, struct packet *packet, __u32 *owner)
+{
+	struct ethhdr *eth = data;
+
+	switch (meeting_of(packet, owner)) {
+	case PLACE_NOT_OURS:
+		return DIRECTION_NOT_OURS;
+	case PLACE_NOBODY:
+		packet->reason = REASON_NO_OWNER;
+		return DIRECTION_NOWHERE;
+	case PLACE_ELSEWHERE:
+		if ((void *)(eth + 1) > end)
+			return DIRECTION_NOT_OURS;
+		if (!has_met(eth, *owner))
+			return DIRECTION_NEIGHBOUR;
+	default:
+		count(TRAFFIC_HERE);
+		return DIRECTION_HERE;
+	}
+}
+
+#endif
+
 /* `parsed`: what parse() made of the frame. */
 INLINE enum direction direct(void *data, void *end, int parsed, struct packet *packet, __u32 *owner)
 {
@@ -31,6 +59,10 @@ INLINE enum direction direct(void *data, void *end, int parsed, struct packet *p
 
 	if (parsed == PARSED_OTHER || is_discovery(packet))
 		return DIRECTION_NOT_OURS;
+#if FAMILY == 4
+	if (unlikely(parsed == PARSED_FRAGMENT))
+		return direct_fragment(data, end, packet, owner);
+#endif
 	if (parsed == PARSED_ERROR) {
 		struct quote quote;
 

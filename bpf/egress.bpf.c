@@ -23,12 +23,13 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 		  __u32 error)
 {
 	count_drop(reason, HOOK_EGRESS_OUT, skb->ifindex, packet);
-	if (muted(packet, skb->ifindex, onramp->pool))
+	/* About fragments the error is sent for the first one (RFC 1122 section 3.2.2). */
+	if (is_later(packet) || muted(packet, skb->ifindex, onramp->pool))
 		return TC_ACT_SHOT;
 	return icmp_error(skb, packet, &onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
 
-INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow,
+INLINE int send_or_drop(struct __sk_buff *skb, struct packet *packet, struct flow *flow,
 			const struct onramp *onramp, __u64 now)
 {
 	int verdict = TC_ACT_SHOT;
@@ -36,6 +37,8 @@ INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, stru
 
 	if (!reason)
 		return verdict;
+	if (reason == REASON_TOO_BIG && !cut_up(skb, packet, flow->hop_mtu, 0))
+		return TC_ACT_SHOT;
 	if (reason == REASON_TOO_BIG)
 		return reject(skb, packet, onramp, reason,
 			      (__u32)flow->hop_mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG));
@@ -72,7 +75,7 @@ INLINE int answers(const struct packet *packet, const struct flow_key *key, __u3
 	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, mapping);
 }
 
-INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
+INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const struct flow_key *key,
 			const struct onramp *onramp, struct trial *trial, __u64 now)
 {
 	ip_address gateway = UNSPECIFIED;
@@ -166,6 +169,32 @@ ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 	return transmit(skb, flow, now, gateway);
 }
 
+#if FAMILY == 4
+
+/* A client's fragment. Returns GO_ON when it has ports. */
+ALONE int fragment_out(struct __sk_buff *skb, struct packet *packet, const struct onramp *onramp)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct datagram_key key;
+	struct flow unused = {};
+	ip_address gateway = UNSPECIFIED;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	if (!is_later(packet))
+		return GO_ON;
+	key_of(packet, skb->ifindex, &key);
+	if (recall(packet, &key, now))
+		return GO_ON;
+	if (!is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+	if (!in_block(packet->destination) && for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
+		return pass_to_host();
+	return hold(skb, packet, skb->ifindex, now);
+}
+
+#endif
+
 /* Not forwarded by anybody, and perhaps the host's: DHCP, neighbour discovery. */
 INLINE int stays_on_link(const struct packet *packet)
 {
@@ -204,10 +233,15 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 	verdict = parsed == PARSED_ERROR ? error_out(skb, packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
-	if (parsed != PARSED_OK)
+	if (parsed != PARSED_OK && parsed != PARSED_FRAGMENT)
 		return untranslatable(skb, packet, onramp);
 	if (!onramp)
 		return drop(skb, REASON_NO_POOL, HOOK_EGRESS_OUT, packet);
+	if (unlikely(parsed == PARSED_FRAGMENT)) {
+		verdict = fragment_out(skb, packet, onramp);
+		if (verdict != GO_ON)
+			return verdict;
+	}
 	key = &scratch->flow_key;
 	zero_fill(key, sizeof(*key));
 	key->client = packet->source;
@@ -226,6 +260,10 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 	    (!is_client(onramp, &packet->source) || !refresh(skb, flow, key, packet, now))) {
 		bpf_map_delete_elem(&flows, key);
 		flow = 0;
+	}
+	if (!flow && is_later(packet)) {
+		packet->reason = REASON_NO_FLOW;
+		return untranslatable(skb, packet, onramp);
 	}
 	if (!flow)
 		return first_packet(skb, packet, key, onramp, &scratch->trial, now);
@@ -267,7 +305,10 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
 	if (parsed == PARSED_ERROR)
 		return error_in(skb, packet);
-	if (parsed != PARSED_OK)
+	verdict = parsed == PARSED_FRAGMENT ? fragment_in(skb, packet) : GO_ON;
+	if (verdict != GO_ON)
+		return verdict;
+	if (parsed != PARSED_OK && parsed != PARSED_FRAGMENT)
 		return TC_ACT_UNSPEC; /* what was for us and could not be read, the director has dropped */
 	zero_fill(key, sizeof(*key));
 	key->local = packet->destination;
@@ -298,7 +339,9 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	verdict = too_big(skb, packet, onramp, claim->pool);
 	if (verdict != NOT_TOO_BIG)
 		return verdict;
-	if (!stranger && packet->protocol == IPPROTO_TCP)
+	if (unlikely(is_fragment(packet)))
+		gone_on(packet, SIDE_WIRE);
+	if (!stranger && packet->protocol == IPPROTO_TCP && !is_later(packet))
 		seen_reply(claim, packet, now);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;

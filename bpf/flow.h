@@ -4,6 +4,7 @@
 
 #include "claim.h"
 #include "count.h"
+#include "hold.h"
 #include "rewrite.h"
 #include "scratch.h"
 #include "slots.h"
@@ -119,7 +120,7 @@ INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
 }
 
 /* Translates the packet and sends it out of the uplink. Returns REASON_NONE with the verdict in `verdict`. */
-INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, int *verdict)
+INLINE enum reason send(struct __sk_buff *skb, struct packet *packet, struct flow *flow, __u64 now, int *verdict)
 {
 	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port};
 	ip_address gateway = UNSPECIFIED;
@@ -128,6 +129,11 @@ INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, stru
 		return REASON_NO_ROUTE;
 	if (flow->hop_ns > now && packet_bytes(skb, packet) > flow->hop_mtu)
 		return REASON_TOO_BIG;
+	if (unlikely(is_fragment(packet))) {
+		*verdict = fragment_leaves(skb, packet, flow, now);
+		if (*verdict != GO_ON)
+			return REASON_NONE;
+	}
 	follow(packet, &flow->acknowledged, &flow->sent);
 	if (translate(skb, packet, &rewrite))
 		return REASON_INTERNAL;

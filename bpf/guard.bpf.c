@@ -9,6 +9,7 @@
  * over, as XDP does without asking. It came in by the uplink, and its destination is a neighbour's.
  */
 #include "count.h"
+#include "fragment.h"
 #include "quote.h"
 #include "rewrite.h"
 #include "slots.h"
@@ -19,13 +20,41 @@ INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *
 	return TC_ACT_SHOT;
 }
 
-/* `port`: what the packet is for at its destination. */
+/* `port`: what the packet is for at its destination. A fragment goes by where it meets the others. */
 INLINE int handed_over(struct __sk_buff *skb, const struct packet *packet, __u16 port)
 {
 	__u32 owner;
 
-	return skb->ingress_ifindex == skb->ifindex && place_of(packet->destination, port, &owner) == PLACE_ELSEWHERE;
+	if (skb->ingress_ifindex != skb->ifindex)
+		return 0;
+	return is_fragment(packet) ? in_block(packet->destination) :
+				     place_of(packet->destination, port, &owner) == PLACE_ELSEWHERE;
 }
+
+#if FAMILY == 4
+
+/* A fragment whose source port, as far as it has one, is ours. It must also have an identification out of our slice,
+ * or it could mix with a datagram of another server that shares the address. What egress sends has one; a socket's
+ * packets get one here. */
+INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct datagram_key key;
+	__u32 owner;
+
+	if (place_of(packet->source, packet->id, &owner) == PLACE_HERE)
+		return TC_ACT_UNSPEC;
+	if (is_later(packet) && handed_over(skb, packet, 0))
+		return TC_ACT_UNSPEC;
+	key_of(packet, SIDE_GUARD, &key);
+	if (is_later(packet) ? !recall(packet, &key, now) || place_of(packet->source, packet->new_id, &owner) != PLACE_HERE :
+			       remember(packet, &key, &packet->source, packet->source_port, now))
+		return drop(skb, REASON_GUARD_FRAGMENT, packet);
+	gone_on(packet, SIDE_GUARD);
+	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
+}
+
+#endif
 
 SEC("tc")
 int HOOK(guard)(struct __sk_buff *skb)
@@ -61,10 +90,13 @@ int HOOK(guard)(struct __sk_buff *skb)
 		return drop(skb, packet.reason == REASON_MALFORMED ? REASON_MALFORMED :
 				 packet.reason == REASON_FRAGMENT ? REASON_GUARD_FRAGMENT : REASON_GUARD_PROTOCOL, &packet);
 	}
+	if (is_later(&packet)) /* has no port; what follows from it, the identification says */
+		return in_block(packet.source) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	switch (place_of(packet.source, port, &owner)) {
 	case PLACE_NOT_OURS:
-	case PLACE_HERE:
 		return TC_ACT_UNSPEC;
+	case PLACE_HERE:
+		return is_fragment(&packet) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	case PLACE_ELSEWHERE:
 		reason = REASON_GUARD_FOREIGN;
 		break;

@@ -149,6 +149,64 @@ struct {
 	__type(value, struct exhausted);
 } exhausted SEC(".maps");
 
+#if FAMILY == 4
+
+/* fragments */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct datagram_key);
+	__type(value, struct datagram);
+} datagrams SEC(".maps");
+
+#define HELD_BYTES 2048 /* the longest frame that waits */
+
+struct held { /* a place for a later fragment that came before its first */
+	__u32 state;    /* HELD_FREE, HELD_BUSY, or the number that it is held under: hold.h */
+	__u32 previous; /* of the same datagram */
+	__u64 at_ns;
+	struct datagram_key key;
+	__u32 bytes;
+	__u32 zero;
+	__u8 frame[HELD_BYTES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct held);
+} held SEC(".maps");
+
+#define NUMBER_HELD 0 /* in numbers: the next to be held; from NUMBER_ID on, identifications */
+#define NUMBER_ID 1
+#define ID_COUNTERS 4096 /* conversations that share one only use up identifications faster */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4097); /* NUMBER_ID + ID_COUNTERS */
+	__type(key, __u32);
+	__type(value, __u32);
+} numbers SEC(".maps");
+
+#define CUT_BYTES 9216 /* the largest packet that is cut into fragments: of an interface with jumbo frames */
+
+struct cutting { /* it, while it is cut */
+	__u8 zero[2]; /* so that the IPv4 header is aligned */
+	__u8 headers[34]; /* Ethernet and IPv4 */
+	__u8 content[2 * CUT_BYTES]; /* twice: the verifier adds the largest offset and the largest piece */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct cutting);
+} cuttings SEC(".maps");
+
+#endif
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASON_MAX);

@@ -28,6 +28,7 @@
 #define PROTOCOL_DESTINATION 60
 #endif
 
+#define IP_DO_NOT_FRAGMENT 0x4000
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_OFFSET 0x1fff
 
@@ -47,6 +48,7 @@ struct icmp_header {
 enum parsed {
 	PARSED_OK = 0,    /* TCP, UDP or ICMP echo with all of its header */
 	PARSED_OTHER,     /* not of this family: nothing of ours */
+	PARSED_FRAGMENT,  /* of IPv4: see packet.fragment; ports only in the first one, with all of its header (fragment.h) */
 	PARSED_ERROR,     /* an ICMP error: quote.h reads what it is about */
 	PARSED_DROP,      /* of this family, but see packet.reason; addresses are valid unless MALFORMED */
 };
@@ -61,6 +63,9 @@ struct packet {
 	__u32 acknowledgement;  /* TCP, 0 without ACK */
 	__u16 l4_offset;        /* bytes from the start of the frame */
 	__u16 l4_bytes;         /* from there to the end of the packet; a frame may be longer */
+	__u16 fragment;         /* the flags and offset of the IPv4 header, host order */
+	__u16 id;               /* be; of a fragment */
+	__u16 new_id;           /* be; what it leaves with */
 	__u8 protocol;
 	__u8 ttl;
 	__u8 tcp_flags;
@@ -104,7 +109,7 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		struct udphdr *udp = l4;
 
 		if ((void *)(udp + 1) > end || l4_bytes < sizeof(*udp) || be16(udp->len) < sizeof(*udp) ||
-		    be16(udp->len) > l4_bytes)
+		    (be16(udp->len) > l4_bytes && !(packet->fragment & IP_MORE_FRAGMENTS)))
 			return refuse(packet, REASON_MALFORMED);
 		packet->source_port = udp->source;
 		packet->destination_port = udp->dest;
@@ -125,6 +130,31 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		/* Redirects and source quench from the internet are nobody's business (RFC 5508 REQ-10). */
 	}
 	return refuse(packet, REASON_PROTOCOL);
+}
+
+/* A fragment that cannot be true is refused: one that would not end where the next can begin, that ends behind the
+ * largest packet, a first one without all of its transport header, or a later one that overlaps it (RFC 1858). */
+INLINE int parse_fragment(void *l4, void *end, struct packet *packet)
+{
+	__u32 offset = (packet->fragment & IP_OFFSET) * 8, bytes = packet->l4_bytes;
+	int parsed;
+
+	packet->reason = REASON_FRAGMENT;
+	if (!bytes || ((packet->fragment & IP_MORE_FRAGMENTS) && bytes % 8) ||
+	    offset + bytes > 0xffff - sizeof(struct iphdr) ||
+	    (offset && offset < sizeof(struct tcphdr) && packet->protocol == IPPROTO_TCP))
+		return PARSED_DROP;
+	if (offset)
+		return packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP ||
+				       packet->protocol == IPPROTO_ICMP ?
+			       PARSED_FRAGMENT :
+			       refuse(packet, REASON_PROTOCOL);
+	parsed = parse_l4(l4, end, bytes, packet);
+	if (parsed == PARSED_OK)
+		return PARSED_FRAGMENT;
+	if (packet->reason == REASON_MALFORMED)
+		packet->reason = REASON_FRAGMENT;
+	return PARSED_DROP;
 }
 
 struct vlan_tag { /* what follows an EtherType that announces it */
@@ -159,8 +189,10 @@ INLINE int parse_ip(void *data, void *end, __u32 l2_bytes, __u32 bytes, struct p
 	    is_unspecified(packet->source) || is_unspecified(packet->destination))
 		return refuse(packet, REASON_MALFORMED);
 	packet->l4_bytes = total_bytes - header_bytes;
-	if (ip->frag_off & be16(IP_MORE_FRAGMENTS | IP_OFFSET))
-		return refuse(packet, REASON_FRAGMENT);
+	packet->fragment = be16(ip->frag_off);
+	packet->id = ip->id;
+	if (unlikely(packet->fragment & (IP_MORE_FRAGMENTS | IP_OFFSET)))
+		return parse_fragment((void *)ip + header_bytes, end, packet);
 	return parse_l4((void *)ip + header_bytes, end, total_bytes - header_bytes, packet);
 }
 

@@ -2,6 +2,8 @@
 /* What comes back to a client: what it does to its claim, whether it fits, and errors about what the client sent. */
 #pragma once
 
+#include "cut.h"
+#include "direct.h"
 #include "flow.h"
 #include "icmp.h"
 #include "mute.h"
@@ -99,6 +101,54 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	return bpf_redirect(onramp, 0);
 }
 
+#if FAMILY == 4
+
+/* Sends a fragment that met the others here on to the owner of its slice. */
+INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
+{
+	enum reason reason = aim((void *)(long)skb->data, (void *)(long)skb->data_end, owner, packet);
+
+	if (reason)
+		return drop(skb, reason, HOOK_EGRESS_IN, packet);
+	gone_on(packet, SIDE_WIRE);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* A fragment from the wire, for a shared address. Returns GO_ON when it has ports and they are this server's. */
+ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct datagram_key key;
+	__u32 owner = 0;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	if (!in_block(packet->destination))
+		return TC_ACT_UNSPEC;
+	key_of(packet, SIDE_WIRE, &key);
+	if (is_later(packet)) {
+		if (!recall(packet, &key, now))
+			return hold(skb, packet, SIDE_WIRE, now);
+	} else {
+		if (remember(packet, &key, 0, 0, now))
+			return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
+		if (release_held(skb, &key, now, 1))
+			return TC_ACT_SHOT;
+	}
+	switch (place_of(packet->destination, packet->destination_port, &owner)) {
+	case PLACE_HERE:
+		return GO_ON;
+	case PLACE_ELSEWHERE:
+		return steer_fragment(skb, packet, owner);
+	case PLACE_EXPIRED:
+		return drop(skb, REASON_LEASE_EXPIRED, HOOK_EGRESS_IN, packet);
+	default:
+		return drop(skb, REASON_NO_OWNER, HOOK_EGRESS_IN, packet);
+	}
+}
+
+#endif
+
 /* May anybody send to this mapping? */
 INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 {
@@ -120,8 +170,10 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	/* The helper writes the interface's MTU. Its verdict is about the buffer, which may be many packets. */
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;
+	if (!cut_up(skb, packet, mtu, 1))
+		return TC_ACT_SHOT;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
-	if (muted(packet, skb->ifindex, pool))
+	if (is_later(packet) || muted(packet, skb->ifindex, pool))
 		return TC_ACT_SHOT;
 	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;

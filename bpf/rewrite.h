@@ -40,6 +40,20 @@ INLINE void pull_headers(struct __sk_buff *skb)
 	pull(skb, HEADERS_MAX);
 }
 
+/* The part of `translate` that is about the IP header. */
+INLINE int translate_header(struct __sk_buff *skb, const struct rewrite *rewrite)
+{
+	ip_header *ip = (void *)(long)skb->data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return -1;
+	set_address(ip, rewrite->end == END_SOURCE ? &ip->saddr : &ip->daddr, rewrite->address);
+	decrease_ttl(ip);
+	if (FAMILY == 6)
+		bpf_csum_update(skb, HOP_LESS);
+	return 0;
+}
+
 /* The checksum at `check` covers an address that changes. */
 INLINE long replace_address(struct __sk_buff *skb, __u32 check, ip_address from, ip_address to, __u64 zero_stays)
 {
@@ -74,11 +88,11 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 	__u16 old_port = rewrite->end == END_SOURCE ? packet->source_port : packet->destination_port;
 	__u32 l4 = packet->l4_offset, check, port;
 	__u64 zero_stays = 0;
-	struct ethhdr *eth;
-	ip_header *ip;
 	void *end;
 	__u16 *word;
 
+	if (unlikely(packet->fragment & IP_OFFSET)) /* its transport header is in another fragment */
+		return translate_header(skb, rewrite);
 	if (packet->protocol == IPPROTO_TCP)
 		check = l4 + __builtin_offsetof(struct tcphdr, check);
 	else if (packet->protocol == IPPROTO_UDP)
@@ -96,16 +110,10 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 			return -1;
 	if (bpf_l4_csum_replace(skb, check, old_port, rewrite->port, zero_stays | 2))
 		return -1;
-	eth = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > end)
+	if (translate_header(skb, rewrite))
 		return -1;
-	set_address(ip, rewrite->end == END_SOURCE ? &ip->saddr : &ip->daddr, rewrite->address);
-	decrease_ttl(ip);
-	if (FAMILY == 6)
-		bpf_csum_update(skb, HOP_LESS);
-	word = (void *)eth + (port & OFFSET_MAX);
+	end = (void *)(long)skb->data_end;
+	word = (void *)(long)skb->data + (port & OFFSET_MAX);
 	if ((void *)(word + 1) > end)
 		return -1;
 	*word = rewrite->port;

@@ -107,6 +107,10 @@ def check_frame(hook: str, before: bytes, ran: Ran) -> None:
         assert after[30:34] == before[26:30]
         return
     assert len(after) == len(before)
+    if before[20] & 0x3F or before[21]:  # a fragment: of later ones only the IP header can be checked
+        sums = [sum_words(frame[14 : 14 + (frame[14] & 15) * 4]) % 0xFFFF for frame in (before, after)]
+        assert sums[0] == sums[1]
+        return
     assert readable(before)
     assert checksums_right(after) == checksums_right(before)
     assert after[22] == before[22] - 1
@@ -199,4 +203,4 @@ def test_what_is_ours_is_counted_exactly_once(busy_world: World, hook: str, fram
     if to[:3] != bytes([198, 51, 100]) if hook == "director" else to[0] >> 4 == 14 or to == b"\xff" * 4:
         return
     ran = run(busy_world, hook, frame)
-    assert [ran.reason, ran.outcome].count(None) == 1, ran
+    assert [ran.reason, ran.outcome].count(None) == 1 or dict(ran.counted) == {"held": 1}, ran

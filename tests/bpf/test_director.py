@@ -145,9 +145,6 @@ def test_an_owner_without_a_server_entry(world: World) -> None:
 @pytest.mark.parametrize(
     ("reason", "content", "fields"),
     [
-        ("fragment", UDP(sport=1, dport=2) / Raw(b"x" * 32), {"flags": "MF"}),
-        ("fragment", Raw(b"x" * 32), {"frag": 5, "proto": 17}),
-        ("fragment", Raw(b"x" * 32), {"frag": 5, "flags": "MF", "proto": 17}),
         *(("icmp_error", ICMP(type=kind) / Raw(b"x" * 28), {}) for kind in (3, 11, 12)),
         *(
             ("protocol", ICMP(type=kind) / Raw(b"x" * 28), {})

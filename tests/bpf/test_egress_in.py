@@ -161,9 +161,7 @@ def test_what_is_not_readable_goes_up(world: World) -> None:
         changed(whole, 14, b"\x4f"),
         changed(whole, 16, b"\xff\xff"),
         changed(whole, 38, struct.pack("!H", 7)),
-        frames.packet(
-            REMOTE, local, UDP(sport=443, dport=end(local)[1]) / Raw(b"x" * 32), FROM_WIRE, flags="MF"
-        ),
+        frames.packet(REMOTE, local, Raw(b"x" * 31), FROM_WIRE, flags="MF", proto=17),
         frames.packet(REMOTE, local, ICMP(type=3, code=3) / Raw(b"x" * 28), FROM_WIRE),
         frames.gre(REMOTE, local, FROM_WIRE),
         tagged(whole),

@@ -237,8 +237,7 @@ def test_an_onramp_without_an_address_cannot_answer(world: World) -> None:
 
 
 WITHOUT_PORT = [
-    ("fragment", frames.packet(content=UDP(sport=1, dport=2) / Raw(b"x" * 32), flags="MF")),
-    ("fragment", frames.packet(content=Raw(b"x" * 32), frag=5, proto=17)),
+    ("fragment", frames.packet(content=Raw(b"x" * 31), frag=5, proto=17, flags="MF")),
     ("protocol", gre()),
     ("protocol", frames.packet(content=Raw(b"x" * 28), proto=50)),
     ("protocol", frames.packet(content=ICMP(type=13) / Raw(b"x" * 12))),

@@ -105,6 +105,17 @@ def test_a_reply_too_large_for_its_client(world: World) -> None:
     assert (found.verdict, found.reason) == ("refused with ICMP", Reason.TOO_BIG)
 
 
+@pytest.mark.parametrize("fields", [{}, {"flags": "MF"}, {"frag": 5}, {"flags": "MF", "frag": 5}])
+def test_nothing_is_cut_or_kept_for_an_answer(world: World, fields: dict[str, object]) -> None:
+    """Pieces of a packet would be sent for real: it is explained as one that is whole and must stay so."""
+    world.out(udp())
+    with mtu(world, UPLINK):
+        world.change_flows(hop_ns=0)
+        found = asked(world, udp(payload=b"x" * 1400, **fields), ONRAMP)
+    assert (found.verdict, found.reason) == ("refused with ICMP", Reason.TOO_BIG)
+    assert not list(world.datapath.map("datagrams").items())
+
+
 def test_a_full_slice_and_one_that_is_not(world: World) -> None:
     """The copy of the claims is complete: full here is full there, and the last free port is found."""
     world.reset(state(ports=16))

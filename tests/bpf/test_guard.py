@@ -82,7 +82,6 @@ def test_only_a_held_slice_leaves(world: World, kind: str, source: str, reason: 
 
 
 WITHOUT_PORT = [
-    ("guard_fragment", UDP(sport=2049, dport=2) / Raw(b"x" * 32), {"flags": "MF"}),
     ("guard_fragment", Raw(b"x" * 32), {"frag": 5, "proto": 17}),
     *(("guard_protocol", ICMP(type=kind) / Raw(b"x" * 28), {}) for kind in (3, 5, 11, 12, 13, 17)),
     *(("guard_protocol", Raw(b"x" * 28), {"proto": number}) for number in (0, 4, 41, 47, 50, 132)),

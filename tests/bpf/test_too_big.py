@@ -1,7 +1,7 @@
 """Packets larger than the way on carries: their senders hear which size fits (RFC 1191, RFC 4787 REQ-13), whether
 they are clients or remote ends; buffers that will be cut are judged by what they are cut into.
 
-DF or not: nothing is fragmented, so the error is the only way a packet can become smaller.
+Without DF they are cut into fragments instead, where they can be: test_fragments_cut.py.
 """
 
 from __future__ import annotations
@@ -86,12 +86,11 @@ def told(frame: bytes, source: str, macs: frames.Macs, mtu: int = MTU) -> bytes:
 PROTOCOLS = ("tcp", "udp", "icmp")
 
 
-@pytest.mark.parametrize("flags", ["DF", ""])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_out(world: World, protocol: str, flags: str) -> None:
+def test_out(world: World, protocol: str) -> None:
     with mtu(world, UPLINK):
         for size in (MTU, MTU + 1, MTU + 2, 1500, MTU):
-            frame = sized(protocol, CLIENT, REMOTE, size, FROM_CLIENT, flags=flags)
+            frame = sized(protocol, CLIENT, REMOTE, size, FROM_CLIENT, flags="DF")
             ran = world.out(frame)
             if size <= MTU:
                 assert ran.outcome == "out"
@@ -109,7 +108,7 @@ def test_out_with_ip_options(world: World) -> None:
 
 def test_a_way_that_became_narrower(world: World) -> None:
     """Noticed when the next hop is asked for again; the claim is not touched by what does not leave."""
-    frame = sized("udp", CLIENT, REMOTE, 1400, FROM_CLIENT)
+    frame = sized("udp", CLIENT, REMOTE, 1400, FROM_CLIENT, flags="DF")
     assert world.out(frame).outcome == "out"
     before = world.claims()
     with mtu(world, UPLINK):
@@ -134,22 +133,21 @@ def test_a_buffer_to_be_cut(world: World, segment_bytes: int, fits: bool) -> Non
         assert ran.outcome == "out" if fits else ran.reason == "too_big"
 
 
-@pytest.mark.parametrize("flags", ["DF", ""])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_in(world: World, protocol: str, flags: str) -> None:
+def test_in(world: World, protocol: str) -> None:
     """The on-ramp is narrower than the uplink (a tunnel): the error leaves from the shared address, by the route
     to the remote end, and the guard lets it."""
     local = local_end(world.out(sized(protocol, CLIENT, REMOTE, 600, FROM_CLIENT)).frame)
     before = world.claims()
     with mtu(world, ONRAMP):
         for size in (MTU + 1, 1500):
-            frame = sized(protocol, REMOTE, local, size, FROM_WIRE, flags=flags)
+            frame = sized(protocol, REMOTE, local, size, FROM_WIRE, flags="DF")
             ran = world.back(frame)
             assert (ran.verdict, dict(ran.counted)) == ("redirect", {"too_big": 1, "icmp_sent": 1})
             assert ran.frame == told(frame, end(local)[0], TO_GATEWAY)
             assert world.guard(ran.frame).verdict == "next"
             assert world.claims() == before
-        assert world.back(sized(protocol, REMOTE, local, MTU, FROM_WIRE, flags=flags)).outcome == "in"
+        assert world.back(sized(protocol, REMOTE, local, MTU, FROM_WIRE, flags="DF")).outcome == "in"
     assert world.back(sized(protocol, REMOTE, local, 1500, FROM_WIRE)).outcome == "in"
 
 
@@ -157,7 +155,8 @@ def test_in_through_an_open_mapping(world: World) -> None:
     world.reset(behaving(OPEN))
     local = local_end(world.out(udp()).frame)
     with mtu(world, ONRAMP):
-        assert world.back(sized("udp", "203.0.113.9:9", local, 1500, FROM_WIRE)).reason == "too_big"
+        frame = sized("udp", "203.0.113.9:9", local, 1500, FROM_WIRE, flags="DF")
+        assert world.back(frame).reason == "too_big"
 
 
 def test_in_a_buffer_that_was_put_together(world: World) -> None:

@@ -249,7 +249,7 @@ def test_errors_have_no_header_either(bare: Bare) -> None:
     """Time exceeded, and a size that fits."""
     bare.send(udp(ttl=1))
     assert bare.received() == frames.refusal(frames.udp(CLIENT, ttl=1), 11, 0, source="10.9.0.1")[14:]
-    bare.send(udp(payload=b"x" * 4000))
+    bare.send(frames.udp(CLIENT, REMOTE, b"x" * 4000, flags="DF")[14:])
     error = IP(bare.received())
     assert (error[ICMP].type, error[ICMP].code, error[ICMP].nexthopmtu) == (3, 4, 1500)
     assert checksums_right(bytes(14) + bytes(error)) == (True, True)

@@ -41,11 +41,12 @@ ADDRESS2 = IPv4Address("198.51.100.11")
 SERVERS = {ME: frames.UPLINK_MAC, NEIGHBOUR: frames.NEIGHBOUR_MAC}
 FAR_NS = time.monotonic_ns() + 10**13  # a deadline that no test lives to see
 ATTACH = {UPLINK: "xdp"}  # as on a network card; on a veth it would be tc, which can be run unattached
-LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=10240)
+LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=10240, fragments_max=1024, held_max=64)
 
 # One of these, or a drop reason, for every packet that a program does anything with; and, where the director
 # itself gives a reply to the client, "here" and "in".
 OUTCOMES = {"here", "steered", "out", "in", "to_host"}
+SPENT = {"held", "released", "cut"}
 XDP_PROGRAMS = {"director", "fast"}
 REASONS = {reason.name.lower() for reason in abi.Reason}
 
@@ -57,7 +58,7 @@ class Ran:
     """What a program did with a packet: the verdict, the frame afterwards, and what was counted.
 
     Dropped: one reason and nothing else. Refused: one reason and one ICMP error sent. Sent: one outcome.
-    Passed: at most one outcome.
+    Passed: at most one outcome. Spent: what was made of it has arrived and was counted, too (fragments).
     """
 
     verdict: str
@@ -67,6 +68,11 @@ class Ran:
     def __post_init__(self) -> None:
         reasons = [name for name in self.counted if name in REASONS]
         outcomes = [name for name in self.counted if name in OUTCOMES]
+        if outcomes and "fragment_lost" in reasons:
+            reasons.remove("fragment_lost")  # others, that had waited for this one
+        if SPENT & set(self.counted):
+            assert self.verdict == "drop"
+            return
         if "fast_in" in self.counted:
             outcomes.remove("here")
         assert set(self.counted.values()) <= {1}, self.counted
@@ -210,7 +216,7 @@ class World:
 
     def reset(self, wanted: KernelState | None = None) -> None:
         """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows", "exhausted", "told"):
+        for name in ("claims", "flows", "exhausted", "told", "datagrams"):
             self._empty(name)
         self.datapath.apply(wanted or state())
 

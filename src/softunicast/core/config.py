@@ -86,11 +86,15 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of the kernel's tables: flows of this server, shared addresses and slices of its site."""
+    """Sizes of the kernel's tables: flows of this server, shared addresses and slices of its site, datagrams in
+    fragments, and fragments that wait for their first.
+    """
 
     flows_max: int = 1_048_576
     addresses_max: int = 1024
     slots_max: int = 65_536
+    fragments_max: int = 16_384
+    held_max: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,8 @@ def _limits(section: Section) -> Limits:
         flows_max=section.number("flows_max", base.flows_max, 1024, 1 << 26),
         addresses_max=section.number("addresses_max", base.addresses_max, 1, 1 << 20),
         slots_max=section.number("slots_max", base.slots_max, 16, 1 << 24),
+        fragments_max=section.number("fragments_max", base.fragments_max, 1024, 1 << 22),
+        held_max=section.number("held_max", base.held_max, 64, 1 << 18),
     )
     section.done()
     return limits

@@ -16,33 +16,34 @@ class Reason(IntEnum):
     NONE = 0
     MALFORMED = 1
     FRAGMENT = 2
-    ICMP_ERROR = 3
-    PROTOCOL = 4
-    INTERNAL = 5
-    NO_OWNER = 6
-    LEASE_EXPIRED = 7
-    STEER_LOOP = 8
-    NO_NEIGHBOUR = 9
-    NO_POOL = 10
-    NO_SLICE = 11
-    SLICE_FULL = 12
-    TABLE_FULL = 13
-    CLIENT_FLOWS = 14
-    CLIENT_RATE = 15
-    NO_FLOW = 16
-    NO_ROUTE = 17
-    HOP_LIMIT = 18
-    TOO_BIG = 19
-    FAMILY = 20
-    FILTERED = 21
-    UNSOLICITED = 22
-    SPOOFED = 23
-    GUARD_FOREIGN = 24
-    GUARD_NOBODY = 25
-    GUARD_EXPIRED = 26
-    GUARD_FRAGMENT = 27
-    GUARD_PROTOCOL = 28
-    MAX = 29
+    FRAGMENT_LOST = 3
+    ICMP_ERROR = 4
+    PROTOCOL = 5
+    INTERNAL = 6
+    NO_OWNER = 7
+    LEASE_EXPIRED = 8
+    STEER_LOOP = 9
+    NO_NEIGHBOUR = 10
+    NO_POOL = 11
+    NO_SLICE = 12
+    SLICE_FULL = 13
+    TABLE_FULL = 14
+    CLIENT_FLOWS = 15
+    CLIENT_RATE = 16
+    NO_FLOW = 17
+    NO_ROUTE = 18
+    HOP_LIMIT = 19
+    TOO_BIG = 20
+    FAMILY = 21
+    FILTERED = 22
+    UNSOLICITED = 23
+    SPOOFED = 24
+    GUARD_FOREIGN = 25
+    GUARD_NOBODY = 26
+    GUARD_EXPIRED = 27
+    GUARD_FRAGMENT = 28
+    GUARD_PROTOCOL = 29
+    MAX = 30
 
 
 class Traffic(IntEnum):
@@ -57,7 +58,10 @@ class Traffic(IntEnum):
     ICMP_MUTED = 8
     FAST_OUT = 9
     FAST_IN = 10
-    MAX = 11
+    HELD = 11
+    RELEASED = 12
+    CUT = 13
+    MAX = 14
 
 
 class Hook(IntEnum):
@@ -633,6 +637,66 @@ class Client(NamedTuple):
 
 _client = Struct("<QI4x")
 CLIENT_BYTES: Final = 16
+
+
+class DatagramKey(NamedTuple):
+    source: int
+    destination: int
+    interface: int
+    id: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _datagram_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> DatagramKey:
+        return cls._make(_datagram_key.unpack(data))
+
+
+_datagram_key = Struct("<IIIHB1x")
+DATAGRAM_KEY_BYTES: Final = 16
+
+
+class DatagramKey6(NamedTuple):
+    source: bytes
+    destination: bytes
+    interface: int
+    id: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _datagram_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> DatagramKey6:
+        return cls._make(_datagram_key6.unpack(data))
+
+
+_datagram_key6 = Struct("<16s16sIHB1x")
+DATAGRAM_KEY6_BYTES: Final = 40
+
+
+class Datagram(NamedTuple):
+    since_ns: int
+    last: int
+    known: int
+    gone: int
+    total: int
+    source_port: int
+    destination_port: int
+    id: int
+
+    def pack(self) -> bytes:
+        return _datagram.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Datagram:
+        return cls._make(_datagram.unpack(data))
+
+
+_datagram = Struct("<QIIIIHHH2x")
+DATAGRAM_BYTES: Final = 32
 
 
 class Sample(NamedTuple):

@@ -119,6 +119,8 @@ class Datapath:
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
+            "datagrams": limits.fragments_max,
+            "held": limits.held_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims")}
         layout.check_pinned(OBJECTS, self.folder / "maps", sizes)

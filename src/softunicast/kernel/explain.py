@@ -95,6 +95,7 @@ def _copy(datapath: Datapath, family: Family) -> Iterator[_Copy]:
 
 def explain(datapath: Datapath, frame: bytes, interface: str, leaving: bool = False) -> Explanation:
     """`frame` arrives on the on-ramp or the uplink named `interface`; or, `leaving`, a local program sends it."""
+    frame = _not_to_be_cut(frame)
     found = Explanation(packet_in=describe(frame))
     if interface != datapath.uplink and interface not in datapath.state.onramps:
         known = ", ".join([datapath.uplink, *sorted(datapath.state.onramps)])
@@ -108,6 +109,17 @@ def explain(datapath: Datapath, frame: bytes, interface: str, leaving: bool = Fa
             _from_onramp(copy, frame, interface, found)
         found.reason = copy.dropped()
     return found
+
+
+def _not_to_be_cut(frame: bytes) -> bytes:
+    """The same packet with DF, whole: the programs send the pieces of one that they cut, and nothing may be sent."""
+    if frame[12:15] != b"\x08\x00\x45" or len(frame) < 34:
+        return frame
+    before, after = frame[20:22], (0x4000).to_bytes(2, "big")
+    total = (0xFFFF ^ int.from_bytes(frame[24:26], "big")) + (0xFFFF ^ int.from_bytes(before, "big")) + 0x4000
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return frame[:20] + after + frame[22:24] + (0xFFFF ^ total).to_bytes(2, "big") + frame[26:]
 
 
 def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) -> None:

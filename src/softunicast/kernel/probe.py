@@ -213,6 +213,7 @@ _PROBES: Final[dict[str, _Probe]] = {
     ),
     "bpf_ktime_get_coarse_ns": _Probe("5.11", "deadlines and timers", _have_helper(_SCHED_CLS, 160)),
     "bpf_check_mtu": _Probe("5.12", "replies too large for an on-ramp", _have_helper(_SCHED_CLS, 163)),
+    "bpf_clone_redirect": _Probe("4.2", "fragments", _have_helper(_SCHED_CLS, 13)),
     "bpf_skb_change_tail": _Probe("4.9", "ICMP errors to clients", _have_helper(_SCHED_CLS, 38)),
     "bpf_skb_change_head": _Probe("4.10", "on-ramps without Ethernet", _have_helper(_SCHED_CLS, 43)),
     "bpf_skb_adjust_room": _Probe("4.13", "ICMP errors to clients", _have_helper(_SCHED_CLS, 50)),

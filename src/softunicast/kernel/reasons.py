@@ -8,7 +8,8 @@ from softunicast.kernel.abi import Reason
 
 MEANING: Final[dict[Reason, str]] = {
     Reason.MALFORMED: "The headers contradict each other or the length of the frame.",
-    Reason.FRAGMENT: "A fragment of a packet; only the first one carries ports. Not forwarded yet.",
+    Reason.FRAGMENT: "A fragment of IPv6 (not handled yet), or one that cannot be true: cut inside its header, overlapping, too long.",
+    Reason.FRAGMENT_LOST: "A fragment whose first did not come in time, that made room for others, or was too large.",
     Reason.ICMP_ERROR: "An ICMP error that quotes no conversation of ours, or quotes it wrongly.",
     Reason.PROTOCOL: "Neither TCP, UDP nor ICMP echo: there is no port to tell servers apart by.",
     Reason.INTERNAL: "A step that cannot fail did (no memory for the packet, or a bug). Report it.",
@@ -25,7 +26,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.NO_FLOW: "A client packet in the middle of a conversation that is not (or no longer) known.",
     Reason.NO_ROUTE: "No way out by the uplink, or to a shared address whose slice nobody holds. Client got ICMP.",
     Reason.HOP_LIMIT: "The packet's hop limit (TTL) ran out here. Clients get ICMP, as from any router.",
-    Reason.TOO_BIG: "A packet larger than the way on carries. Its sender got ICMP with the size that fits.",
+    Reason.TOO_BIG: "Larger than the way on carries, and not to be cut. Its sender got ICMP with the size that fits.",
     Reason.FAMILY: "The pool has no address of the packet's family, and no other egress may serve it. Client got ICMP.",
     Reason.FILTERED: "Arrived for a client's own port, from somebody the client has not sent to.",
     Reason.UNSOLICITED: "A connection to a port that no client and no socket of this server has.",
@@ -33,6 +34,6 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",
     Reason.GUARD_EXPIRED: "Tried to leave from a slice of this server whose lease has run out.",
-    Reason.GUARD_FRAGMENT: "Tried to leave as a fragment with a soft-unicast source: its port cannot be checked.",
+    Reason.GUARD_FRAGMENT: "Tried to leave as a fragment of a datagram whose first one this server has not sent.",
     Reason.GUARD_PROTOCOL: "Tried to leave with a soft-unicast source and no port (neither TCP, UDP nor ICMP echo).",
 }
