@@ -22,6 +22,7 @@ const struct {
 	struct pool pool;
 	struct source source;
 	struct onramp onramp;
+	struct exempt_key exempt_key;
 	struct flow_key flow_key;
 	struct flow flow;
 	struct claim_key claim_key;
@@ -33,6 +34,9 @@ const struct {
 	struct sample sample;
 	struct drop drop;
 	struct sweep sweep;
+	struct sweeping sweeping;
+	struct usage usage;
+	struct usage_cell usage_cell;
 } abi SEC(".rodata.abi") = {};
 
 /* Constants that user space needs travel as enumerators. */

@@ -44,7 +44,9 @@ enum reason {
 	REASON_SLICE_FULL,
 	REASON_TABLE_FULL,
 	REASON_CLIENT_FLOWS,
+	REASON_CLIENT_STATE,
 	REASON_CLIENT_RATE,
+	REASON_CLIENT_TABLE,
 	REASON_NO_FLOW,
 	REASON_NO_ROUTE,
 	REASON_HOP_LIMIT,
@@ -104,6 +106,9 @@ enum behaviour {
 	BEHAVIOUR_FILTERING_TCP = 8, /* anybody may send to that port; needs the mapping */
 	BEHAVIOUR_FILTERING_UDP = 16,
 	BEHAVIOUR_FILTERING_ICMP = 32,
+	BEHAVIOUR_LIMIT = 64,         /* clients have limits, and without an entry no flows */
+	BEHAVIOUR_SEVERAL = 128,      /* there may be several addresses: clients have entries that remember theirs */
+	BEHAVIOUR_ONE_ADDRESS = 256,  /* a client whose address is full is refused, not moved to another */
 };
 
 /* claim.state: what was seen of a TCP conversation. */
@@ -113,6 +118,7 @@ enum tcp_seen {
 	SEEN_FIN_OUT = 4,
 	SEEN_FIN_IN = 8,
 	SEEN_RST = 16,      /* with a sequence number that its receiver would believe */
+	SEEN_COUNTED = 32,  /* not of TCP: the claim is counted against its client */
 };
 
 struct settings { /* array, one entry */
@@ -180,8 +186,12 @@ struct pool {
 	__u64 rest_ns; /* after a mapping that anybody could send to, its port is nobody's for so long */
 	__u32 slice_count;
 	__u32 behaviour; /* enum behaviour */
-	__u32 client_flows_max;  /* claims of one client, 0: no limit */
-	__u32 client_rate_max;   /* its new flows per second, 0: no limit */
+	__u32 client_flows_max; /* what one client may have, 0: no limit: flows, */
+	__u32 client_tcp_max;   /* of these by protocol, */
+	__u32 client_udp_max;
+	__u32 client_icmp_max;
+	__u32 client_state_max; /* claims, those of ended conversations included, */
+	__u32 client_rate_max;  /* and new flows per second */
 	__u32 errors_max; /* ICMP errors to one client per second, 0: none */
 	__u32 zero;
 	char name[NAME_BYTES];
@@ -197,9 +207,17 @@ struct onramp { /* key: ifindex */
 	__u32 pool;
 	ip_address address; /* the source of ICMP errors to clients */
 	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
+	__u32 mss;     /* the most that a TCP SYN may announce, either way; 0: anything, or */
+	__u32 mss_mtu; /* what fits packets of this size, and of the route's to the peer; 0: not so */
 	__u32 source_count; /* 0: a client may have any address */
 	struct source sources[ONRAMP_SOURCES_MAX];
 	char name[16];
+};
+
+struct exempt_key { /* LPM trie: destinations that an on-ramp does not translate */
+	__u32 prefix_length; /* of onramp and address together */
+	__u32 onramp;        /* ifindex */
+	ip_address address;
 };
 
 struct flow_key { /* one conversation as the client sees it */
@@ -257,9 +275,13 @@ struct client_key {
 	ip_address address;
 };
 
-struct client { /* exists only where the pool has a limit */
+struct client { /* only of pools that count: see client.h */
 	__u64 next_ns; /* when the next new flow is due, at the rate allowed */
-	__u32 flows;   /* claims that are this client's */
+	__u32 claims;  /* that are this client's and counted */
+	__u32 tcp;     /* of these, by protocol, those whose conversation is not over */
+	__u32 udp;
+	__u32 icmp;
+	__u32 address; /* number of the one that it leaves from, 0: not chosen yet */
 	__u32 zero;
 };
 
@@ -306,4 +328,27 @@ struct sweep { /* in and out of the sweep program */
 	__u64 now_ns;
 	__u64 freed;
 	__u64 live;
+	__u64 freed_max; /* enough; only where packets sweep, */
+	__u64 live_max;  /* likewise */
+	__u32 run;       /* number of the sweep */
+	__u32 zero;
+};
+
+struct sweeping { /* array, one entry: when the tables were swept, and may be again. See room.h */
+	__u64 swept_ns; /* everything was looked at */
+	__u64 again_ns; /* a packet may look again */
+	__u64 runs;     /* of the sweep program */
+	__u64 zero;
+};
+
+struct usage { /* of a pool, as of the last sweep that found a flow of it. See usage.h */
+	__u64 at_ns;
+	__u32 flows;
+	__u32 busiest; /* of these, towards one destination: */
+	struct claim_key destination;
+};
+
+struct usage_cell { /* array: how many flows go to the destinations that share a counter */
+	__u32 run; /* in which sweep */
+	__u32 flows;
 };

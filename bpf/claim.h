@@ -70,7 +70,7 @@ INLINE __u32 seen_out(__u32 state, __u8 flags)
 	if (flags & TCP_RST)
 		return state | SEEN_RST;
 	if (flags & TCP_SYN)
-		return state & (SEEN_RST | SEEN_FIN_OUT | SEEN_FIN_IN) ? 0 : state;
+		return state & (SEEN_RST | SEEN_FIN_OUT | SEEN_FIN_IN) ? state & SEEN_COUNTED : state;
 	return (state & ~SEEN_RST) | SEEN_OUT | (flags & TCP_FIN ? SEEN_FIN_OUT : 0);
 }
 
@@ -160,13 +160,13 @@ INLINE int has_moved(void *data, void *end, const struct flow *flow)
 /* Sets what was seen of a conversation; one that is over no longer counts against its client. */
 INLINE void set_state(struct claim *claim, __u32 state)
 {
-	int was = ended(claim->state), is = ended(state);
+	__u32 before = claim->state;
 
-	claim->state = state;
-	if (is && !was)
-		client_loses(&claim->flow);
-	else if (was && !is)
-		client_gains(&claim->flow);
+	if (before == state)
+		return;
+	before = __sync_lock_test_and_set(&claim->state, state);
+	if ((state & SEEN_COUNTED) && ended(before) != ended(state))
+		client_counts(&claim->flow, ended(state) ? -1 : 1);
 }
 
 /* How long the port of an expired claim rests (RFC 6888 REQ-8): strangers who knew the client there would meet
@@ -189,8 +189,8 @@ INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim,
 
 	*former = claim->flow; /* the claim is in a map that may change */
 	flow = bpf_map_lookup_elem(&flows, former);
-	if (!ended(claim->state))
-		client_loses(former);
+	if (claim->state & SEEN_COUNTED)
+		client_returns(former, ended(claim->state));
 	if (flow && same_address(flow->local, key->local) && flow->local_port == key->local_port)
 		bpf_map_delete_elem(&flows, former);
 }

@@ -8,8 +8,11 @@
  *
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
+#include "exempt.h"
+#include "mss.h"
 #include "open.h"
 #include "reply.h"
+#include "room.h"
 #include "source.h"
 
 INLINE int pass_to_host(void)
@@ -33,8 +36,11 @@ INLINE int send_or_drop(struct __sk_buff *skb, struct packet *packet, struct flo
 			const struct onramp *onramp, __u64 now)
 {
 	int verdict = TC_ACT_SHOT;
-	enum reason reason = send(skb, packet, flow, now, &verdict);
+	enum reason reason;
 
+	if ((packet->tcp_flags & TCP_SYN) && clamp_mss(skb, packet->l4_offset, mss_limit(onramp, flow->hop_mtu)))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	reason = send(skb, packet, flow, now, &verdict);
 	if (!reason)
 		return verdict;
 	if (reason == REASON_TOO_BIG && !cut_up(skb, packet, flow->hop_mtu, 0))
@@ -86,6 +92,8 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 	zero_fill(trial, sizeof(*trial));
 	if (!is_client(onramp, &packet->source))
 		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+	if (is_exempt(skb->ifindex, packet))
+		return pass_to_host();
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
@@ -104,6 +112,8 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 		begin(packet, &trial->flow.acknowledged, &trial->flow.sent, &nothing);
 	}
 	reason = open_flow(skb, key, trial, onramp->pool, now);
+	if (reason && make_room(reason, trial))
+		reason = open_flow(skb, key, trial, onramp->pool, now);
 	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
 		return reject(skb, packet, onramp, reason, ERROR(ICMP_UNREACHABLE, error));
@@ -120,6 +130,8 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 		return TC_ACT_SHOT;
 	if (packet->reason != REASON_MALFORMED && !is_client(onramp, &packet->source))
 		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+	if (packet->reason != REASON_MALFORMED && is_exempt(skb->ifindex, packet))
+		return pass_to_host();
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
@@ -166,7 +178,7 @@ ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
 	if (translate_error(data, end, packet, quote, 0, flow->local, flow->local_port))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
-	return transmit(skb, flow, now, gateway);
+	return transmit(skb, flow, now, &gateway);
 }
 
 #if FAMILY == 4
@@ -347,6 +359,8 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	rewrite.port = claim->flow.client_port;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
+	if ((packet->tcp_flags & TCP_SYN) && clamp_reply(skb, packet->l4_offset, claim))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	if (translate(skb, packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);

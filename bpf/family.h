@@ -59,6 +59,12 @@ INLINE __u32 address_number(ip_address address)
 	return be32(address);
 }
 
+/* Whose address is it? */
+INLINE ip_address subscriber(ip_address client)
+{
+	return client;
+}
+
 #else
 
 typedef struct {
@@ -85,6 +91,10 @@ typedef struct {
 #define clients clients6
 #define exhausted exhausted6
 #define told told6
+#define exempt exempt6
+#define sweeps sweeps6
+#define usages usages6
+#define usage_cells usage_cells6
 #define scratch scratch6
 
 #define PROTOCOL_ICMP 58
@@ -133,6 +143,13 @@ INLINE int is_link_local(ip_address address)
 INLINE __u32 address_number(ip_address address)
 {
 	return be32(address.words[0] ^ address.words[1] ^ address.words[2] ^ address.words[3]);
+}
+
+/* Whoever has one address of a /64 can have all of them. */
+INLINE ip_address subscriber(ip_address client)
+{
+	client.words[2] = client.words[3] = 0;
+	return client;
 }
 
 #endif

@@ -89,16 +89,16 @@ ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct 
 
 /* Sends a frame that is ready but for its Ethernet addresses. While the next hop's is not known the kernel asks
  * for it, and holds the packet meanwhile. Returns the verdict; never fails to give one. */
-INLINE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, ip_address gateway)
+ALONE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, const ip_address *gateway)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
 	struct bpf_redir_neigh neighbour = {}; /* filled below: all constant, it would come to lie in a map */
 
-	if (!self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
+	if (!hop || !gateway || !self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
 		return TC_ACT_SHOT;
 	neighbour.nh_family = SOCKET_FAMILY;
-	copy(&neighbour.OF_FAMILY(_nh), &gateway, sizeof(gateway));
+	copy(&neighbour.OF_FAMILY(_nh), gateway, sizeof(*gateway));
 	count(TRAFFIC_OUT);
 	if (hop->hairpin)
 		return bpf_redirect(self->uplink, BPF_F_INGRESS);
@@ -137,7 +137,7 @@ INLINE enum reason send(struct __sk_buff *skb, struct packet *packet, struct flo
 	follow(packet, &flow->acknowledged, &flow->sent);
 	if (translate(skb, packet, &rewrite))
 		return REASON_INTERNAL;
-	*verdict = transmit(skb, flow, now, gateway);
+	*verdict = transmit(skb, flow, now, &gateway);
 	return REASON_NONE;
 }
 
@@ -211,7 +211,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
 		return 0;
-	state = key->protocol == IPPROTO_TCP ? seen_out(claim->state, flags) : 0;
+	state = key->protocol == IPPROTO_TCP ? seen_out(claim->state, flags) : claim->state;
 	lifetime = lifetime_ns(pool, key->protocol, state);
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;

@@ -94,6 +94,14 @@ struct {
 	__type(value, struct onramp);
 } onramps SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct exempt_key);
+	__type(value, __u32);
+} exempt SEC(".maps");
+
 /* made by packets */
 
 struct {
@@ -119,6 +127,28 @@ struct {
 	__type(key, struct client_key);
 	__type(value, struct client);
 } clients SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct sweeping);
+} sweeps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct usage);
+} usages SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
+	__type(value, struct usage_cell);
+} usage_cells SEC(".maps");
 
 struct { /* when the next ICMP error to a client is due, at the rate allowed */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -3,20 +3,15 @@
 #pragma once
 
 #include "flow.h"
+#include "pairing.h"
 #include "search.h"
-
-#define NS_PER_SECOND 1000000000ULL
 
 /* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
 INLINE int find_port(struct __sk_buff *skb, struct search *search, const struct pool *pool)
 {
 	struct searching searching = {.skb = skb, .search = search};
 
-	bpf_loop(pool->slice_count, try_slice, &searching, 0);
-	if (!search->found && search->endings && !search->full) {
-		search->early = 1;
-		bpf_loop(pool->slice_count, try_slice, &searching, 0);
-	}
+	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
 	if (search->full)
 		return REASON_TABLE_FULL;
 	if (!search->found)
@@ -32,7 +27,14 @@ INLINE void towards(struct search *search, const struct flow_key *key, const str
 	search->claim.flow = *key;
 	search->claim.acknowledged = flow->sent - 1;
 	search->claim.sent = flow->acknowledged; /* not 0 when the client answers the peer's SYN */
-	search->claim.state = flow->acknowledged ? SEEN_IN : 0;
+	search->claim.state = search->counted | (flow->acknowledged ? SEEN_IN : 0);
+}
+
+/* The claim that search->claim describes is not to be. */
+INLINE void uncount(const struct search *search)
+{
+	if (search->claim.state & SEEN_COUNTED)
+		client_returns(&search->claim.flow, 0);
 }
 
 /* The mapping of the client's address and port: the one it has, or a new one. Leaves its local end in
@@ -68,14 +70,20 @@ APART int find_mapping(struct __sk_buff *skb, struct trial *trial, const struct 
 		}
 		bpf_map_delete_elem(&flows, mapping);
 	}
-	reason = find_port(skb, search, pool);
+	reason = client_takes(pool, mapping, search->now_ns, 0, &search->claim.state);
 	if (reason)
 		return reason;
+	reason = find_port(skb, search, pool);
+	if (reason) {
+		uncount(search);
+		return reason;
+	}
 	trial->flow.local = search->key.local;
 	trial->flow.local_port = search->key.local_port;
 	if (!bpf_map_update_elem(&flows, mapping, &trial->flow, BPF_NOEXIST))
 		return REASON_NONE;
 	give_back(search);
+	uncount(search);
 	known = bpf_map_lookup_elem(&flows, mapping);
 	if (!known)
 		return REASON_TABLE_FULL;
@@ -114,34 +122,6 @@ APART int claim_mapped(struct __sk_buff *skb, struct trial *trial, const struct 
 	return REASON_NONE;
 }
 
-/* May this client open one more flow? Counts it towards the rate, when it may. */
-APART enum reason client_may(const struct pool *pool, const struct flow_key *key, __u64 now)
-{
-	struct client_key client_key = {.onramp = key->onramp, .address = key->client};
-	struct client fresh = {}, *client;
-	__u64 next;
-
-	if (!pool->client_flows_max && !pool->client_rate_max)
-		return REASON_NONE;
-	client = bpf_map_lookup_elem(&clients, &client_key);
-	if (!client) {
-		bpf_map_update_elem(&clients, &client_key, &fresh, BPF_NOEXIST);
-		client = bpf_map_lookup_elem(&clients, &client_key);
-	}
-	if (!client)
-		return REASON_TABLE_FULL;
-	if (pool->client_flows_max && client->flows >= pool->client_flows_max)
-		return REASON_CLIENT_FLOWS;
-	if (!pool->client_rate_max)
-		return REASON_NONE;
-	next = client->next_ns > now ? client->next_ns : now;
-	next += NS_PER_SECOND / pool->client_rate_max;
-	if (next > now + NS_PER_SECOND) /* a second's worth at once is fine */
-		return REASON_CLIENT_RATE;
-	client->next_ns = next;
-	return REASON_NONE;
-}
-
 /* Finds and claims a port for trial->flow. Returns the reason why not, or REASON_NONE. */
 ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct trial *trial, __u32 pool_key, __u64 now)
 {
@@ -149,7 +129,6 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	struct ethhdr *eth = (void *)(long)skb->data;
 	struct flow *flow, *other;
 	struct search *search;
-	__u64 lifetime;
 	int reason, known = 0;
 
 	if (!pool || !key || !trial)
@@ -157,22 +136,21 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	flow = &trial->flow;
 	search = &trial->search;
 	search->now_ns = now;
-	search->pool = pool_key;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return REASON_INTERNAL;
-	reason = client_may(pool, key, now);
+	reason = client_takes(pool, key, now, 1, &search->counted);
 	if (reason)
 		return reason;
+	if (pool->slice_count > 1)
+		search->address = paired_address(key, pool, pool_key, now);
 	copy(search->claim.client_mac, eth->h_source, ETH_ALEN);
 	copy(search->claim.onramp_mac, eth->h_dest, ETH_ALEN);
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);
-	lifetime = lifetime_ns(pool, key->protocol, 0);
-	search->until_ns = search->claim.expires_ns = now + lifetime;
+	search->until_ns = search->claim.expires_ns = now + lifetime_ns(pool, key->protocol, 0);
 	search->closing_ns = pool->tcp_closing_ns;
 	search->claim.since_ns = now;
 	search->claim.pool = pool_key;
 	search->key.protocol = key->protocol;
-	/* The same client starts with the same slice, so that its address stays the same while there is room. */
 	search->first_slice = (address_number(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
 	if (maps_independently(pool, key->protocol)) {
 		reason = claim_mapped(skb, trial, pool, key, &known);
@@ -180,15 +158,19 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 		towards(search, key, flow);
 		reason = find_port(skb, search, pool);
 	}
+	if ((reason || known) && search->counted)
+		client_returns(key, 0);
 	if (reason)
 		return reason;
 	flow->local = search->key.local;
 	flow->local_port = search->key.local_port;
-	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
+	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : search->now_ns + refresh_ns(pool, search->until_ns - search->now_ns);
 	if (known) /* and will remember it */
 		return REASON_NONE;
 	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
 		give_back(search);
+		if (search->counted)
+			client_returns(key, 0);
 		other = bpf_map_lookup_elem(&flows, key);
 		if (!other)
 			return REASON_TABLE_FULL;

@@ -6,6 +6,7 @@
 #include "direct.h"
 #include "flow.h"
 #include "icmp.h"
+#include "mss.h"
 #include "mute.h"
 #include "scratch.h"
 
@@ -148,6 +149,23 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 }
 
 #endif
+
+/* The peer's SYN or SYN/ACK: what it announces is how large the client's segments may be. */
+ALONE int clamp_reply(struct __sk_buff *skb, __u32 l4_offset, const struct claim *claim)
+{
+	struct flow_key key;
+	struct onramp *onramp;
+	struct flow *flow;
+
+	if (!claim)
+		return 0;
+	key = claim->flow;
+	onramp = bpf_map_lookup_elem(&onramps, &key.onramp);
+	if (!onramp)
+		return 0;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	return clamp_mss(skb, l4_offset, mss_limit(onramp, flow ? flow->hop_mtu : 0));
+}
 
 /* May anybody send to this mapping? */
 INLINE int open_to_all(const struct claim *claim, __u8 protocol)

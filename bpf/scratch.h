@@ -15,8 +15,9 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 pool;
-	__u32 first_slice;
+	__u32 address; /* number of the client's, which is tried first. 0: any */
+	__u32 counted; /* SEEN_COUNTED: the client has the claim's place */
+	__u16 first_slice;
 	__u16 port;   /* next to try is first + ((port) & mask) */
 	__u16 stride; /* odd: visits every port of the slice once */
 	__u16 first;

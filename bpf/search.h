@@ -50,7 +50,7 @@ struct searching { /* on the stack, where pointers can be kept */
 /* May the claim of an ended conversation change hands before it expires? */
 INLINE int reusable(const struct search *search, const struct claim *claim, __u64 expires)
 {
-	return search->early && claim->pool == search->pool && ended(claim->state) &&
+	return search->early && claim->pool == search->claim.pool && ended(claim->state) &&
 	       expires <= search->now_ns + search->closing_ns - REUSE_AFTER_NS;
 }
 
@@ -58,7 +58,6 @@ INLINE int reusable(const struct search *search, const struct claim *claim, __u6
 INLINE void give_back(struct search *search)
 {
 	bpf_map_delete_elem(&claims, &search->key);
-	client_loses(&search->claim.flow);
 }
 
 /* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
@@ -72,7 +71,7 @@ INLINE void wait_for(struct search *search, const struct claim *claim, __u64 fre
 	if (free < known->until_ns)
 		known->until_ns = free;
 	if (early < known->early_until_ns && search->key.protocol == IPPROTO_TCP && ended(claim->state) &&
-	    claim->pool == search->pool)
+	    claim->pool == search->claim.pool)
 		known->early_until_ns = early;
 }
 
@@ -82,10 +81,8 @@ INLINE int insert_claim(struct search *search)
 	struct claim *old;
 	__u64 expires, free;
 
-	if (!error) {
-		client_gains(&search->claim.flow);
+	if (!error)
 		return 1;
-	}
 	if (error != -17 /* EEXIST */) {
 		search->full = 1;
 		return 0;
@@ -112,7 +109,7 @@ INLINE int insert_claim(struct search *search)
 	drop_flow_of(&search->key, old, &search->former);
 	old->flow = search->claim.flow;
 	old->state = search->claim.state;
-	old->pool = search->pool;
+	old->pool = search->claim.pool;
 	old->since_ns = search->now_ns;
 	old->refresh_in_ns = 0;
 	old->acknowledged = search->claim.acknowledged;
@@ -120,7 +117,6 @@ INLINE int insert_claim(struct search *search)
 	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));
 	copy(old->onramp_mac, search->claim.onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
-	client_gains(&search->claim.flow);
 	search->reused = 1;
 	return 1;
 }
@@ -145,6 +141,10 @@ static long try_port(__u32 index, struct searching *searching)
 	return 1;
 }
 
+/* How often every slice is looked at, in this order: at the client's address; unless the pool keeps it to that, at the
+ * others; then the same for ports of conversations that have ended. */
+enum pass { PASS_OWN, PASS_OTHERS, PASS_OWN_EARLY, PASS_OTHERS_EARLY, PASSES };
+
 /* Is the slice known to be exhausted still? Begins to find out anew. */
 INLINE int known_exhausted(struct search *search, const struct pool_slice *slice)
 {
@@ -153,7 +153,7 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 
 	key->local = search->key.local;
 	key->remote = search->key.remote;
-	key->pool = search->pool;
+	key->pool = search->claim.pool;
 	key->first = slice->first;
 	key->remote_port = search->key.remote_port;
 	key->protocol = search->key.protocol;
@@ -169,18 +169,27 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 static long try_slice(__u32 index, struct searching *searching)
 {
 	struct search *search = searching->search;
-	struct pool *pool = bpf_map_lookup_elem(&pools, &search->pool);
+	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim.pool);
 	struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
-	__u32 random;
+	__u32 random, pass, others;
 
 	if (!pool || !pool->slice_count)
 		return 1;
+	pass = index / pool->slice_count;
+	others = pass == PASS_OTHERS || pass == PASS_OTHERS_EARLY;
+	if (pass >= PASS_OWN_EARLY && !search->endings)
+		return 1;
+	if (others && (!search->address || (pool->behaviour & BEHAVIOUR_ONE_ADDRESS)))
+		return 0;
+	search->early = pass >= PASS_OWN_EARLY;
 	at = ((__u64)search->first_slice + index) % pool->slice_count;
 	if (at >= POOL_SLICES_MAX)
 		return 1;
 	slice = &pool->slices[at];
+	if (search->address && (address_number(slice->address) == search->address) == others)
+		return 0;
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= search->now_ns)
 		return 0; /* its lease ran out: the next slice */

@@ -210,21 +210,21 @@ def test_claims_of_any_content(module_world: World, wanted: list[tuple[int, int,
     )
 )
 def test_clients_of_any_content(module_world: World, wanted: dict[tuple[int, int], tuple[int, int]]) -> None:
-    """An entry goes when its client has no flow and is not waited for."""
+    """An entry goes when its client has no claim and is not waited for."""
     world = module_world
     world.reset()
     table = world.datapath.map("clients")
     for key, _ in list(table.items()):
         table.delete(key)
     blank = abi.ClientKey.unpack(bytes(abi.CLIENT_KEY_BYTES))
-    for (onramp, address), (next_ns, flows) in wanted.items():
+    for (onramp, address), (next_ns, claims) in wanted.items():
         key = blank._replace(onramp=onramp, address=_like(blank.address, address))
-        value = abi.Client.unpack(bytes(abi.CLIENT_BYTES))._replace(next_ns=next_ns, flows=flows)
+        value = abi.Client.unpack(bytes(abi.CLIENT_BYTES))._replace(next_ns=next_ns, claims=claims)
         table.set(key.pack(), value.pack())
     world.datapath.sweep()
     kept = [value for value in wanted.values() if value[1] or value[0] > time.monotonic_ns()]
     left = [abi.Client.unpack(value) for _, value in table.items()]
-    assert sorted((client.next_ns, client.flows) for client in left) == sorted(kept)
+    assert sorted((client.next_ns, client.claims) for client in left) == sorted(kept)
     for key, _ in list(table.items()):
         table.delete(key)
 

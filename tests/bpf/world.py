@@ -29,7 +29,7 @@ from softunicast.core.slices import Slice
 from softunicast.kernel import abi, namespaces
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.testrun import Result, run_tc, run_xdp
-from softunicast.kernel.words import be16
+from softunicast.kernel.words import be16, index_key
 
 # Every protocol: one port serves many destinations.
 DEPENDENT = Behaviour(frozenset(), frozenset())
@@ -41,7 +41,9 @@ ADDRESS2 = IPv4Address("198.51.100.11")
 SERVERS = {ME: frames.UPLINK_MAC, NEIGHBOUR: frames.NEIGHBOUR_MAC}
 FAR_NS = time.monotonic_ns() + 10**13  # a deadline that no test lives to see
 ATTACH = {UPLINK: "xdp"}  # as on a network card; on a veth it would be tc, which can be run unattached
-LIMITS = Limits(flows_max=16384, addresses_max=16, slots_max=10240, fragments_max=1024, held_max=64)
+LIMITS = Limits(
+    flows_max=16384, clients_max=4096, addresses_max=16, slots_max=10240, fragments_max=1024, held_max=64
+)
 
 # One of these, or a drop reason, for every packet that a program does anything with; and, where the director
 # itself gives a reply to the client, "here" and "in".
@@ -215,9 +217,12 @@ class World:
     # tables
 
     def reset(self, wanted: KernelState | None = None) -> None:
-        """No claims, no flows, and the tables that `state()` describes, or others."""
-        for name in ("claims", "flows", "exhausted", "told", "datagrams"):
+        """No claims, flows or clients, and the tables that `state()` describes, or others."""
+        for name in ("claims", "flows", "exhausted", "clients", "told", "datagrams"):
             self._empty(name)
+        sweeps = self.datapath.map("sweeps")
+        before = abi.Sweeping.unpack(sweeps.get(index_key(0)) or b"")
+        sweeps.set(index_key(0), before._replace(swept_ns=0, again_ns=0).pack())  # `runs` only grows
         self.datapath.apply(wanted or state())
 
     def _empty(self, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tests.unit.pages import CODE, ROOT, entries, page, rows, section
 
+from softunicast.core.events import KINDS
 from softunicast.core.leases import LeaseEvent, LeaseState
 from softunicast.kernel import abi, probe
 from softunicast.kernel.reasons import MEANING
@@ -156,3 +157,14 @@ def test_every_event_of_the_log() -> None:
         events, levels = CODE.findall(row[0]), row[1].split(", ")
         said |= set(zip(events, levels * len(events) if len(levels) == 1 else levels, strict=True))
     assert said == found
+
+
+def test_every_kind_of_event() -> None:
+    said = {CODE.findall(row[0])[0]: (row[1], row[2]) for row in rows(section(page("events"), "Kinds"))}
+    known = {
+        name: ("-" if kind.nat_event is None else str(kind.nat_event), kind.meaning)
+        for name, kind in KINDS.items()
+    }
+    assert said == known
+    logged = set(re.findall(r'log\.(?:info|warning|error)\(\s*"([^"]+)"', sources()))
+    assert known.keys() <= logged

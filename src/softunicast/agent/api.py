@@ -23,6 +23,7 @@ from softunicast.agent import views
 from softunicast.agent.daemon import Daemon
 from softunicast.agent.listening import REQUESTS_MAX, STOP_TIMEOUT_S, listen
 from softunicast.core.errors import InputError, SoftunicastError
+from softunicast.core.events import EVENTS_MAX
 from softunicast.core.ledger import HISTORY_LIMIT_MAX
 from softunicast.core.slices import Slice
 from softunicast.kernel.explain import Explanation
@@ -64,6 +65,7 @@ class Api:
             "flows",
             "drops",
             "traffic",
+            "events",
         ):
             app.router.add_get(f"/v1/{name}", getattr(self, f"_{name}"))
         app.router.add_post("/v1/explain", self._explained)
@@ -142,7 +144,14 @@ class Api:
         async with self._walk:
             await daemon.kernel(datapath.flows, 0, used.see)
         return web.json_response(
-            views.pools(daemon.config.pools, daemon.me.site, daemon.latest_snapshot(), state, used.counts())
+            views.pools(
+                daemon.config.pools,
+                daemon.me.site,
+                daemon.latest_snapshot(),
+                state,
+                used.counts(),
+                daemon.watch.usage,
+            )
         )
 
     async def _onramps(self, request: web.Request) -> web.Response:
@@ -178,6 +187,15 @@ class Api:
     async def _traffic(self, request: web.Request) -> web.Response:
         _only(request)
         return web.json_response(await self._daemon.kernel(self._daemon.effects.datapath.traffic))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        query = _only(request, "since", "limit")
+        since = _number(query, "since", 0.0)
+        book = self._daemon.event_log.book
+        found = book.since(int(since or 0), _count(query, EVENTS_MAX, EVENTS_MAX))
+        return web.json_response(
+            {"last": book.last, "events": [views.event(one) for one in found]}, dumps=views.as_text
+        )
 
     async def _explained(self, request: web.Request) -> web.Response:
         question = _Question.read(await request.read())

@@ -109,6 +109,7 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
             config.limits,
             {**config.attach, config.uplink.interface: config.uplink.attach},
             config.sources,
+            config.rules,
         )
     except BaseException:
         kernel.close()
@@ -125,7 +126,9 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
         await api.start()
         await descriptors.start()
         restore = False  # from here on only a clean stop takes anything back
-        log.info("agent ready", version=__version__, adopted=datapath.adopted, address=me.address)
+        daemon.event_log.info(
+            "agent ready", version=__version__, adopted=datapath.adopted, address=me.address
+        )
         notify("READY=1")
         await daemon.run(stop)
         restore = config.agent.on_stop == "restore"

@@ -6,6 +6,7 @@ are written as ranges ("198.51.100.10:2048-4095").
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -14,6 +15,7 @@ from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, SlotOwner
 from softunicast.core.endpoints import address_order, endpoint_text, parse_endpoint
 from softunicast.core.errors import InputError, UnknownNameError
+from softunicast.core.events import Event
 from softunicast.core.leases import Lease
 from softunicast.core.pools import Pool, select
 from softunicast.core.records import HistoryEntry, Snapshot
@@ -21,6 +23,7 @@ from softunicast.core.slices import Slice
 from softunicast.kernel.flows import Drop, Flow
 from softunicast.kernel.links import Interface
 from softunicast.kernel.reasons import MEANING
+from softunicast.kernel.usage import Usage
 
 Row = dict[str, Any]
 PROTOCOLS: Final = ("tcp", "udp", "icmp")
@@ -91,9 +94,14 @@ def history(entry: HistoryEntry) -> Row:
 
 
 def pools(
-    configured: Iterable[Pool], site: str, snapshot: Snapshot, state: KernelState, used: Mapping[Slice, int]
+    configured: Iterable[Pool],
+    site: str,
+    snapshot: Snapshot,
+    state: KernelState,
+    used: Mapping[Slice, int],
+    usage: Mapping[str, Usage],
 ) -> list[Row]:
-    """This server's pools. `used`: ports with a live flow, by slice."""
+    """This server's pools. `used`: ports with a live flow, by slice; `usage`: as of the last sweep."""
     rows = []
     for pool in configured:
         held = state.pools[pool.name].slices if pool.name in state.pools else ()
@@ -109,6 +117,8 @@ def pools(
                 "slices": [str(slice_) for slice_ in held],
                 "ports": sum(slice_.ports for slice_ in held),
                 "ports_used": sum(used.get(slice_, 0) for slice_ in held),
+                "busiest": usage[pool.name].busiest if pool.name in usage else 0,
+                "busiest_to": usage[pool.name].destination if pool.name in usage else None,
                 "onramps": sorted(name for name, of in state.onramps.items() if of == pool.name),
             }
         )
@@ -173,6 +183,23 @@ def servers(snapshot: Snapshot, me: str) -> list[Row]:
         }
         for server in sorted(snapshot.servers, key=lambda server: server.name)
     ]
+
+
+def event(one: Event) -> Row:
+    """One event; `kind` is its log line's name with _ for blanks."""
+    return {
+        "number": one.number,
+        "at": round(one.at, 3),
+        "kind": one.kind.replace(" ", "_"),
+        "count": one.count,
+        "nat_event": one.nat_event,
+        "details": one.details,
+    }
+
+
+def as_text(value: object) -> str:
+    """JSON in which slices and the like are written as in logs."""
+    return json.dumps(value, default=str)
 
 
 def drops(found: Iterable[Drop]) -> list[Row]:

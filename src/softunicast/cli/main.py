@@ -30,6 +30,7 @@ NOUNS = {
     "servers": "The servers that share addresses, and how to reach them.",
     "flows": "The translated conversations of this server.",
     "drops": "Why packets were dropped: reason, count, the last one.",
+    "events": "What the agent has noticed: pools that fill up, limits, leases.",
     "explain": "What would happen to this packet? Asks the real program.",
     "doctor": "Can this host do it, is anything set wrong or left over?",
     "ledger": "The book of blocks, addresses, servers and leases.",

@@ -12,15 +12,19 @@ from dataclasses import dataclass, field, fields
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Final
 
+from softunicast.core.config_sharing import client_limits, thresholds
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
+from softunicast.core.onramp_rules import OnrampRules
 from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
 from softunicast.core.pools import (
     ICMP_ERRORS_PER_S,
     PROTOCOLS,
     TAG_PATTERN,
+    WARN_AT,
+    WARN_CLEAR_AT,
+    WHEN_FULL,
     Behaviour,
-    ClientLimits,
     Pool,
     Timers,
     check_tags,
@@ -29,7 +33,6 @@ from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
-CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 ICMP_ERRORS_MAX: Final = 1_000_000  # one for each microsecond
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
@@ -86,22 +89,25 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of the kernel's tables: flows of this server, shared addresses and slices of its site, datagrams in
-    fragments, and fragments that wait for their first.
-    """
+    """Sizes of the kernel's tables: flows and clients of this server, shared addresses and slices of its site,
+    datagrams in fragments, and fragments that wait for their first; and from which share of `flows_max` on the
+    operator is warned."""
 
     flows_max: int = 1_048_576
+    clients_max: int = 65_536
     addresses_max: int = 1024
     slots_max: int = 65_536
     fragments_max: int = 16_384
     held_max: int = 1024
+    warn_at: float = WARN_AT
+    warn_clear_at: float = WARN_CLEAR_AT
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """A configuration without problems. By the name of an on-ramp's interface: `onramps` -> pool name; `attach` ->
     "auto", "tc", "xdp"; `sources` -> the addresses its clients may have, where listed; `tuns` -> those that the agent
-    makes."""
+    makes; `rules` -> what it exempts and clamps."""
 
     path: str
     server: ServerConfig
@@ -114,6 +120,7 @@ class Config:
     attach: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
     tuns: Mapping[str, Tun] = field(default_factory=dict)
+    rules: Mapping[str, OnrampRules] = field(default_factory=dict)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -143,6 +150,7 @@ def parse_config(text: str, path: str) -> Config:
         attach={one.name: one.attach for one in onramps},
         sources={one.name: one.sources for one in onramps if one.sources},
         tuns={one.name: one.tun for one in onramps if one.tun},
+        rules={one.name: one.rules for one in onramps},
     )
     for section in (server, uplink, ledger, document):
         section.done()
@@ -184,13 +192,16 @@ def _agent(section: Section) -> AgentConfig:
 
 
 def _limits(section: Section) -> Limits:
-    base = Limits()
+    base, (warn_at, warn_clear_at) = Limits(), thresholds(section)
     limits = Limits(
         flows_max=section.number("flows_max", base.flows_max, 1024, 1 << 26),
+        clients_max=section.number("clients_max", base.clients_max, 16, 1 << 26),
         addresses_max=section.number("addresses_max", base.addresses_max, 1, 1 << 20),
         slots_max=section.number("slots_max", base.slots_max, 16, 1 << 24),
         fragments_max=section.number("fragments_max", base.fragments_max, 1024, 1 << 22),
         held_max=section.number("held_max", base.held_max, 64, 1 << 18),
+        warn_at=warn_at,
+        warn_clear_at=warn_clear_at,
     )
     section.done()
     return limits
@@ -216,8 +227,10 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             slices_max,
             Timers(**values),
             _behaviour(section),
-            _client_limits(section),
+            client_limits(section),
             section.number("icmp_errors_per_s", ICMP_ERRORS_PER_S, 0, ICMP_ERRORS_MAX),
+            section.choice("when_full", WHEN_FULL, WHEN_FULL[0]),
+            *thresholds(section),
         )
         section.done()
         if name:
@@ -225,15 +238,6 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
     if len(sections) > POOLS_MAX:
         document.wrong("pools", f"{len(sections)} pools", f"use at most {POOLS_MAX}")
     return tuple(pools.values())
-
-
-def _client_limits(section: Section) -> ClientLimits:
-    table = section.section("client_limits")
-    limits = ClientLimits(
-        table.number("flows_max", 0, 0, CLIENT_MAX), table.number("new_per_s", 0, 0, CLIENT_MAX)
-    )
-    table.done()
-    return limits
 
 
 def _behaviour(section: Section) -> Behaviour:

@@ -17,6 +17,7 @@ from softunicast.core.pools import (
     BEHAVIOUR_DEFAULT,
     ICMP_ERRORS_PER_S,
     NO_LIMITS,
+    WHEN_FULL,
     Behaviour,
     ClientLimits,
     Pool,
@@ -51,13 +52,16 @@ class AddressTable:
 class PoolSlices:
     """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, what one
     client may take, how many ICMP errors it is sent per second, and of which families (4, 6) it has addresses:
-    clients of another are refused by name."""
+    clients of another are refused by name. `several`: a client may get a second address, so that clients'
+    addresses have to be remembered."""
 
     timers: Timers
     slices: tuple[Slice, ...]
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
     icmp_errors_per_s: int = ICMP_ERRORS_PER_S
+    when_full: str = WHEN_FULL[0]
+    several: bool = False
     families: frozenset[int] = frozenset({4})
 
 
@@ -122,6 +126,8 @@ def desired(
                 pool.behaviour,
                 pool.client_limits,
                 pool.icmp_errors_per_s,
+                pool.when_full,
+                pool.slices_max > 1,
                 _families(pool, addresses.values()),
             )
             for pool in pools

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Interface, IPv4Network, NetmaskValueError
 from typing import Final
 
+from softunicast.core.config_sharing import onramp_rules
+from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.toml_reader import Section, suggestion
 
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
@@ -38,13 +40,15 @@ class Tun:
 
 @dataclass(frozen=True, slots=True)
 class Onramp:
-    """`name` is the interface's. `sources`: addresses that clients may have; none: any. `tun`: of kind "fd"."""
+    """`name` is the interface's. `sources`: addresses that clients may have; none: any. `tun`: of kind "fd".
+    `rules`: what it exempts and clamps."""
 
     name: str
     pool: str
     attach: str = "auto"
     sources: tuple[IPv4Network, ...] = ()
     tun: Tun | None = None
+    rules: OnrampRules = NO_RULES
 
 
 def parse_onramps(document: Section, uplink: str, pools: list[str]) -> tuple[Onramp, ...]:
@@ -81,7 +85,7 @@ def _onramp(section: Section) -> Onramp:
     if section.choice("kind", ("interface", "fd"), "interface") == "interface":
         name = interface_name(section)
         attach = section.choice("attach", ATTACHMENTS, "auto")
-        return Onramp(name, section.text("pool"), attach, _sources(section))
+        return Onramp(name, section.text("pool"), attach, _sources(section), rules=onramp_rules(section))
     name = interface_name(section, "name")
     tun = Tun(
         _address(section),
@@ -97,7 +101,7 @@ def _onramp(section: Section) -> Onramp:
         )
     if not tun.users and not tun.groups:
         section.wrong("users", "nobody may open it", 'name them: users = ["..."] or groups = ["..."]')
-    return Onramp(name, section.text("pool"), "tc", sources, tun)
+    return Onramp(name, section.text("pool"), "tc", sources, tun, onramp_rules(section))
 
 
 def _address(section: Section) -> IPv4Interface:

@@ -132,6 +132,18 @@ class Section:
         )
         return default
 
+    def number_or_choice(self, key: str, options: tuple[str, ...], low: int, high: int) -> int | str:
+        """A whole number from `low` to `high`, or one of `options`, of which the first is the default."""
+        value = self._value(key, options[0], "a number or a text")
+        if value in options or (type(value) is int and low <= value <= high):
+            found: int | str = value
+            return found
+        words = " or ".join(f'"{option}"' for option in options)
+        self.wrong(
+            key, f"{_shown(value)} is not possible", f"give {words}, or a whole number from {low} to {high}"
+        )
+        return options[0]
+
     def flag(self, key: str, default: bool) -> bool:
         """true or false."""
         value = self._value(key, default, "true or false")

@@ -29,21 +29,23 @@ class Reason(IntEnum):
     SLICE_FULL = 13
     TABLE_FULL = 14
     CLIENT_FLOWS = 15
-    CLIENT_RATE = 16
-    NO_FLOW = 17
-    NO_ROUTE = 18
-    HOP_LIMIT = 19
-    TOO_BIG = 20
-    FAMILY = 21
-    FILTERED = 22
-    UNSOLICITED = 23
-    SPOOFED = 24
-    GUARD_FOREIGN = 25
-    GUARD_NOBODY = 26
-    GUARD_EXPIRED = 27
-    GUARD_FRAGMENT = 28
-    GUARD_PROTOCOL = 29
-    MAX = 30
+    CLIENT_STATE = 16
+    CLIENT_RATE = 17
+    CLIENT_TABLE = 18
+    NO_FLOW = 19
+    NO_ROUTE = 20
+    HOP_LIMIT = 21
+    TOO_BIG = 22
+    FAMILY = 23
+    FILTERED = 24
+    UNSOLICITED = 25
+    SPOOFED = 26
+    GUARD_FOREIGN = 27
+    GUARD_NOBODY = 28
+    GUARD_EXPIRED = 29
+    GUARD_FRAGMENT = 30
+    GUARD_PROTOCOL = 31
+    MAX = 32
 
 
 class Traffic(IntEnum):
@@ -84,6 +86,7 @@ class TcpSeen(IntEnum):
     FIN_OUT = 4
     FIN_IN = 8
     RST = 16
+    COUNTED = 32
 
 
 class Behaviour(IntEnum):
@@ -93,6 +96,9 @@ class Behaviour(IntEnum):
     FILTERING_TCP = 8
     FILTERING_UDP = 16
     FILTERING_ICMP = 32
+    LIMIT = 64
+    SEVERAL = 128
+    ONE_ADDRESS = 256
 
 
 class AbiLimit(IntEnum):
@@ -299,6 +305,10 @@ class Pool(NamedTuple):
     slice_count: int
     behaviour: int
     client_flows_max: int
+    client_tcp_max: int
+    client_udp_max: int
+    client_icmp_max: int
+    client_state_max: int
     client_rate_max: int
     errors_max: int
     name: bytes
@@ -312,8 +322,8 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQQIIIII4x48s3072s")
-POOL_BYTES: Final = 3192
+_pool = Struct("<QQQQQQIIIIIIIII4x48s3072s")
+POOL_BYTES: Final = 3208
 
 
 class Pool6(NamedTuple):
@@ -326,6 +336,10 @@ class Pool6(NamedTuple):
     slice_count: int
     behaviour: int
     client_flows_max: int
+    client_tcp_max: int
+    client_udp_max: int
+    client_icmp_max: int
+    client_state_max: int
     client_rate_max: int
     errors_max: int
     name: bytes
@@ -339,8 +353,8 @@ class Pool6(NamedTuple):
         return cls._make(_pool6.unpack(data))
 
 
-_pool6 = Struct("<QQQQQQIIIII4x48s6144s")
-POOL6_BYTES: Final = 6264
+_pool6 = Struct("<QQQQQQIIIIIIIII4x48s6144s")
+POOL6_BYTES: Final = 6280
 
 
 class Source(NamedTuple):
@@ -379,6 +393,8 @@ class Onramp(NamedTuple):
     pool: int
     address: int
     xdp_mtu: int
+    mss: int
+    mss_mtu: int
     source_count: int
     sources: bytes
     name: bytes
@@ -391,14 +407,16 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<IIII128s16s")
-ONRAMP_BYTES: Final = 160
+_onramp = Struct("<IIIIII128s16s")
+ONRAMP_BYTES: Final = 168
 
 
 class Onramp6(NamedTuple):
     pool: int
     address: bytes
     xdp_mtu: int
+    mss: int
+    mss_mtu: int
     source_count: int
     sources: bytes
     name: bytes
@@ -411,8 +429,42 @@ class Onramp6(NamedTuple):
         return cls._make(_onramp6.unpack(data))
 
 
-_onramp6 = Struct("<I16sII512s16s")
-ONRAMP6_BYTES: Final = 556
+_onramp6 = Struct("<I16sIIII512s16s")
+ONRAMP6_BYTES: Final = 564
+
+
+class ExemptKey(NamedTuple):
+    prefix_length: int
+    onramp: int
+    address: int
+
+    def pack(self) -> bytes:
+        return _exempt_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ExemptKey:
+        return cls._make(_exempt_key.unpack(data))
+
+
+_exempt_key = Struct("<III")
+EXEMPT_KEY_BYTES: Final = 12
+
+
+class ExemptKey6(NamedTuple):
+    prefix_length: int
+    onramp: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _exempt_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ExemptKey6:
+        return cls._make(_exempt_key6.unpack(data))
+
+
+_exempt_key6 = Struct("<II16s")
+EXEMPT_KEY6_BYTES: Final = 24
 
 
 class FlowKey(NamedTuple):
@@ -625,7 +677,11 @@ CLIENT_KEY6_BYTES: Final = 20
 
 class Client(NamedTuple):
     next_ns: int
-    flows: int
+    claims: int
+    tcp: int
+    udp: int
+    icmp: int
+    address: int
 
     def pack(self) -> bytes:
         return _client.pack(*self)
@@ -635,8 +691,8 @@ class Client(NamedTuple):
         return cls._make(_client.unpack(data))
 
 
-_client = Struct("<QI4x")
-CLIENT_BYTES: Final = 16
+_client = Struct("<QIIIII4x")
+CLIENT_BYTES: Final = 32
 
 
 class DatagramKey(NamedTuple):
@@ -742,6 +798,9 @@ class Sweep(NamedTuple):
     now_ns: int
     freed: int
     live: int
+    freed_max: int
+    live_max: int
+    run: int
 
     def pack(self) -> bytes:
         return _sweep.pack(*self)
@@ -751,5 +810,74 @@ class Sweep(NamedTuple):
         return cls._make(_sweep.unpack(data))
 
 
-_sweep = Struct("<QQQ")
-SWEEP_BYTES: Final = 24
+_sweep = Struct("<QQQQQI4x")
+SWEEP_BYTES: Final = 48
+
+
+class Sweeping(NamedTuple):
+    swept_ns: int
+    again_ns: int
+    runs: int
+
+    def pack(self) -> bytes:
+        return _sweeping.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Sweeping:
+        return cls._make(_sweeping.unpack(data))
+
+
+_sweeping = Struct("<QQQ8x")
+SWEEPING_BYTES: Final = 32
+
+
+class Usage(NamedTuple):
+    at_ns: int
+    flows: int
+    busiest: int
+    destination: bytes
+
+    def pack(self) -> bytes:
+        return _usage.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Usage:
+        return cls._make(_usage.unpack(data))
+
+
+_usage = Struct("<QII16s")
+USAGE_BYTES: Final = 32
+
+
+class Usage6(NamedTuple):
+    at_ns: int
+    flows: int
+    busiest: int
+    destination: bytes
+
+    def pack(self) -> bytes:
+        return _usage6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Usage6:
+        return cls._make(_usage6.unpack(data))
+
+
+_usage6 = Struct("<QII40s")
+USAGE6_BYTES: Final = 56
+
+
+class UsageCell(NamedTuple):
+    run: int
+    flows: int
+
+    def pack(self) -> bytes:
+        return _usage_cell.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> UsageCell:
+        return cls._make(_usage_cell.unpack(data))
+
+
+_usage_cell = Struct("<II")
+USAGE_CELL_BYTES: Final = 8

@@ -20,10 +20,12 @@ from typing import Final, Self
 from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
+from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, layout, links
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
+from softunicast.kernel.exempt import set_exempt
 from softunicast.kernel.families import FAMILIES, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
@@ -40,6 +42,7 @@ from softunicast.kernel.objects import (
     mount_bpffs,
 )
 from softunicast.kernel.tables import Tables
+from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = (
@@ -47,7 +50,7 @@ OBJECTS: Final = (
     *("director_tc6", "guard6", "egress6", "sweep6"),
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
-FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps")  # IPv6 has its own
+FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
     *("settings", "groups", "owners", "slots", "servers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
@@ -66,12 +69,14 @@ class Datapath:
         server: str,
         attach: Mapping[str, str],
         sources: Mapping[str, Sequence[IPv4Network]],
+        rules: Mapping[str, OnrampRules],
     ) -> None:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
         self.director = "director"  # or "director_tc": the program at the uplink
         self._sources = sources
+        self._rules = rules
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -87,17 +92,19 @@ class Datapath:
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
         sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
+        rules: Mapping[str, OnrampRules] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
         `sources`: on-ramp -> the addresses that its clients may have (any when not named).
+        `rules`: on-ramp -> what it exempts and clamps.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach, sources)
+        made = cls(bpffs, uplink, server, attach, sources, rules)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -121,8 +128,9 @@ class Datapath:
             "claims": limits.flows_max,
             "datagrams": limits.fragments_max,
             "held": limits.held_max,
+            "clients": limits.clients_max,
         }
-        sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims")}
+        sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims", "clients")}
         layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
@@ -181,8 +189,10 @@ class Datapath:
         device = links.interface(interface)
         attach = choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink)
         addresses, pin = links.source_addresses(device), self._pin("fast", interface)
-        sources = self._sources.get(interface, ())
-        self._tables.set_onramp(interface, pool, addresses, 0, sources)
+        sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
+        mss = rules.mss, self._mss_mtu(interface)
+        self._tables.set_onramp(interface, pool, addresses, 0, sources, *mss)
+        set_exempt(self._maps["exempt"], device.index, rules.exempt)
         if device.bare:
             if not self._pin("wrap", interface).exists():
                 for program in TRANSLATORS:
@@ -196,7 +206,7 @@ class Datapath:
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             # Else replies take tc, and only the clients' packets the short way.
             if takes_redirected(interface):
-                self._tables.set_onramp(interface, pool, addresses, device.mtu, sources)
+                self._tables.set_onramp(interface, pool, addresses, device.mtu, sources, *mss)
         else:
             self._detach("fast", interface)
 
@@ -246,13 +256,14 @@ class Datapath:
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
-            if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):
+            changed = tables.state.onramps.get(interface) != pool or self._has_other_mtu(interface)
+            if changed or not self._is_attached(interface):
                 self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
             for program in ON_ONRAMPS:
                 self._detach(program, interface)
-            tables.remove_onramp(interface)
+            set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
 
@@ -274,6 +285,16 @@ class Datapath:
         if not self._is_attached(onramp):
             return ""
         return "xdp" if f"fast@{onramp}" in self._links else "tc"
+
+    def _mss_mtu(self, interface: str) -> int:
+        """What SYNs of an on-ramp that clamps by the path must leave room for; 0 for others."""
+        if not self._rules.get(interface, NO_RULES).mss_by_path:
+            return 0
+        return min(links.interface(name).mtu for name in (interface, self.uplink))
+
+    def _has_other_mtu(self, interface: str) -> bool:
+        there = links.index_of(interface) is not None
+        return there and self._mss_mtu(interface) != self._tables.mss_mtu(interface)
 
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))
@@ -314,6 +335,14 @@ class Datapath:
         program = self._objects[name].programs[name]
         check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
         return abi.Sweep.unpack(bytes(ffi.buffer(context)))
+
+    def usage(self) -> dict[str, Usage]:
+        """How full each pool was at the last sweep; a pool without flows is not there."""
+        return read_usage(self._maps, self._tables.pool_numbers())
+
+    def memory_bytes(self) -> dict[str, int]:
+        """What each map takes of the kernel's memory now, by the kernel's own account."""
+        return {name: table.memory_bytes() for name, table in self._maps.items()}
 
     def table_descriptors(self) -> dict[str, int]:
         """Descriptors of the tables, for programs that shall see the same world (explain)."""

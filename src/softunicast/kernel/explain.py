@@ -23,7 +23,7 @@ from softunicast.kernel.objects import BpfObject
 from softunicast.kernel.reasons import MEANING
 from softunicast.kernel.testrun import run_tc, run_xdp
 
-_COPIED: Final = ("claims", "flows")
+_COPIED: Final = ("claims", "flows", "clients")
 
 
 @dataclass

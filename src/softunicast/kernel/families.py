@@ -28,6 +28,7 @@ class Family:
     flow_key: Any
     claim_key: Any
     claim: Any
+    usage: Any
     nowhere: int | bytes  # the unspecified address, as the maps hold it
 
     def named(self, name: str) -> str:
@@ -48,6 +49,7 @@ IPV4: Final = Family(
     abi.FlowKey,
     abi.ClaimKey,
     abi.Claim,
+    abi.Usage,
     0,
 )
 IPV6: Final = Family(
@@ -63,6 +65,7 @@ IPV6: Final = Family(
     abi.FlowKey6,
     abi.ClaimKey6,
     abi.Claim6,
+    abi.Usage6,
     bytes(16),
 )
 FAMILIES: Final = (IPV4, IPV6)

@@ -11,6 +11,7 @@ import mmap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from softunicast.kernel.libbpf import check, ffi, kernel_error, load_library
@@ -34,6 +35,11 @@ class Map:
     def _stored_bytes(self) -> int:
         """What the kernel copies per value: per-CPU values are padded to 8 bytes and repeated."""
         return (self.value_bytes + 7) // 8 * 8 * self.cpus if self.cpus else self.value_bytes
+
+    def memory_bytes(self) -> int:
+        """What the kernel accounts to the map. Since 6.4 that is what it takes now, before what it could take."""
+        lines = Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or None when there is none."""

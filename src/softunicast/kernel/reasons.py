@@ -22,6 +22,8 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.SLICE_FULL: "Every port of the pool's slices is taken towards this destination. Client got ICMP.",
     Reason.TABLE_FULL: "The table of claims or flows has no room: raise limits.flows_max. Client got ICMP.",
     Reason.CLIENT_FLOWS: "The client has as many flows as the pool allows one client. It got ICMP.",
+    Reason.CLIENT_STATE: "The client has as many entries in the table as the pool allows one client. It got ICMP.",
+    Reason.CLIENT_TABLE: "The table of clients has no room for one more: raise limits.clients_max. It got ICMP.",
     Reason.CLIENT_RATE: "The client opens flows faster than the pool allows one client. It got ICMP.",
     Reason.NO_FLOW: "A client packet in the middle of a conversation that is not (or no longer) known.",
     Reason.NO_ROUTE: "No way out by the uplink, or to a shared address whose slice nobody holds. Client got ICMP.",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from softunicast.core.desired import KernelState, PoolSlices
 from softunicast.core.plan import diff
-from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
+from softunicast.core.pools import NO_LIMITS, PROTOCOLS, WHEN_FULL, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import IPAddress, Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.families import FAMILIES, Family, family_of
@@ -45,6 +45,12 @@ def _behaviour_bits(behaviour: Behaviour) -> int:
     bits = [abi.Behaviour[f"MAPPING_{name.upper()}"] for name in behaviour.independent_mapping]
     bits += [abi.Behaviour[f"FILTERING_{name.upper()}"] for name in behaviour.independent_filtering]
     return sum(bits)
+
+
+def _sharing_bits(pool: PoolSlices) -> int:
+    bits = abi.Behaviour.LIMIT if pool.client_limits != NO_LIMITS else 0
+    bits |= abi.Behaviour.ONE_ADDRESS if pool.when_full == "refuse" else 0
+    return bits | (abi.Behaviour.SEVERAL if pool.several else 0)
 
 
 def _behaviour(bits: int) -> Behaviour:
@@ -124,8 +130,17 @@ class Tables:
                     Timers(*(ns // NS for ns in pool[:6])),
                     (*(before.slices if before else ()), *_pool_slices(family, pool)),
                     _behaviour(pool.behaviour),
-                    ClientLimits(pool.client_flows_max, pool.client_rate_max),
+                    ClientLimits(
+                        flows_max=pool.client_flows_max,
+                        tcp_max=pool.client_tcp_max,
+                        udp_max=pool.client_udp_max,
+                        icmp_max=pool.client_icmp_max,
+                        state_max=pool.client_state_max,
+                        new_per_s=pool.client_rate_max,
+                    ),
                     pool.errors_max,
+                    WHEN_FULL[bool(pool.behaviour & abi.Behaviour.ONE_ADDRESS)],
+                    bool(pool.behaviour & abi.Behaviour.SEVERAL),
                     frozenset({family.version}) | (before.families if before else frozenset()),
                 )
         return found
@@ -235,7 +250,7 @@ class Tables:
     def _pool_entry(self, family: Family, name: str, pool: PoolSlices) -> bytes:
         slices = [part for part in pool.slices if part.version == family.version]
         entries = b"".join(self._pool_slice(family, part) for part in slices)
-        timers = pool.timers
+        timers, limits = pool.timers, pool.client_limits
         entry: bytes = family.pool(
             timers.tcp_opening_s * NS,
             timers.tcp_established_s * NS,
@@ -244,9 +259,13 @@ class Tables:
             timers.icmp_s * NS,
             timers.rest_s * NS,
             len(slices),
-            _behaviour_bits(pool.behaviour),
-            pool.client_limits.flows_max,
-            pool.client_limits.new_per_s,
+            _behaviour_bits(pool.behaviour) | _sharing_bits(pool),
+            limits.flows_max,
+            limits.tcp_max,
+            limits.udp_max,
+            limits.icmp_max,
+            limits.state_max,
+            limits.new_per_s,
             pool.icmp_errors_per_s,
             name_bytes(name),
             entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * family.pool_slice_bytes, b"\0"),
@@ -268,12 +287,15 @@ class Tables:
         addresses: Iterable[IPAddress],
         xdp_mtu: int,
         sources: Sequence[IPv4Network] = (),
+        mss: int = 0,
+        mss_mtu: int = 0,
     ) -> None:
         """Clients behind interface `name` use `pool`; the first of `addresses` of each family is the source of
         ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
         `sources`: the addresses that clients may have; none: any.
+        `mss`: the most that a SYN may announce, 0 for anything, or what fits packets of `mss_mtu` bytes.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
@@ -283,27 +305,37 @@ class Tables:
             word = words.get(family.version, family.nowhere)
             prefixes = _sources(family, sources)
             packed = b"".join(prefixes).ljust(abi.AbiLimit.ONRAMP_SOURCES_MAX * family.source_bytes, b"\0")
-            entry = family.onramp(
-                self._pools[pool], word, xdp_mtu, len(prefixes), packed, name_bytes(name, 16)
-            )
+            numbers = self._pools[pool], word, xdp_mtu, mss, mss_mtu, len(prefixes)
+            entry = family.onramp(*numbers, packed, name_bytes(name, 16))
             table.set(index_key(index), entry.pack())
             if before is not None and before != index:
                 table.delete(index_key(before))
         self._onramps[name] = index
         self.state = replace(self.state, onramps={**self.state.onramps, name: pool})
 
+    def mss_mtu(self, name: str) -> int:
+        """As `set_onramp` was told; 0 when there is no such on-ramp."""
+        index = self._onramps.get(name)
+        value = self.maps["onramps"].get(index_key(index)) if index is not None else None
+        return abi.Onramp.unpack(value).mss_mtu if value else 0
+
     def onramp_index(self, name: str) -> int | None:
         """The number of the interface that the entry of this on-ramp is for."""
         return self._onramps.get(name)
 
-    def remove_onramp(self, name: str) -> None:
-        """The program must be detached already."""
+    def remove_onramp(self, name: str) -> int:
+        """The program must be detached already. Returns the number of the interface."""
         index = self._onramps.pop(name)
         for family in FAMILIES:
             self.maps[family.named("onramps")].delete(index_key(index))
         self.state = replace(
             self.state, onramps={key: pool for key, pool in self.state.onramps.items() if key != name}
         )
+        return index
+
+    def pool_numbers(self) -> Mapping[str, int]:
+        """The number that stands for each pool."""
+        return self._pools
 
     def server_index(self, name: str) -> int:
         """The number that stands for a server in the slots, 0 while it has none."""

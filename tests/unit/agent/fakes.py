@@ -15,6 +15,7 @@ from softunicast.core.records import Address, Block, Inventory, Server
 from softunicast.core.slices import Slice
 from softunicast.kernel import tun
 from softunicast.kernel.flows import Drop, Flow
+from softunicast.kernel.usage import Usage
 
 SHARED = IPv4Address("198.51.100.10")
 OTHER = IPv4Address("198.51.100.11")
@@ -126,6 +127,7 @@ class DataPath:
         self.live: dict[Slice, int] = {}
         self.counters: list[Drop] = []
         self.conversations: list[Flow] = []
+        self.used: dict[str, Usage] = {}
         self.fails: set[str] = set()
         self.done: list[str] = [] if done is None else done
 
@@ -162,6 +164,9 @@ class DataPath:
 
     def sweep(self) -> tuple[int, int]:
         return 0, sum(self.live.values())
+
+    def usage(self) -> dict[str, Usage]:
+        return self.used
 
     def close(self) -> None:
         self._do("close")

@@ -110,6 +110,22 @@ async def test_every_look(client: Client) -> None:
     assert await client.ask("/v1/traffic") == (200, {"here": 3})
 
 
+async def test_events(client: Client) -> None:
+    """The lease that was taken is one; values are texts as in the log."""
+    _, body = await client.ask("/v1/events")
+    (taken,) = [event for event in body["events"] if event["kind"] == "slice_acquired"]
+    assert (taken["count"], taken["nat_event"]) == (1, 16)
+    assert taken["details"]["slice"] == "198.51.100.10:2048-4095"
+    assert body["last"] == body["events"][-1]["number"]
+    _, later = await client.ask(f"/v1/events?since={body['last']}")
+    assert later == {"last": body["last"], "events": []}
+    _, one = await client.ask("/v1/events?limit=1")
+    assert [event["number"] for event in one["events"]] == [body["last"]]
+    for query in ("since=x", "limit=0", "limit=1001", "until=3"):
+        status, _ = await client.ask(f"/v1/events?{query}")
+        assert status == 400
+
+
 async def test_flows(client: Client) -> None:
     status, body = await client.ask("/v1/flows?limit=5&client=10.0.0.2&protocol=tcp")
     assert (status, body["total"], body["shown"]) == (200, 1, 1)

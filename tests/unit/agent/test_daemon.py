@@ -29,6 +29,7 @@ from softunicast.core.pools import Pool
 from softunicast.core.records import Server, Snapshot
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop
+from softunicast.kernel.usage import Usage
 from softunicast.ledger.sqlite import SqliteLedger
 from softunicast.observe.logs import Log
 
@@ -382,6 +383,22 @@ async def test_drops_become_events(node: Node, monkeypatch: pytest.MonkeyPatch) 
         await until(lambda: "packets dropped" in node.log.names)
         fields = node.log.fields[node.log.names.index("packets dropped")]
         assert (fields["reason"], fields["packets"], fields["total"]) == ("slice_full", 15, 25)
+
+
+async def test_a_full_pool_is_an_event_and_a_full_table_a_sweep(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep does not wait for its time, and what it counts is an event, too."""
+    monkeypatch.setattr(chores, "DROPS_S", 0.02)
+    node.datapath.counters = [Drop(reason, 10, None) for reason in (Reason.SLICE_FULL, Reason.TABLE_FULL)]
+    async with node.running() as daemon:
+        await until(lambda: node.opening() == (part(1),))
+        node.datapath.used = {"gb": Usage(2000, 1900, "tcp 203.0.113.1:443")}
+        node.datapath.counters = [replace(drop, packets=13) for drop in node.datapath.counters]
+        await until(lambda: "pool nearly full" in node.log.names)
+        kinds = {event.kind: event.count for event in daemon.event_log.book.since(0, 100)}
+        assert (kinds["pool full"], kinds["table full"]) == (3, 3)
+        assert daemon.problems() == ["pool gb is nearly full"]
 
 
 async def test_audit_reads_what_the_kernel_really_holds(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

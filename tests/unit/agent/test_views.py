@@ -19,6 +19,7 @@ from softunicast.core.slices import Slice
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop, Flow, Sample
 from softunicast.kernel.links import Interface
+from softunicast.kernel.usage import Usage
 
 NOW_NS = 10_000_000_000
 STATE = replace(
@@ -138,7 +139,8 @@ def test_pools_count_ports_once() -> None:
     ]:
         assert not used.see(flow(local, protocol))
     assert used.counts() == {part(1): 2, part(3): 1}
-    assert views.pools([POOL], "lab", SNAPSHOT, STATE, used.counts()) == [
+    usage = {"gb": Usage(5, 3, "tcp 203.0.113.1:443")}
+    assert views.pools([POOL], "lab", SNAPSHOT, STATE, used.counts(), usage) == [
         {
             "name": "gb",
             "tags": {"country": "gb"},
@@ -146,6 +148,8 @@ def test_pools_count_ports_once() -> None:
             "slices": ["198.51.100.10:2048-4095"],
             "ports": 2048,
             "ports_used": 2,
+            "busiest": 3,
+            "busiest_to": "tcp 203.0.113.1:443",
             "onramps": ["clients"],
         }
     ]
