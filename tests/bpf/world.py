@@ -227,8 +227,8 @@ class World:
 
     def _empty(self, name: str) -> None:
         for suffix in ("", "6"):  # the test before may have been about the other family
-            table = self._datapaths[4].map(name + suffix)
-            for key, _ in list(table.items()):
+            table = self._datapaths[4]._maps.get(name + suffix)
+            for key, _ in list(table.items()) if table else ():
                 table.delete(key)
 
     def forget_exhausted(self) -> None:

@@ -22,6 +22,7 @@ from softunicast.kernel.frames import describe, mac_text
 from softunicast.kernel.objects import BpfObject
 from softunicast.kernel.reasons import MEANING
 from softunicast.kernel.testrun import run_tc, run_xdp
+from softunicast.kernel.words import mac_bytes
 
 _COPIED: Final = ("claims", "flows", "clients")
 
@@ -104,7 +105,7 @@ def explain(datapath: Datapath, frame: bytes, interface: str, leaving: bool = Fa
         if leaving:
             _guard(copy, frame, found)
         elif interface == datapath.uplink:
-            _from_uplink(copy, frame, found)
+            _from_uplink(copy, _to_this_server(datapath, frame), found)
         else:
             _from_onramp(copy, frame, interface, found)
         found.reason = copy.dropped()
@@ -120,6 +121,11 @@ def _not_to_be_cut(frame: bytes) -> bytes:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return frame[:20] + after + frame[22:24] + (0xFFFF ^ total).to_bytes(2, "big") + frame[26:]
+
+
+def _to_this_server(datapath: Datapath, frame: bytes) -> bytes:
+    """The same packet, in a frame that is for this server: what a switch floods is left alone."""
+    return mac_bytes(datapath.own_mac) + frame[6:] if datapath.own_mac else frame
 
 
 def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) -> None:
