@@ -200,7 +200,8 @@ ALONE int fragment_out(struct __sk_buff *skb, struct packet *packet, const struc
 		return GO_ON;
 	if (!is_client(onramp, &packet->source))
 		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
-	if (!in_block(packet->destination) && for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
+	if (is_exempt(skb->ifindex, packet) || /* as its first one, whether that has come or not */
+	    (!in_block(packet->destination) && for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway))))
 		return pass_to_host();
 	return hold(skb, packet, skb->ifindex, now);
 }

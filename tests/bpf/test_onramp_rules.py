@@ -97,6 +97,19 @@ def test_exempt_destinations_are_left_to_the_host(world: World, make) -> None:  
     assert world.run("fast", make(CLIENT, INSIDE[0]), ONRAMP).verdict == "pass"
 
 
+@pytest.mark.parametrize("first_last", [False, True])
+def test_all_fragments_of_a_datagram_are_left_to_the_host(world: World, first_last: bool) -> None:
+    """Those without ports, too, in any order; none is kept waiting for another."""
+    payload = udp(CLIENT, INSIDE[0], bytes(48))[34:]
+    parts = [
+        packet(CLIENT, INSIDE[0], Raw(payload[:24]), proto=17, flags="MF"),
+        packet(CLIENT, INSIDE[0], Raw(payload[24:48]), proto=17, flags="MF", frag=3),
+        packet(CLIENT, INSIDE[0], Raw(payload[48:]), proto=17, frag=6),
+    ]
+    for part in reversed(parts) if first_last else parts:
+        assert is_hosts(world, part)
+
+
 def test_a_lying_packet_is_dropped_even_so(world: World) -> None:
     assert world.out(changed(udp(CLIENT, INSIDE[0]), 16, b"\xff\xff")).reason == "malformed"
 
