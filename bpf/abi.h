@@ -13,6 +13,7 @@
 #define ABI_VERSION 3
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
+#define SYSTEM_PORTS 1024     /* those below are never given out */
 #define LINE_GROUPS 7         /* that share a cache line */
 #define LINE_ADDRESSES 16
 #define GROUP_BIT (1 << 28)   /* so that no group is 0 */
@@ -243,6 +244,9 @@ struct flow {
 	__u32 hairpin;      /* the next hop is this server itself */
 	__u8 client_mac[6]; /* as the claim has it: a packet from another one tells the claim */
 	__u8 zero[2];
+#if FAMILY == 6
+	__u32 zero_end;
+#endif
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */

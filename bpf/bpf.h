@@ -56,6 +56,7 @@ HELPER(long, clone_redirect, void *skb, __u32 ifindex, __u64 flags);
 HELPER(long, redirect, __u32 ifindex, __u64 flags);
 HELPER(long, skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 bytes);
 HELPER(__s64, csum_diff, __be32 *from, __u32 from_bytes, __be32 *to, __u32 to_bytes, __u32 seed);
+HELPER(__s64, csum_update, void *skb, __u32 sum);
 HELPER(long, skb_change_tail, void *skb, __u32 bytes, __u64 flags);
 HELPER(long, skb_change_head, void *skb, __u32 bytes, __u64 flags);
 HELPER(long, skb_pull_data, void *skb, __u32 bytes);

@@ -13,14 +13,26 @@ INLINE __u16 checksum_replace(__u16 check, __u16 from, __u16 to)
 	return ~(__u16)(sum + (sum >> 16));
 }
 
-/* The same after an address changed. */
+/* A one's complement sum of 16 bit words, from one that carried. */
+INLINE __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (__u16)(sum + (sum >> 16));
+}
+
+/* checksum_replace after an address changed. */
 INLINE __u16 checksum_replace_address(__u16 check, ip_address from, ip_address to)
 {
-	const __u16 *old = (void *)&from, *new = (void *)&to;
+	__u64 sum = (__u16)~check;
 
-	for (__u32 i = 0; i < sizeof(from) / sizeof(*old); i++)
-		check = checksum_replace(check, old[i], new[i]);
-	return check;
+#if FAMILY == 4
+	sum += (__u64)(__u32)~from + to;
+#else
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)(__u32)~from.words[i] + to.words[i];
+#endif
+	return ~fold(sum);
 }
 
 /* Gives the header's `field`, its source or destination, another address. */

@@ -182,13 +182,15 @@ INLINE __u64 rest_ns(const struct claim_key *key, const struct claim *claim)
 	return pool && filters_independently(pool, key->protocol) ? pool->rest_ns : 0;
 }
 
-INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)
+/* Leaves in `former` whose it was. */
+INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim, struct flow_key *former)
 {
-	struct flow_key old = claim->flow; /* the claim is in a map that may change; the helper wants the stack */
-	struct flow *flow = bpf_map_lookup_elem(&flows, &old);
+	struct flow *flow;
 
+	*former = claim->flow; /* the claim is in a map that may change */
+	flow = bpf_map_lookup_elem(&flows, former);
 	if (claim->state & SEEN_COUNTED)
-		client_returns(&old, ended(claim->state));
+		client_returns(former, ended(claim->state));
 	if (flow && same_address(flow->local, key->local) && flow->local_port == key->local_port)
-		bpf_map_delete_elem(&flows, &old);
+		bpf_map_delete_elem(&flows, former);
 }

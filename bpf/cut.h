@@ -12,6 +12,8 @@
 #include "fragment.h"
 #include "icmp.h"
 
+#if FAMILY == 4
+
 #define MTU_LEAST 68 /* RFC 791 */
 #define SUM_BYTES 512
 #define PROMISE_BYTES 40 /* Ethernet and IPv4 header, and some */
@@ -123,3 +125,5 @@ ALONE int cut_up(struct __sk_buff *skb, const struct packet *packet, __u32 mtu, 
 	bpf_loop(CUT_BYTES / 8, cut_piece, &cut_up, 0);
 	return 0;
 }
+
+#endif

@@ -12,7 +12,7 @@ INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *
 }
 
 SEC("tc")
-int director_tc(struct __sk_buff *skb)
+int HOOK(director_tc)(struct __sk_buff *skb)
 {
 	struct packet packet;
 	__u32 owner = 0;

@@ -20,6 +20,11 @@ typedef struct iphdr ip_header;
 #define ADDRESS_BITS 32
 #define SOCKET_FAMILY 2 /* AF_INET */
 #define OF_FAMILY(rest) ipv4##rest /* a field that the kernel has for each */
+#define HOOK(name) name            /* a program's name: the kernel and people know both families' by it */
+#define ETH_P_FAMILY ETH_P_IP
+#define IP_BYTES_MAX 60 /* the IP header with all that may follow before the transport header */
+#define BYTES_ALWAYS_FIT 576 /* RFC 791: smaller packets need no check */
+#define OFFSET_MAX 0x7f /* of a transport header that is not quoted; a mask that the verifier understands */
 
 INLINE int same_address(ip_address a, ip_address b)
 {
@@ -37,10 +42,15 @@ INLINE int is_unspecified(ip_address address)
 	return !address;
 }
 
-/* Never forwarded, perhaps the host's: DHCP, neighbour discovery. */
+/* Never forwarded, perhaps the host's: DHCP. */
 INLINE int is_multicast(ip_address address)
 {
 	return (address & be32(0xf0000000)) == be32(0xe0000000) || address == ~0u;
+}
+
+INLINE int is_link_local(ip_address address)
+{
+	return 0; /* 169.254.0.0/16 is for clients like any other */
 }
 
 /* A number that stands for the address; not unique, for spreading. */
@@ -70,11 +80,35 @@ typedef struct {
 	ip_address daddr;
 } ip_header;
 
+/* IPv6 has maps of its own where a key or a value has an address in it. (A field of one of these names gets another
+ * one, too; user space calls it as in IPv4.) */
+#define blocks blocks6
+#define addresses addresses6
+#define pools pools6
+#define onramps onramps6
+#define flows flows6
+#define claims claims6
+#define clients clients6
+#define exhausted exhausted6
+#define told told6
+#define exempt exempt6
+#define sweeps sweeps6
+#define usages usages6
+#define usage_cells usage_cells6
+#define scratch scratch6
+
 #define PROTOCOL_ICMP 58
 #define ICMP_SUM_COVERS_ADDRESSES 1
 #define ADDRESS_BITS 128
 #define SOCKET_FAMILY 10 /* AF_INET6 */
 #define OF_FAMILY(rest) ipv6##rest
+#define HOOK(name) name##6
+#define ETH_P_FAMILY ETH_P_IPV6
+#define EXTENSIONS_MAX 4
+#define EXTENSIONS_BYTES_MAX 64
+#define IP_BYTES_MAX (40 + EXTENSIONS_BYTES_MAX)
+#define BYTES_ALWAYS_FIT 1280 /* RFC 8200 section 5 */
+#define OFFSET_MAX 0xff
 
 INLINE int same_address(ip_address a, ip_address b)
 {
@@ -98,6 +132,12 @@ INLINE int is_unspecified(ip_address address)
 INLINE int is_multicast(ip_address address)
 {
 	return (address.words[0] & be32(0xff000000)) == be32(0xff000000);
+}
+
+/* Never forwarded, and the host's: neighbour discovery. */
+INLINE int is_link_local(ip_address address)
+{
+	return (address.words[0] & be32(0xffc00000)) == be32(0xfe800000);
 }
 
 INLINE __u32 address_number(ip_address address)

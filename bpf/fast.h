@@ -17,7 +17,7 @@ INLINE int translate_frame(void *data, void *end, const struct packet *packet, i
 			   ip_address address, __u16 port)
 {
 	ip_header *ip = data + ETH_HLEN;
-	__u8 *l4 = data + (packet->l4_offset & 0x7f);
+	__u8 *l4 = data + (packet->l4_offset & OFFSET_MAX);
 	ip_address old_address = source ? packet->source : packet->destination;
 	__u16 old_port = source ? packet->source_port : packet->destination_port;
 	__u16 *check, *place, sum;

@@ -6,6 +6,7 @@
 #include "count.h"
 #include "hold.h"
 #include "rewrite.h"
+#include "scratch.h"
 #include "slots.h"
 
 #define HOP_CACHED_NS 1000000000ULL /* a changed route or neighbour is noticed after this */
@@ -47,36 +48,41 @@ INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __
 ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now,
 		     ip_address *gateway)
 {
-	struct bpf_fib_lookup fib = {.family = SOCKET_FAMILY, .ifindex = skb->ifindex};
+	struct scratch *scratch = scratch_here();
+	struct bpf_fib_lookup *fib;
 	struct settings *self;
 	__u32 first = 0;
 	long result;
 
-	if (!packet || !flow || !gateway)
+	if (!packet || !flow || !gateway || !scratch)
 		return WAY_NONE;
 	if (in_block(packet->destination))
 		return route_hairpin(packet, flow, now);
-	fib.l4_protocol = packet->protocol;
-	copy(&fib.OF_FAMILY(_src), &packet->source, sizeof(ip_address));
-	copy(&fib.OF_FAMILY(_dst), &packet->destination, sizeof(ip_address));
-	fib.tot_len = 1; /* asks for the MTU; GSO packets are longer and cut later */
-	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	fib = &scratch->fib;
+	zero_fill(fib, sizeof(*fib));
+	fib->family = SOCKET_FAMILY;
+	fib->ifindex = skb->ifindex;
+	fib->l4_protocol = packet->protocol;
+	copy(&fib->OF_FAMILY(_src), &packet->source, sizeof(ip_address));
+	copy(&fib->OF_FAMILY(_dst), &packet->destination, sizeof(ip_address));
+	fib->tot_len = 1; /* asks for the MTU; GSO packets are longer and cut later */
+	result = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return WAY_HOST;
 	if (result == BPF_FIB_LKUP_RET_FWD_DISABLED)
 		return WAY_OFF;
 	if (!self || (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH) ||
-	    fib.ifindex != self->uplink)
+	    fib->ifindex != self->uplink)
 		return WAY_NONE;
-	copy(gateway, &fib.OF_FAMILY(_dst), sizeof(*gateway));
+	copy(gateway, &fib->OF_FAMILY(_dst), sizeof(*gateway));
 	flow->hop_ns = 0;
 	flow->hairpin = 0;
 	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		flow->hop_ns = now + HOP_CACHED_NS;
-		copy(flow->hop_destination, fib.dmac, ETH_ALEN);
-		copy(flow->hop_source, fib.smac, ETH_ALEN);
-		flow->hop_mtu = fib.mtu_result;
+		copy(flow->hop_destination, fib->dmac, ETH_ALEN);
+		copy(flow->hop_source, fib->smac, ETH_ALEN);
+		flow->hop_mtu = fib->mtu_result;
 	}
 	return WAY_UPLINK;
 }
@@ -100,14 +106,14 @@ ALONE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, con
 				   bpf_redirect_neigh(self->uplink, &neighbour, sizeof(neighbour), 0);
 }
 
-/* The size of the IPv4 packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
+/* The size of the IP packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
 INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct tcphdr *tcp;
 
 	if (!skb->gso_size)
 		return skb->len - ETH_HLEN;
-	tcp = (void *)(long)skb->data + (packet->l4_offset & 0x7f);
+	tcp = (void *)(long)skb->data + (packet->l4_offset & OFFSET_MAX);
 	if (packet->protocol != IPPROTO_TCP || (void *)(tcp + 1) > (void *)(long)skb->data_end)
 		return skb->gso_size + packet->l4_offset - ETH_HLEN + sizeof(struct udphdr);
 	return skb->gso_size + packet->l4_offset - ETH_HLEN + tcp->doff * 4;

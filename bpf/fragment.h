@@ -21,6 +21,12 @@
 #define MEETING_TRIES 32
 #define MEETING_STEP 2048 /* ports: the default slice; all slices of an address are tried once */
 
+#if FAMILY == 6
+
+#include "unfragmented.h"
+
+#else
+
 INLINE int is_fragment(const struct packet *packet)
 {
 	return packet->fragment & (IP_MORE_FRAGMENTS | IP_OFFSET);
@@ -195,3 +201,5 @@ INLINE int write_id(struct __sk_buff *skb, const struct packet *packet)
 	ip->id = packet->new_id;
 	return 0;
 }
+
+#endif

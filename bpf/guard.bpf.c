@@ -31,6 +31,8 @@ INLINE int handed_over(struct __sk_buff *skb, const struct packet *packet, __u16
 				     place_of(packet->destination, port, &owner) == PLACE_ELSEWHERE;
 }
 
+#if FAMILY == 4
+
 /* A fragment whose source port, as far as it has one, is ours. It must also have an identification out of our slice,
  * or it could mix with a datagram of another server that shares the address. What egress sends has one; a socket's
  * packets get one here. */
@@ -52,8 +54,10 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
 }
 
+#endif
+
 SEC("tc")
-int guard(struct __sk_buff *skb)
+int HOOK(guard)(struct __sk_buff *skb)
 {
 	struct packet packet;
 	enum reason reason;
@@ -64,7 +68,7 @@ int guard(struct __sk_buff *skb)
 	pull_headers(skb);
 	/* A raw socket can write tags in front of anything, and routers take priority tags (VLAN 0) for none. */
 	parsed = parse_behind((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, 2, &packet);
-	if (parsed == PARSED_OTHER || parsed == PARSED_IPV6)
+	if (parsed == PARSED_OTHER)
 		return TC_ACT_UNSPEC;
 	port = packet.source_port;
 	to_port = packet.destination_port;

@@ -11,6 +11,8 @@
 #include "count.h"
 #include "fragment.h"
 
+#if FAMILY == 4
+
 #define HELD_FREE 0
 #define HELD_BUSY (~0u)
 #define RELEASED_MAX 64 /* the largest datagram in fragments of 1,024 bytes */
@@ -172,3 +174,5 @@ ALONE int fragment_leaves(struct __sk_buff *skb, struct packet *packet, const st
 	gone_on(packet, skb->ifindex);
 	return write_id(skb, packet) ? TC_ACT_SHOT : GO_ON;
 }
+
+#endif

@@ -104,11 +104,18 @@ struct {
 
 /* made by packets */
 
-/* All entries of these two are there from the start: to allocate one when a flow begins would cost as much as all else
- * that is done for it. Entry and what the kernel adds to it, 48 bytes, are two cache lines each. */
+/* All entries of IPv4's flows and claims are there from the start: to allocate one when a flow begins would cost as
+ * much as all else that is done for it. IPv6's take their memory as they come, because most servers have few. */
+#if FAMILY == 4
+#define FLOWS_FLAGS 0
+#else
+#define FLOWS_FLAGS BPF_F_NO_PREALLOC
+#endif
 
+/* Entry and what the kernel adds to it, 48 bytes, are two cache lines each. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, FLOWS_FLAGS);
 	__uint(max_entries, 262144);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
@@ -116,6 +123,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, FLOWS_FLAGS);
 	__uint(max_entries, 262144);
 	__type(key, struct claim_key);
 	__type(value, struct claim);
@@ -180,6 +188,8 @@ struct {
 	__type(value, struct exhausted);
 } exhausted SEC(".maps");
 
+#if FAMILY == 4
+
 /* fragments */
 
 struct {
@@ -234,21 +244,7 @@ struct {
 	__type(value, struct cutting);
 } cuttings SEC(".maps");
 
-struct trial { /* what a new flow is to become: too large for the stack at the depth of a search */
-	struct flow flow;
-	struct claim claim;
-	struct claim_key key;
-	__u32 counted; /* SEEN_COUNTED: the client has the claim's place */
-	struct exhausted_key slice; /* the one that is being searched, */
-	struct exhausted exhausted; /* and what is known of it so far */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct trial);
-} scratch SEC(".maps");
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -7,24 +7,26 @@
 #include "count.h"
 
 #define ERRORS_NS 1000000000ULL
+#define ERRORS_WITHOUT_POOL 100 /* a second, to clients of a family that the pool has not: the default of pools */
 
 /* May no error about this packet be sent to its sender, on this interface? */
 ALONE int muted(const struct packet *packet, __u32 interface, __u32 pool_key)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	__u64 now = bpf_ktime_get_coarse_ns(), next, *due;
+	__u32 most = pool ? pool->errors_max : ERRORS_WITHOUT_POOL;
 	struct client_key key = {.onramp = interface};
 
-	if (!packet || !pool)
+	if (!packet)
 		return 0;
 	key.address = packet->source;
 	due = bpf_map_lookup_elem(&told, &key);
 	next = due && *due > now ? *due : now;
-	if (!pool->errors_max || next >= now + ERRORS_NS) {
+	if (!most || next >= now + ERRORS_NS) {
 		count(TRAFFIC_ICMP_MUTED);
 		return 1;
 	}
-	next += ERRORS_NS / pool->errors_max;
+	next += ERRORS_NS / most;
 	if (due)
 		*due = next;
 	else

@@ -6,11 +6,27 @@
 #include "abi.h"
 #include "bpf.h"
 
+#if FAMILY == 4
 #define ICMP_ECHO_REPLY 0
 #define ICMP_UNREACHABLE 3
 #define ICMP_ECHO 8
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
+#define ICMP_TOO_BIG ICMP_UNREACHABLE /* with a code of its own */
+#else
+#define ICMP_UNREACHABLE 1
+#define ICMP_TOO_BIG 2
+#define ICMP_TIME_EXCEEDED 3
+#define ICMP_PARAMETER_PROBLEM 4
+#define ICMP_ECHO 128
+#define ICMP_ECHO_REPLY 129
+#define ICMP_DISCOVERY_FIRST 133 /* router and neighbour discovery (RFC 4861), not to be forwarded */
+#define ICMP_DISCOVERY_LAST 137
+#define PROTOCOL_HOP_BY_HOP 0
+#define PROTOCOL_ROUTING 43
+#define PROTOCOL_FRAGMENT 44
+#define PROTOCOL_DESTINATION 60
+#endif
 
 #define IP_DO_NOT_FRAGMENT 0x4000
 #define IP_MORE_FRAGMENTS 0x2000
@@ -31,11 +47,10 @@ struct icmp_header {
 
 enum parsed {
 	PARSED_OK = 0,    /* TCP, UDP or ICMP echo with all of its header */
-	PARSED_OTHER,     /* not IPv4: nothing of ours */
-	PARSED_IPV6,
-	PARSED_FRAGMENT,  /* see packet.fragment; ports only in the first one, with all of its header (fragment.h) */
+	PARSED_OTHER,     /* not of this family: nothing of ours */
+	PARSED_FRAGMENT,  /* of IPv4: see packet.fragment; ports only in the first one, with all of its header (fragment.h) */
 	PARSED_ERROR,     /* an ICMP error: quote.h reads what it is about */
-	PARSED_DROP,      /* IPv4, but see packet.reason; addresses are valid unless MALFORMED */
+	PARSED_DROP,      /* of this family, but see packet.reason; addresses are valid unless MALFORMED */
 };
 
 struct packet {
@@ -57,6 +72,17 @@ struct packet {
 	__u8 icmp_type;
 	__u8 reason; /* enum reason, with PARSED_DROP */
 };
+
+/* Neighbour discovery, for one address: a matter of this link, whatever the address. ARP's place in IPv6. */
+INLINE int is_discovery(const struct packet *packet)
+{
+#if FAMILY == 4
+	return 0;
+#else
+	return packet->protocol == PROTOCOL_ICMP && packet->icmp_type >= ICMP_DISCOVERY_FIRST &&
+	       packet->icmp_type <= ICMP_DISCOVERY_LAST;
+#endif
+}
 
 INLINE int refuse(struct packet *packet, enum reason reason)
 {
@@ -95,7 +121,7 @@ INLINE int parse_l4(void *l4, void *end, __u32 l4_bytes, struct packet *packet)
 		if ((void *)(icmp + 1) > end || l4_bytes < sizeof(*icmp))
 			return refuse(packet, REASON_MALFORMED);
 		packet->icmp_type = icmp->type;
-		if (icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_TIME_EXCEEDED ||
+		if (icmp->type == ICMP_UNREACHABLE || icmp->type == ICMP_TOO_BIG || icmp->type == ICMP_TIME_EXCEEDED ||
 		    icmp->type == ICMP_PARAMETER_PROBLEM)
 			return PARSED_ERROR;
 		packet->source_port = packet->destination_port = icmp->id;
@@ -141,12 +167,98 @@ INLINE int is_tag(__u16 protocol)
 	return protocol == be16(ETH_P_8021Q) || protocol == be16(ETH_P_8021AD);
 }
 
+#if FAMILY == 4
+
+/* The header at `l2_bytes`, of a packet of at most `bytes`. */
+INLINE int parse_ip(void *data, void *end, __u32 l2_bytes, __u32 bytes, struct packet *packet)
+{
+	ip_header *ip = data + l2_bytes;
+	__u32 header_bytes, total_bytes;
+
+	if ((void *)(ip + 1) > end)
+		return refuse(packet, REASON_MALFORMED);
+	header_bytes = ip->ihl * 4;
+	total_bytes = be16(ip->tot_len);
+	packet->source = ip->saddr;
+	packet->destination = ip->daddr;
+	packet->protocol = ip->protocol;
+	packet->ttl = ip->ttl;
+	packet->l4_offset = l2_bytes + header_bytes;
+	/* The unspecified address is nobody's, and stands for "any" in the tables. */
+	if (ip->version != 4 || header_bytes < sizeof(*ip) || total_bytes < header_bytes || total_bytes > bytes ||
+	    is_unspecified(packet->source) || is_unspecified(packet->destination))
+		return refuse(packet, REASON_MALFORMED);
+	packet->l4_bytes = total_bytes - header_bytes;
+	packet->fragment = be16(ip->frag_off);
+	packet->id = ip->id;
+	if (unlikely(packet->fragment & (IP_MORE_FRAGMENTS | IP_OFFSET)))
+		return parse_fragment((void *)ip + header_bytes, end, packet);
+	return parse_l4((void *)ip + header_bytes, end, total_bytes - header_bytes, packet);
+}
+
+#else
+
+struct extension { /* how an extension header begins (RFC 8200 section 4) */
+	__u8 protocol; /* of what follows */
+	__u8 words;    /* of 8 bytes, less one */
+	__u8 kind;     /* of routing */
+	__u8 left;     /* addresses still to be visited: the destination is not the last one */
+};
+
+/* Does a header of this kind stand before the transport header, which says what the packet is? Authentication and
+ * encryption do not: what follows them is not ours to change. */
+INLINE int is_extension(__u8 protocol)
+{
+	return protocol == PROTOCOL_HOP_BY_HOP || protocol == PROTOCOL_ROUTING || protocol == PROTOCOL_DESTINATION;
+}
+
+/* Goes on to the header behind the one at `*at` bytes from `start`. Returns 0, or nonzero when it cannot. */
+INLINE int next_header(void *start, void *end, __u32 *at, __u8 *protocol)
+{
+	struct extension *extension = start + *at;
+
+	if ((void *)(extension + 1) > end || (*protocol == PROTOCOL_ROUTING && extension->left))
+		return -1;
+	*at += (extension->words + 1) * 8;
+	*protocol = extension->protocol;
+	return *at > sizeof(ip_header) + EXTENSIONS_BYTES_MAX;
+}
+
+INLINE int parse_ip(void *data, void *end, __u32 l2_bytes, __u32 bytes, struct packet *packet)
+{
+	ip_header *ip = data + l2_bytes;
+	__u32 total_bytes, at = sizeof(*ip);
+
+	if ((void *)(ip + 1) > end)
+		return refuse(packet, REASON_MALFORMED);
+	total_bytes = sizeof(*ip) + be16(ip->payload_bytes);
+	packet->source = ip->saddr;
+	packet->destination = ip->daddr;
+	packet->protocol = ip->protocol;
+	packet->ttl = ip->ttl;
+	packet->l4_offset = l2_bytes + at;
+	if ((ip->version_class_label & 0xf0) != 0x60 || total_bytes > bytes || is_unspecified(packet->source) ||
+	    is_unspecified(packet->destination) || is_multicast(packet->source))
+		return refuse(packet, REASON_MALFORMED);
+	for (int i = 0; i < EXTENSIONS_MAX && is_extension(packet->protocol); i++)
+		if (next_header(ip, end, &at, &packet->protocol))
+			return refuse(packet, REASON_PROTOCOL);
+	packet->l4_offset = l2_bytes + at;
+	if (total_bytes < at)
+		return refuse(packet, REASON_MALFORMED);
+	packet->l4_bytes = total_bytes - at;
+	if (packet->protocol == PROTOCOL_FRAGMENT)
+		return refuse(packet, REASON_FRAGMENT);
+	return parse_l4((void *)ip + at, end, total_bytes - at, packet);
+}
+
+#endif
+
 /* Parses an Ethernet frame of `frame_bytes`, of which [data, end) can be read, behind at most `tags` VLAN tags. */
 INLINE int parse_behind(void *data, void *end, __u32 frame_bytes, const int tags, struct packet *packet)
 {
 	struct ethhdr *eth = data;
-	__u32 header_bytes, total_bytes, l2_bytes = sizeof(*eth);
-	ip_header *ip;
+	__u32 l2_bytes = sizeof(*eth);
 	__u16 protocol;
 
 	zero_fill(packet, sizeof(*packet));
@@ -161,31 +273,9 @@ INLINE int parse_behind(void *data, void *end, __u32 frame_bytes, const int tags
 		protocol = tag->protocol;
 		l2_bytes += sizeof(*tag);
 	}
-	ip = data + l2_bytes;
-	if (protocol == be16(ETH_P_IPV6))
-		return PARSED_IPV6;
-	if (protocol != be16(ETH_P_IP))
+	if (protocol != be16(ETH_P_FAMILY))
 		return PARSED_OTHER;
-	if ((void *)(ip + 1) > end)
-		return refuse(packet, REASON_MALFORMED);
-	header_bytes = ip->ihl * 4;
-	total_bytes = be16(ip->tot_len);
-	packet->source = ip->saddr;
-	packet->destination = ip->daddr;
-	packet->protocol = ip->protocol;
-	packet->ttl = ip->ttl;
-	packet->l4_offset = l2_bytes + header_bytes;
-	/* The unspecified address is nobody's, and stands for "any" in the tables. */
-	if (ip->version != 4 || header_bytes < sizeof(*ip) || total_bytes < header_bytes ||
-	    total_bytes > frame_bytes - l2_bytes || is_unspecified(packet->source) ||
-	    is_unspecified(packet->destination))
-		return refuse(packet, REASON_MALFORMED);
-	packet->l4_bytes = total_bytes - header_bytes;
-	packet->fragment = be16(ip->frag_off);
-	packet->id = ip->id;
-	if (unlikely(packet->fragment & (IP_MORE_FRAGMENTS | IP_OFFSET)))
-		return parse_fragment((void *)ip + header_bytes, end, packet);
-	return parse_l4((void *)ip + header_bytes, end, total_bytes - header_bytes, packet);
+	return parse_ip(data, end, l2_bytes, frame_bytes - l2_bytes, packet);
 }
 
 INLINE int parse(void *data, void *end, __u32 frame_bytes, struct packet *packet)

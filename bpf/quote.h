@@ -21,6 +21,8 @@ struct quote {
 	__u8 protocol;
 };
 
+#if FAMILY == 4
+
 INLINE int header_checksum_right(ip_header *ip, void *end)
 {
 	__u16 *word = (void *)ip;
@@ -37,6 +39,34 @@ INLINE int header_checksum_right(ip_header *ip, void *end)
 	return (__u16)(sum + (sum >> 16)) == 0xffff;
 }
 
+/* Reads the quoted IP header, which is whole. */
+INLINE int parse_quoted_ip(ip_header *ip, void *end, struct quote *quote)
+{
+	if (ip->version != 4 || ip->ihl < 5 || (ip->frag_off & be16(IP_OFFSET)) || !header_checksum_right(ip, end))
+		return -1;
+	quote->protocol = ip->protocol;
+	quote->l4_offset = quote->ip_offset + ip->ihl * 4;
+	return 0;
+}
+
+#else
+
+INLINE int parse_quoted_ip(ip_header *ip, void *end, struct quote *quote)
+{
+	__u32 at = sizeof(*ip);
+
+	if ((ip->version_class_label & 0xf0) != 0x60)
+		return -1;
+	quote->protocol = ip->protocol;
+	for (int i = 0; i < EXTENSIONS_MAX && is_extension(quote->protocol); i++)
+		if (next_header(ip, end, &at, &quote->protocol))
+			return -1;
+	quote->l4_offset = quote->ip_offset + at;
+	return 0; /* a fragment is no protocol that has ports */
+}
+
+#endif
+
 /* Reads the quoted packet. Returns 0 when it is whole enough to name a conversation. */
 INLINE int parse_quote(void *data, void *end, const struct packet *packet, struct quote *quote)
 {
@@ -44,16 +74,13 @@ INLINE int parse_quote(void *data, void *end, const struct packet *packet, struc
 	__u8 *l4;
 
 	quote->ip_offset = packet->l4_offset + sizeof(struct icmp_header);
-	ip = data + (quote->ip_offset & 0x7f);
+	ip = data + (quote->ip_offset & OFFSET_MAX);
 	if (packet->l4_bytes < sizeof(struct icmp_header) + sizeof(*ip) + 8)
 		return -1; /* what follows is not part of the packet, whatever the frame has there */
-	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 || (ip->frag_off & be16(IP_OFFSET)) ||
-	    !header_checksum_right(ip, end))
+	if ((void *)(ip + 1) > end || parse_quoted_ip(ip, end, quote))
 		return -1;
 	quote->source = ip->saddr;
 	quote->destination = ip->daddr;
-	quote->protocol = ip->protocol;
-	quote->l4_offset = quote->ip_offset + ip->ihl * 4;
 	l4 = data + (quote->l4_offset & 0xff);
 	if ((void *)(l4 + 8) > end || quote->l4_offset + 8 > packet->l4_offset + packet->l4_bytes)
 		return -1;
@@ -90,8 +117,8 @@ INLINE int translate_error(void *data, void *end, const struct packet *packet, c
 {
 	ip_address old_address = source ? quote->source : quote->destination;
 	__u16 old_port = source ? quote->source_port : quote->destination_port;
-	ip_header *ip = data + ETH_HLEN, *inner = data + (quote->ip_offset & 0x7f);
-	struct icmp_header *icmp = data + (packet->l4_offset & 0x7f);
+	ip_header *ip = data + ETH_HLEN, *inner = data + (quote->ip_offset & OFFSET_MAX);
+	struct icmp_header *icmp = data + (packet->l4_offset & OFFSET_MAX);
 	__u8 *l4 = data + (quote->l4_offset & 0xff);
 	__u16 *check, *place, sum;
 	__u32 at; /* of the quoted checksum; it may not be quoted */
@@ -101,8 +128,10 @@ INLINE int translate_error(void *data, void *end, const struct packet *packet, c
 	keep(l4);
 	if ((void *)(ip + 1) > end || (void *)(icmp + 1) > end || (void *)(inner + 1) > end || (void *)(l4 + 8) > end)
 		return -1;
+#if FAMILY == 4
 	sum = checksum_replace_address(inner->check, old_address, address);
 	change_word(&inner->check, sum, &icmp->checksum);
+#endif
 	change_address(source ? &inner->saddr : &inner->daddr, address, &icmp->checksum);
 	place = (void *)(l4 + (quote->protocol == PROTOCOL_ICMP ? 4 : source ? 0 : 2));
 	change_word(place, port, &icmp->checksum);

@@ -8,10 +8,9 @@
 #include "icmp.h"
 #include "mss.h"
 #include "mute.h"
-#include "quote.h"
+#include "scratch.h"
 
 #define NOT_TOO_BIG -2
-#define BYTES_ALWAYS_FIT 576 /* RFC 791: smaller packets need no check */
 
 /* A reply keeps a TCP claim alive and moves its state on. Replies of other protocols do not: whoever knows
  * the port could keep it taken for ever (RFC 4787 REQ-6 leaves it open). */
@@ -66,25 +65,29 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
-	struct claim_key key = {};
+	struct scratch *scratch = scratch_here();
+	struct claim_key *key;
 	struct claim *claim;
-	struct quote quote;
+	struct quote *quote;
 	void *data, *end;
 	__u32 onramp;
 
-	if (!packet)
+	if (!packet || !scratch)
 		return TC_ACT_SHOT;
+	key = &scratch->claim_key;
+	quote = &scratch->quote;
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (parse_quote(data, end, packet, &quote) || !same_address(quote.source, packet->destination))
+	if (parse_quote(data, end, packet, quote) || !same_address(quote->source, packet->destination))
 		return TC_ACT_UNSPEC;
-	key.local = quote.source;
-	key.remote = quote.destination;
-	key.local_port = quote.source_port;
-	key.remote_port = quote.protocol == PROTOCOL_ICMP ? 0 : quote.destination_port;
-	key.protocol = quote.protocol;
-	claim = bpf_map_lookup_elem(&claims, &key);
+	zero_fill(key, sizeof(*key));
+	key->local = quote->source;
+	key->remote = quote->destination;
+	key->local_port = quote->source_port;
+	key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->destination_port;
+	key->protocol = quote->protocol;
+	claim = bpf_map_lookup_elem(&claims, key);
 	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
 		return TC_ACT_UNSPEC;
 	if (packet->ttl <= 1)
@@ -92,12 +95,14 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	onramp = claim->flow.onramp;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
-	if (translate_error(data, end, packet, &quote, 1, claim->flow.client, claim->flow.client_port) ||
+	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port) ||
 	    set_mac(skb, client_mac, onramp_mac))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
 	return bpf_redirect(onramp, 0);
 }
+
+#if FAMILY == 4
 
 /* Sends a fragment that met the others here on to the owner of its slice. */
 INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
@@ -143,6 +148,8 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 	}
 }
 
+#endif
+
 /* The peer's SYN or SYN/ACK: what it announces is how large the client's segments may be. */
 ALONE int clamp_reply(struct __sk_buff *skb, __u32 l4_offset, const struct claim *claim)
 {
@@ -186,7 +193,7 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
 	if (is_later(packet) || muted(packet, skb->ifindex, pool))
 		return TC_ACT_SHOT;
-	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
+	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
 }

@@ -7,6 +7,8 @@
 #include "checksum.h"
 #include "parse.h"
 
+#define HOP_LESS 0xfeff /* the sum of an IPv6 header after one hop less; that of an IPv4 header never changes */
+
 enum end { END_SOURCE, END_DESTINATION };
 
 struct rewrite {
@@ -22,8 +24,8 @@ static __attribute__((noinline, used)) int name_types(struct bpf_flow_keys *keys
 	return 0;
 }
 
-#define HEADERS_MAX (ETH_HLEN + 2 * sizeof(struct vlan_tag) + 60 + sizeof(struct tcphdr))
-#define QUOTE_MAX (HEADERS_MAX + sizeof(struct icmp_header) + 60) /* with the headers that an ICMP error quotes */
+#define HEADERS_MAX (ETH_HLEN + 2 * sizeof(struct vlan_tag) + IP_BYTES_MAX + sizeof(struct tcphdr))
+#define QUOTE_MAX (HEADERS_MAX + sizeof(struct icmp_header) + IP_BYTES_MAX) /* with the headers that an ICMP error quotes */
 
 /* Makes the first bytes of the frame, or all it has, readable in the linear part. Packet pointers taken before
  * are void afterwards. */
@@ -47,6 +49,8 @@ INLINE int translate_header(struct __sk_buff *skb, const struct rewrite *rewrite
 		return -1;
 	set_address(ip, rewrite->end == END_SOURCE ? &ip->saddr : &ip->daddr, rewrite->address);
 	decrease_ttl(ip);
+	if (FAMILY == 6)
+		bpf_csum_update(skb, HOP_LESS);
 	return 0;
 }
 
@@ -56,9 +60,15 @@ INLINE long replace_address(struct __sk_buff *skb, __u32 check, ip_address from,
 #if FAMILY == 4
 	return bpf_l4_csum_replace(skb, check, from, to, BPF_F_PSEUDO_HDR | zero_stays | sizeof(from));
 #else
+	long error;
 	__s64 change = bpf_csum_diff((void *)&from, sizeof(from), (void *)&to, sizeof(to), 0);
 
-	return change < 0 ? change : bpf_l4_csum_replace(skb, check, 0, change, BPF_F_PSEUDO_HDR | zero_stays);
+	zero_stays |= BPF_F_PSEUDO_HDR;
+	if (change < 0)
+		return change;
+	/* Kernels before 6.16 do not know this flag, and are wrong about buffers that a card has summed up. */
+	error = bpf_l4_csum_replace(skb, check, 0, change, BPF_F_IPV6 | zero_stays);
+	return error == -22 /* EINVAL */ ? bpf_l4_csum_replace(skb, check, 0, change, zero_stays) : error;
 #endif
 }
 
@@ -103,7 +113,7 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 	if (translate_header(skb, rewrite))
 		return -1;
 	end = (void *)(long)skb->data_end;
-	word = (void *)(long)skb->data + (port & 0x7f); /* 14 + 60 + 4 at most */
+	word = (void *)(long)skb->data + (port & OFFSET_MAX);
 	if ((void *)(word + 1) > end)
 		return -1;
 	*word = rewrite->port;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "claim.h"
+#include "scratch.h"
 
 #define ROOM_FREED_MAX 4096                     /* claims freed by one packet: a millisecond */
 #define ROOM_LIVE_MAX 8192                      /* live ones looked at while there is an agent: likewise */
@@ -20,6 +21,7 @@
 INLINE int free_claim(struct claim_key *key, struct claim *claim, struct sweep *sweep)
 {
 	struct claim_key dead = *key;
+	struct flow_key former;
 	__u64 expires = *(volatile __u64 *)&claim->expires_ns;
 
 	if (expires > sweep->now_ns) { /* also CLAIM_BUSY */
@@ -29,7 +31,7 @@ INLINE int free_claim(struct claim_key *key, struct claim *claim, struct sweep *
 	if (expires + rest_ns(&dead, claim) > sweep->now_ns ||
 	    __sync_val_compare_and_swap(&claim->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 1;
-	drop_flow_of(&dead, claim);
+	drop_flow_of(&dead, claim, &former);
 	bpf_map_delete_elem(&claims, &dead);
 	sweep->freed++;
 	return 1;
@@ -73,7 +75,7 @@ ALONE int make_room(enum reason reason, struct trial *trial)
 	if (!trial || (reason != REASON_TABLE_FULL && reason != REASON_CLIENT_TABLE && reason != REASON_CLIENT_FLOWS &&
 	    reason != REASON_CLIENT_STATE))
 		return 0;
-	zero_fill(&trial->claim, sizeof(trial->claim));
+	zero_fill(&trial->search, sizeof(trial->search));
 	sweeping = bpf_map_lookup_elem(&sweeps, &first);
 	if (!sweeping)
 		return 0;

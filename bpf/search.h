@@ -15,6 +15,7 @@
 #pragma once
 
 #include "claim.h"
+#include "scratch.h"
 
 /* Does a kernel socket hold the tuple? TCP: any state, TIME_WAIT and listeners included. */
 INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
@@ -41,59 +42,42 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
 #define EXHAUSTED_NS 1000000000ULL   /* at most as long as the least timer of a pool */
 
-struct search { /* the state of one search for a free port, over all slices of a pool */
+struct searching { /* on the stack, where pointers can be kept */
 	struct __sk_buff *skb;
-	struct claim_key *key; /* in scratch, like */
-	struct claim *claim;   /* what a free port is given */
-	struct trial *trial;   /* both are part of it */
-	__u64 until_ns;
-	__u64 now_ns;
-	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 address;    /* number of the client's, which is tried first. 0: any */
-	__u16 first_slice;
-	__u16 port;   /* next to try is first + ((port) & mask) */
-	__u16 stride; /* odd: visits every port of the slice once */
-	__u16 first;
-	__u16 mask;
-	__u8 held;    /* a slice with a live lease was there */
-	__u8 full;    /* the claims table has no room */
-	__u8 found;
-	__u8 reused;
-	__u8 endings; /* ended conversations were in the way */
-	__u8 early;   /* take these over */
+	struct search *search;
 };
 
 /* May the claim of an ended conversation change hands before it expires? */
 INLINE int reusable(const struct search *search, const struct claim *claim, __u64 expires)
 {
-	return search->early && claim->pool == search->claim->pool && ended(claim->state) &&
+	return search->early && claim->pool == search->claim.pool && ended(claim->state) &&
 	       expires <= search->now_ns + search->closing_ns - REUSE_AFTER_NS;
 }
 
 /* Undoes insert_claim, before anybody can have used the claim. */
 INLINE void give_back(struct search *search)
 {
-	bpf_map_delete_elem(&claims, search->key);
+	bpf_map_delete_elem(&claims, &search->key);
 }
 
 /* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
 INLINE void wait_for(struct search *search, const struct claim *claim, __u64 free)
 {
-	struct exhausted *known = &search->trial->exhausted;
+	struct exhausted *known = &search->exhausted;
 	__u64 early = free - search->closing_ns + REUSE_AFTER_NS;
 
 	if (free == CLAIM_BUSY) /* being freed, perhaps */
 		free = early = 0;
 	if (free < known->until_ns)
 		known->until_ns = free;
-	if (early < known->early_until_ns && search->key->protocol == IPPROTO_TCP && ended(claim->state) &&
-	    claim->pool == search->claim->pool)
+	if (early < known->early_until_ns && search->key.protocol == IPPROTO_TCP && ended(claim->state) &&
+	    claim->pool == search->claim.pool)
 		known->early_until_ns = early;
 }
 
 INLINE int insert_claim(struct search *search)
 {
-	long error = bpf_map_update_elem(&claims, search->key, search->claim, BPF_NOEXIST);
+	long error = bpf_map_update_elem(&claims, &search->key, &search->claim, BPF_NOEXIST);
 	struct claim *old;
 	__u64 expires, free;
 
@@ -103,18 +87,18 @@ INLINE int insert_claim(struct search *search)
 		search->full = 1;
 		return 0;
 	}
-	old = bpf_map_lookup_elem(&claims, search->key);
+	old = bpf_map_lookup_elem(&claims, &search->key);
 	if (!old)
 		return 0; /* swept away this moment: the next port will do */
 	expires = *(volatile __u64 *)&old->expires_ns;
-	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
+	if (expires != CLAIM_BUSY && search->key.protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
 	if (expires > search->now_ns) {
 		wait_for(search, old, expires);
 		if (!reusable(search, old, expires))
 			return 0;
 	} else {
-		free = expires + rest_ns(search->key, old);
+		free = expires + rest_ns(&search->key, old);
 		if (free > search->now_ns) {
 			wait_for(search, old, free);
 			return 0;
@@ -122,30 +106,33 @@ INLINE int insert_claim(struct search *search)
 	}
 	if (__sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(search->key, old);
-	old->flow = search->claim->flow;
-	old->state = search->claim->state;
-	old->pool = search->claim->pool;
+	drop_flow_of(&search->key, old, &search->former);
+	old->flow = search->claim.flow;
+	old->state = search->claim.state;
+	old->pool = search->claim.pool;
 	old->since_ticks = search->now_ns / TICK_NS;
 	old->refresh_in_ticks = 0;
-	old->acknowledged = search->claim->acknowledged;
-	old->sent = search->claim->sent;
-	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
-	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
+	old->acknowledged = search->claim.acknowledged;
+	old->sent = search->claim.sent;
+	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));
+	copy(old->onramp_mac, search->claim.onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
 	search->reused = 1;
 	return 1;
 }
 
-static long try_port(__u32 index, struct search *search)
+static long try_port(__u32 index, struct searching *searching)
 {
+	struct search *search = searching->search;
 	__u16 port = search->first + (search->port & search->mask);
 
 	search->port += search->stride;
-	search->key->local_port = be16(port);
+	if (search->mask == 0xffff && port < SYSTEM_PORTS) /* of a whole address */
+		return 0;
+	search->key.local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (socket_holds(search->skb, search->key)) {
+	if (socket_holds(searching->skb, &search->key)) {
 		give_back(search);
 		search->reused = 0;
 		return 0;
@@ -161,15 +148,15 @@ enum pass { PASS_OWN, PASS_OTHERS, PASS_OWN_EARLY, PASS_OTHERS_EARLY, PASSES };
 /* Is the slice known to be exhausted still? Begins to find out anew. */
 INLINE int known_exhausted(struct search *search, const struct pool_slice *slice)
 {
-	struct exhausted_key *key = &search->trial->slice;
+	struct exhausted_key *key = &search->slice;
 	struct exhausted *known;
 
-	key->local = search->key->local;
-	key->remote = search->key->remote;
-	key->pool = search->claim->pool;
+	key->local = search->key.local;
+	key->remote = search->key.remote;
+	key->pool = search->claim.pool;
 	key->first = slice->first;
-	key->remote_port = search->key->remote_port;
-	key->protocol = search->key->protocol;
+	key->remote_port = search->key.remote_port;
+	key->protocol = search->key.protocol;
 	known = bpf_map_lookup_elem(&exhausted, key);
 	if (!known || known->until_ns <= search->now_ns)
 		return 0;
@@ -179,9 +166,10 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 	return !search->early;
 }
 
-static long try_slice(__u32 index, struct search *search)
+static long try_slice(__u32 index, struct searching *searching)
 {
-	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim->pool);
+	struct search *search = searching->search;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim.pool);
 	struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
@@ -207,19 +195,19 @@ static long try_slice(__u32 index, struct search *search)
 		return 0; /* its lease ran out: the next slice */
 	search->held = 1;
 	random = bpf_get_prandom_u32();
-	search->key->local = slice->address;
+	search->key.local = slice->address;
 	search->first = slice->first;
 	search->mask = slice->mask;
 	search->port = random;
 	search->stride = random >> 16 | 1;
-	search->trial->exhausted.until_ns = search->trial->exhausted.early_until_ns = search->now_ns + EXHAUSTED_NS;
-	if (try_port(0, search))
+	search->exhausted.until_ns = search->exhausted.early_until_ns = search->now_ns + EXHAUSTED_NS;
+	if (try_port(0, searching))
 		return 1;
 	if (known_exhausted(search, slice))
 		return 0;
-	bpf_loop(search->mask, try_port, search, 0);
+	bpf_loop(search->mask, try_port, searching, 0);
 	if (search->found || search->full)
 		return 1;
-	bpf_map_update_elem(&exhausted, &search->trial->slice, &search->trial->exhausted, BPF_ANY);
+	bpf_map_update_elem(&exhausted, &search->slice, &search->exhausted, BPF_ANY);
 	return 0;
 }

@@ -16,6 +16,8 @@ static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, s
 	return 0;
 }
 
+#if FAMILY == 4
+
 static long sweep_held(void *map, __u32 *at, struct held *place, struct sweep *sweep)
 {
 	__u32 state = *(volatile __u32 *)&place->state;
@@ -28,8 +30,10 @@ static long sweep_held(void *map, __u32 *at, struct held *place, struct sweep *s
 	return 0;
 }
 
+#endif
+
 SEC("syscall")
-int sweep(struct sweep *context)
+int HOOK(sweep)(struct sweep *context)
 {
 	struct sweep sweep = {.now_ns = bpf_ktime_get_ns()};
 	__u32 first = 0;
@@ -40,7 +44,9 @@ int sweep(struct sweep *context)
 	sweep.run = ++sweeping->runs;
 	bpf_for_each_map_elem(&claims, sweep_claim, &sweep, 0);
 	bpf_for_each_map_elem(&clients, free_client, &sweep, 0);
+#if FAMILY == 4
 	bpf_for_each_map_elem(&held, sweep_held, &sweep, 0);
+#endif
 	swept(sweeping, sweep.now_ns);
 	*context = sweep;
 	return 0;

@@ -35,6 +35,8 @@ from tests.bpf.world import UPLINK, World
 from softunicast.kernel import abi
 from softunicast.kernel.words import index_key
 
+FAMILIES = (4, 6)
+
 HERE, THERE, EXPIRED, NOBODY = (f"198.51.100.10:{port}" for port in (2049, 4097, 6145, 9000))
 UNKNOWN_ADDRESS = "198.51.100.77:2049"  # in the block, in no table
 STEERED = (UPLINK_MAC, NEIGHBOUR_MAC)

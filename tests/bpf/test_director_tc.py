@@ -82,7 +82,14 @@ def test_a_veth_gets_tc(at_tc: World) -> None:
     """XDP on a veth would have its peer cut large packets."""
     assert at_tc.datapath.director == "director_tc"
     assert not has_xdp(UPLINK)
-    assert [one.program for one in attached(UPLINK)] == ["director_tc", "egress_in", "guard"]
+    assert [one.program for one in attached(UPLINK)] == [
+        "director_tc",
+        "egress_in",
+        "director_tc6",
+        "egress_in6",
+        "guard",
+        "guard6",
+    ]
 
 
 def test_a_card_gets_xdp() -> None:
@@ -135,8 +142,11 @@ def test_a_frame_for_another_address_is_left_alone(at_tc: World) -> None:
         assert counted(at_tc, tcp(REMOTE, to, macs=(GATEWAY_MAC, NEIGHBOUR_MAC))) == {}
 
 
+FOR_IPV6 = ("director_tc6", "egress_in6", "guard6")
+
+
 def hooks() -> list[Attached]:
-    return [one for one in attached(UPLINK) if one.program != "guard"]
+    return [one for one in attached(UPLINK) if one.program not in ("guard", *FOR_IPV6)]
 
 
 def test_exchanged_while_it_runs(mount: Path) -> None:
@@ -149,7 +159,10 @@ def test_exchanged_while_it_runs(mount: Path) -> None:
         frame = tcp(REMOTE, THERE, macs=FROM_WIRE)
         assert World(datapath).director_tc(frame).outcome == "steered"
         assert f"links/{expected[0].program}@{UPLINK}" in pins(mount)
-        assert len([pin for pin in pins(mount) if pin.startswith("links/director")]) == 1
+        assert (
+            len([pin for pin in pins(mount) if pin.startswith(("links/director@", "links/director_tc@"))])
+            == 1
+        )
         datapath.close()
     opened(mount, "tc").remove()
     assert hooks() == []

@@ -11,7 +11,7 @@ import pytest
 from scapy.layers.inet import ICMP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
-from tests.bpf import frames
+from tests.bpf import families, frames
 from tests.bpf.frames import (
     CLIENT,
     FROM_WIRE,
@@ -29,6 +29,8 @@ from tests.bpf.frames import (
 from tests.bpf.world import UPLINK, World
 
 from softunicast.kernel import abi
+
+FAMILIES = (4, 6)
 
 ANYTHING = bytes(range(256)) * 6
 
@@ -178,6 +180,8 @@ def test_a_wrong_checksum_stays_wrong(world: World, kind: str) -> None:
     damaged = frame[:-1] + bytes([frame[-1] ^ 1])
     assert frames.checksums_right(world.back(frame).frame) == (True, True)
     assert frames.checksums_right(world.back(damaged).frame) == (True, False)
+    if families.chosen == 6:
+        return
     header = changed(frame, 24, bytes([frame[24] ^ 1]))
     assert frames.checksums_right(world.back(header).frame) == (False, True)
 
@@ -189,7 +193,7 @@ def test_all_checksums_over_many_ports(world: World) -> None:
         whole = udp(REMOTE, local, value.to_bytes(2, "big"), macs=FROM_WIRE)
         result = world.run("egress_in", whole, UPLINK)
         assert frames.checksums_right(result.frame) == (True, True)
-        assert result.frame[40:42] != b"\0\0"
+        assert result.frame[-4:-2] != b"\0\0"
 
 
 def test_the_last_dropped_packet_is_named(world: World) -> None:

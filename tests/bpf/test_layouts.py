@@ -41,7 +41,7 @@ FLAGS = Change("maps.h", r"__uint\(map_flags, BPF_F_NO_PREALLOC\);(?=[^}]*struct
 ENTRIES = Change("maps.h", r"\(max_entries, 1024\)(?=[^}]*struct server\))", "(max_entries, 512)")
 REASON = Change("abi.h", r"(?=REASON_MAX,)", "REASON_NEW, ")
 TRAFFIC = Change("abi.h", r"(?=TRAFFIC_MAX,)", "TRAFFIC_NEW, ")
-TRIAL = Change("maps.h", r"(struct trial {)", r"\1 __u64 more;")
+TRIAL = Change("scratch.h", r"(struct trial {)", r"\1 __u64 more;")
 
 NUMBER_SAID = (
     f"the running data path has layout {abi.AbiLimit.ABI_VERSION}, this version of softunicast layout 99"

@@ -9,9 +9,11 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
+from tests.bpf import families
 from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, tcp, udp
 from tests.bpf.test_search import Opener, check_full
 from tests.bpf.world import ADDRESS, UPLINK, World, state
@@ -24,12 +26,16 @@ ALL = set(range(16, 32))
 
 @contextmanager
 def on_loopback(address: str) -> Iterator[None]:
+    there = {"index": 1, "address": families.current(address)}
+    there["prefixlen"] = 32 if families.chosen == 4 else 128
     with IPRoute() as netlink:
-        netlink.addr("add", index=1, address=address, prefixlen=32)
+        if families.chosen == 6:
+            Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("0")
+        netlink.addr("add", **there, flags=0x02)
         try:
             yield
         finally:
-            netlink.addr("del", index=1, address=address, prefixlen=32)
+            netlink.addr("del", **there)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 from pyroute2 import IPRoute
 from scapy.layers.inet import IP, IPOption_NOP
-from tests.bpf import frames
+from scapy.layers.inet6 import IPv6
+from tests.bpf import families, frames
 from tests.bpf.frames import (
     CLIENT,
     FROM_CLIENT,
@@ -28,6 +29,8 @@ from tests.bpf.frames import (
 )
 from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.world import ONRAMP, UPLINK, World
+
+FAMILIES = (4, 6)
 
 MTU = 1280
 TO_GATEWAY = (frames.UPLINK_MAC, frames.GATEWAY_MAC)
@@ -53,7 +56,8 @@ def sized(
     options: int = 0,
 ) -> bytes:
     """A packet of exactly `size` bytes; so many bytes of IP options; `flags`: "DF"."""
-    data = b"\xa5" * (size - options - {"tcp": 40, "udp": 28, "icmp": 28}[protocol])
+    header = 20 + options if families.chosen == 4 else 40
+    data = b"\xa5" * (size - header - {"tcp": 20, "udp": 8, "icmp": 8}[protocol])
     ip_options = [IPOption_NOP()] * options
     if protocol == "icmp":
         port = end(source if macs == FROM_CLIENT else destination)[1]
@@ -62,12 +66,17 @@ def sized(
         made = udp(source, destination, data, macs=macs, options=ip_options)
     else:
         made = tcp(source, destination, "S", data, macs=macs, ip_options=ip_options)
+    if families.chosen == 6:
+        return made
     assert len(made) == 14 + size
     return frames.with_ip(made, flags=flags)
 
 
 def told(frame: bytes, source: str, macs: frames.Macs, mtu: int = MTU) -> bytes:
     """The error that the sender of the frame gets."""
+    if families.chosen == 6:
+        sender = str(IPv6(frame[14:]).src)
+        return error(f"{source}:0", f"{sender}:0", frames.quoted(frame), (3, 4), mtu, macs=macs)
     header = frame[14:]
     quoted = header[: (header[0] & 15) * 4 + 8]
     made = error(f"{source}:0", f"{IP(header).src}:0", quoted, (3, 4), mtu, macs=macs)
@@ -110,9 +119,10 @@ def test_a_way_that_became_narrower(world: World) -> None:
     assert world.out(frame).outcome == "out"
 
 
-@pytest.mark.parametrize(("segment_bytes", "fits"), [(MTU - 40, True), (MTU - 39, False), (1400, False)])
+@pytest.mark.parametrize(("segment_bytes", "fits"), [(-40, True), (-39, False), (120, False)])
 def test_a_buffer_to_be_cut(world: World, segment_bytes: int, fits: bool) -> None:
     """TCP with 20 bytes of header: what counts is each segment's packet, not the buffer."""
+    segment_bytes += MTU - (20 if families.chosen == 6 else 0)
     with mtu(world, UPLINK):
         frame = sized("tcp", CLIENT, REMOTE, 1500, FROM_CLIENT)
         ran = world.out(frame, segment_bytes=segment_bytes)
@@ -152,10 +162,12 @@ def test_in_through_an_open_mapping(world: World) -> None:
 def test_in_a_buffer_that_was_put_together(world: World) -> None:
     """GRO: what counts is each packet that came."""
     local = local_end(world.out(tcp()).frame)
-    with mtu(world, ONRAMP, 1000):
+    mtu_of_onramp = 1300
+    with mtu(world, ONRAMP, mtu_of_onramp):
         frame = sized("tcp", REMOTE, local, 1500, FROM_WIRE)
-        assert world.back(frame, segment_bytes=960).outcome == "in"
-        assert world.back(frame, segment_bytes=961).reason == "too_big"
+        room = mtu_of_onramp - (60 if families.chosen == 6 else 40)
+        assert world.back(frame, segment_bytes=room).outcome == "in"
+        assert world.back(frame, segment_bytes=room + 1).reason == "too_big"
 
 
 def test_nothing_is_said_about_what_is_not_a_clients(world: World) -> None:
@@ -168,5 +180,6 @@ def test_nothing_is_said_about_what_is_not_a_clients(world: World) -> None:
 def test_hairpin(world: World) -> None:
     """To a neighbour it goes by the uplink, and is judged by it."""
     frame = sized("tcp", CLIENT, "198.51.100.10:4097", 1500, FROM_CLIENT)
-    assert world.out(frame, segment_bytes=1461).frame == told(frame, "10.0.0.1", TO_CLIENT, 1500)
-    assert world.out(frame, segment_bytes=1460).outcome == "out"
+    room = 1500 - (60 if families.chosen == 6 else 40)
+    assert world.out(frame, segment_bytes=room + 1).frame == told(frame, "10.0.0.1", TO_CLIENT, 1500)
+    assert world.out(frame, segment_bytes=room).outcome == "out"

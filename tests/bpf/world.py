@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute, netns
-from tests.bpf import frames
+from tests.bpf import families, frames
 
 from softunicast.core.config import Limits
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
@@ -130,9 +130,21 @@ class World:
         self.datapath = datapath
         self.index = {device: socket.if_nametoindex(device) for device in (UPLINK, ONRAMP, ONRAMP2)}
 
+    @property
+    def datapath(self) -> Any:
+        """That of the chosen family; tests write and read what is IPv4 (families.py)."""
+        return self._datapaths[families.chosen]
+
+    @datapath.setter
+    def datapath(self, datapath: Datapath) -> None:
+        self._datapaths = {4: datapath, 6: families.OtherFamily(datapath)}
+
     # running packets
 
     def director(self, frame: bytes) -> Ran:
+        """In XDP; IPv6 has it at tc only."""
+        if families.chosen == 6:
+            return self.director_tc(frame)
         return self._run("director", frame, UPLINK)
 
     def director_tc(self, frame: bytes) -> Ran:
@@ -174,6 +186,10 @@ class World:
         )
 
     def program(self, name: str) -> int:
+        if families.chosen == 6:
+            if name in XDP_PROGRAMS:
+                families.ipv4_only("in XDP")
+            name += "6" if name in families.PROGRAMS else ""
         found: int = next(
             obj.programs[name] for obj in self.datapath._objects.values() if name in obj.programs
         )
@@ -210,9 +226,10 @@ class World:
         self.datapath.apply(wanted or state())
 
     def _empty(self, name: str) -> None:
-        table = self.datapath.map(name)
-        for key, _ in list(table.items()):
-            table.delete(key)
+        for suffix in ("", "6"):  # the test before may have been about the other family
+            table = self._datapaths[4]._maps.get(name + suffix)
+            for key, _ in list(table.items()) if table else ():
+                table.delete(key)
 
     def forget_exhausted(self) -> None:
         """The next search is an exact one: for tests that free a port behind the programs' back."""
@@ -272,7 +289,17 @@ def add_pair(name: str, peer: str, mac: str, address: str) -> int:
     with IPRoute() as netlink:
         netlink.link("add", ifname=name, kind="veth", peer=peer, address=mac)
         index = socket.if_nametoindex(name)
+        for key, value in (
+            ("accept_dad", 0),
+            ("accept_ra", 0),
+            ("router_solicitations", 0),
+            ("disable_ipv6", 0),
+        ):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/{key}").write_text(str(value))
         ip, _, length = address.partition("/")
+        netlink.addr(
+            "add", index=index, address=str(families.six(ip)), prefixlen=96 + int(length), flags=0x02
+        )
         netlink.addr("add", index=index, address=ip, prefixlen=int(length))
         for part in (index, socket.if_nametoindex(peer)):
             netlink.link("set", index=part, state="up")
@@ -285,10 +312,21 @@ def build_server() -> None:
     add_pair(ONRAMP, "clp", frames.ONRAMP_MAC, "10.0.0.1/24")
     add_pair(ONRAMP2, "cmp", frames.ONRAMP2_MAC, "10.0.0.1/24")
     for onramp in (ONRAMP, ONRAMP2):
-        Path(f"/proc/sys/net/ipv4/conf/{onramp}/forwarding").write_text("1")
+        for version in ("ipv4", "ipv6"):
+            Path(f"/proc/sys/net/{version}/conf/{onramp}/forwarding").write_text("1")
     with IPRoute() as netlink:
         netlink.route("add", dst="0.0.0.0/0", gateway="192.0.2.254")
         netlink.neigh("add", dst="192.0.2.254", lladdr=frames.GATEWAY_MAC, ifindex=uplink, state="permanent")
+        gateway = str(families.six("192.0.2.254"))
+        netlink.route("add", family=socket.AF_INET6, dst="::/0", gateway=gateway, oif=uplink)
+        netlink.neigh(
+            "add",
+            family=socket.AF_INET6,
+            dst=gateway,
+            lladdr=frames.GATEWAY_MAC,
+            ifindex=uplink,
+            state="permanent",
+        )
 
 
 @contextmanager

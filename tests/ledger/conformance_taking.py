@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from tests.ledger.backend import (
+    BLOCKS,
     OTHER,
     SLICE,
     TTL_S,
@@ -20,6 +21,7 @@ from softunicast.core.errors import (
 )
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.ledger import Ledger
+from softunicast.core.records import Address, Inventory
 from softunicast.core.slices import Slice
 
 
@@ -40,6 +42,20 @@ class TakingConformance:
             async with refused(other, SliceTakenError, "held by server1"):
                 await other.acquire(server, SLICE, TTL_S)
         assert (await other.acquire("server2", OTHER, TTL_S)).server == "server2"
+
+    async def test_an_ipv6_address_can_be_taken_whole(self, backend: Backend, ledger: Ledger) -> None:
+        whole = Slice.parse("2001:db8::20")
+        inventory = Inventory(BLOCKS, (Address(whole.address, "lab", {}, 65536),))
+        await ledger.apply_inventory(inventory)
+        lease = await ledger.acquire("server1", whole, TTL_S)
+        assert (await (await backend.open()).snapshot()).leases == (lease,)
+        async with refused(ledger, SliceTakenError, "held by server1"):
+            await ledger.acquire("server2", whole, TTL_S)
+        async with refused(ledger, InputError, "cut by 65536"):
+            await ledger.acquire("server2", Slice.parse("[2001:db8::20]:2048-4095"), TTL_S)
+        entry = await ledger.holder(whole.address, 80, backend.clock.wall)
+        assert entry is not None
+        assert entry.server == "server1"
 
     @pytest.mark.parametrize(
         ("server", "text", "error", "why"),

@@ -18,8 +18,9 @@ from tests.unit.pages import FENCE, ROOT, blocks, entries, own, page, rows, sect
 
 from softunicast.agent import api
 from softunicast.cli import doctor, main
-from softunicast.core.config import parse_config, parse_inventory
+from softunicast.core.config import parse_config
 from softunicast.core.errors import SoftunicastError
+from softunicast.core.inventory import parse_inventory
 from softunicast.core.ledger import HISTORY_LIMIT_MAX
 from softunicast.core.records import HistoryEntry
 from softunicast.core.toml_reader import Section

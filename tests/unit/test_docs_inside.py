@@ -31,7 +31,8 @@ TYPES = {
 
 
 def test_every_map() -> None:
-    header = re.sub(r"#else.*?#endif", "", (ROOT / "bpf/maps.h").read_text(), flags=re.DOTALL)  # IPv6
+    headers = "".join((ROOT / "bpf" / name).read_text() for name in ("maps.h", "scratch.h"))
+    header = re.sub(r"#else.*?#endif", "", headers, flags=re.DOTALL)  # IPv6
     maps = {name: body for body, name in MAP.findall(header)}
     sized = dict(re.findall(r'"(\w+)": .*\blimits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
     said = {

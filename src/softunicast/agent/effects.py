@@ -25,7 +25,7 @@ from softunicast.core.onramps import Tun
 from softunicast.core.slices import Slice
 from softunicast.kernel import links
 from softunicast.kernel.flows import Drop, Flow
-from softunicast.kernel.sysctl import ipv4_conf
+from softunicast.kernel.sysctl import ipv4_conf, ipv6_conf
 from softunicast.kernel.usage import Usage
 
 # The kernel takes the larger of an interface's value and that of "all", so the interface's is raised, never set.
@@ -108,7 +108,12 @@ class NodeEffects:
         kept = {name: wanted.onramps[name] for name in present}
         renewed = {name for name in present if self._onramps.get(name, present[name]) != present[name]}
         changes += self._quieten([self.uplink, *present])
-        for name in set(self._forwarding()) - {ipv4_conf(name, "forwarding") for name in present}:
+        forwarding = {ipv4_conf(name, "forwarding") for name in present}
+        # Not where nobody needs it: an interface that forwards IPv6 takes no router's advertisements any more.
+        forwarding |= {
+            ipv6_conf(name, "forwarding") for name in present if 6 in wanted.pools[kept[name]].families
+        }
+        for name in set(self._forwarding()) - forwarding:
             self.host.restore_setting(name)
             changes += 1
         if renewed:
@@ -117,7 +122,7 @@ class NodeEffects:
         changes += self.datapath.apply(replace(wanted, onramps=kept))
         self._onramps = present
         changes += self.host.keep_tuns(self.tuns)
-        changes += sum(self.host.raise_setting(ipv4_conf(name, "forwarding"), 1) for name in present)
+        changes += sum(self.host.raise_setting(name, 1) for name in sorted(forwarding))
         # An apply that was under way when the uplink went must not bring back what leave_addresses took.
         addresses = frozenset() if self.uplink_is_gone() else addresses_here(wanted, self._me)
         changes += self.host.have_addresses(addresses)

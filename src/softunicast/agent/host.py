@@ -14,12 +14,14 @@ import json
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Protocol
 
+from softunicast.core.endpoints import address_order
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramps import Tun
+from softunicast.core.slices import IPAddress
 from softunicast.kernel import links, sysctl, tun
 
 JOURNAL_FILE: Final = "host.json"
@@ -32,9 +34,9 @@ class HostCalls(Protocol):
 
     def read(self, name: str) -> int | None: ...
     def write(self, name: str, value: int) -> None: ...
-    def addresses(self) -> frozenset[IPv4Address]: ...
-    def add(self, address: IPv4Address) -> bool: ...
-    def remove(self, address: IPv4Address) -> bool: ...
+    def addresses(self) -> frozenset[IPAddress]: ...
+    def add(self, address: IPAddress) -> bool: ...
+    def remove(self, address: IPAddress) -> bool: ...
     def find_tun(self, name: str) -> tun.Found | None: ...
     def make_tun(self, name: str, device: Tun) -> None: ...
     def open_tun(self, name: str, device: Tun) -> int: ...
@@ -71,7 +73,7 @@ class HostChanges:
         self._boot_id = boot_id
         self._calls = calls
         self.settings: dict[str, Setting] = {}
-        self.addresses: set[IPv4Address] = set()
+        self.addresses: set[IPAddress] = set()
         self.tuns: set[str] = set()
 
     @classmethod
@@ -103,17 +105,17 @@ class HostChanges:
         del self.settings[name]
         self._save()
 
-    def have_addresses(self, wanted: frozenset[IPv4Address]) -> bool:
+    def have_addresses(self, wanted: frozenset[IPAddress]) -> bool:
         """Puts the wanted addresses on `lo` and takes those of ours away that are not; True when any moved."""
         there = self._calls.addresses()
         missing = wanted - there
         if missing - self.addresses:
             self.addresses |= missing
             self._save()
-        for address in sorted(missing):
+        for address in sorted(missing, key=address_order):
             self._calls.add(address)
         surplus = self.addresses - wanted
-        for address in sorted(surplus):
+        for address in sorted(surplus, key=address_order):
             self._calls.remove(address)
         if surplus:
             self.addresses -= surplus
@@ -183,11 +185,11 @@ class HostChanges:
                 str(name): Setting(int(value["original"]), int(value["ours"]))
                 for name, value in journal["settings"].items()
             }
-            self.addresses = {IPv4Address(text) for text in journal["addresses"]}
+            self.addresses = {ip_address(text) for text in journal["addresses"]}
             self.tuns = {str(name) for name in journal.get("tuns", ())}
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, AddressValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise HostError(
                 f"cannot read what an earlier agent changed on this host, {self._path}: {error}",
                 "look at it, undo by hand what it lists, then remove the file",
@@ -202,7 +204,7 @@ class HostChanges:
                 name: {"original": setting.original, "ours": setting.ours}
                 for name, setting in self.settings.items()
             },
-            "addresses": [str(address) for address in sorted(self.addresses)],
+            "addresses": [str(address) for address in sorted(self.addresses, key=address_order)],
             "tuns": sorted(self.tuns),
         }
         fresh = self._path.with_suffix(".new")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from ipaddress import AddressValueError, IPv4Address
 from typing import Any, Final
 
 from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, SlotOwner
+from softunicast.core.endpoints import address_order, endpoint_text, parse_endpoint
 from softunicast.core.errors import InputError, UnknownNameError
 from softunicast.core.events import Event
 from softunicast.core.leases import Lease
@@ -21,7 +21,6 @@ from softunicast.core.pools import Pool, select
 from softunicast.core.records import HistoryEntry, Snapshot
 from softunicast.core.slices import Slice
 from softunicast.kernel.flows import Drop, Flow
-from softunicast.kernel.frames import End
 from softunicast.kernel.links import Interface
 from softunicast.kernel.reasons import MEANING
 from softunicast.kernel.usage import Usage
@@ -32,7 +31,7 @@ PROTOCOLS: Final = ("tcp", "udp", "icmp")
 
 def owners(state: KernelState) -> Iterator[tuple[Slice, SlotOwner]]:
     """Every slice in the kernel's table that somebody owns, in order."""
-    for address in sorted(state.addresses):
+    for address in sorted(state.addresses, key=address_order):
         table = state.addresses[address]
         for slot in sorted(table.owners):
             yield Slice.of(address, slot * table.slice_ports, table.slice_ports), table.owners[slot]
@@ -161,7 +160,7 @@ class PortsUsed:
     def see(self, flow: Flow) -> bool:
         """False: the flow itself is not wanted in any list."""
         address, _, port = flow.local.rpartition(":")
-        for slice_ in self._by_address.get(address, ()):
+        for slice_ in self._by_address.get(address.strip("[]"), ()):
             if slice_.port_first <= int(port) <= slice_.port_last:
                 self._ports[slice_].add(int(port))
         return False
@@ -230,7 +229,7 @@ def flow_filter(query: Mapping[str, str]) -> Callable[[Flow], bool] | None:
             return False
         for name, end in ends.items():
             value: str = getattr(flow, name)
-            if value != end and value.rpartition(":")[0] != end:
+            if value != end and value.rpartition(":")[0].strip("[]") != end:
                 return False
         return True
 
@@ -239,7 +238,4 @@ def flow_filter(query: Mapping[str, str]) -> Callable[[Flow], bool] | None:
 
 def _end(text: str) -> str:
     """In the form that flows are written in."""
-    try:
-        return str(End.parse(text)) if ":" in text else str(IPv4Address(text))
-    except AddressValueError as error:
-        raise InputError(f"{text[:40]!r} is not an IPv4 address", "write it like 10.0.0.2:40000") from error
+    return endpoint_text(*parse_endpoint(text))

@@ -1,4 +1,4 @@
-"""The agent's configuration file and the inventory file: TOML text in, frozen records out.
+"""The agent's configuration file: TOML text in, frozen records out.
 
 Every problem is reported at once, with its line and its fix; an unknown key is a problem, because a setting
 that does nothing is worse than one that is refused. Texts only: whether an interface exists, a path can be
@@ -29,15 +29,6 @@ from softunicast.core.pools import (
     Timers,
     check_tags,
 )
-from softunicast.core.records import (
-    SLICE_PORTS_DEFAULT,
-    SLICE_PORTS_MAX,
-    SLICE_PORTS_MIN,
-    Address,
-    Block,
-    Inventory,
-)
-from softunicast.core.slices import Slice
 from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
@@ -167,38 +158,6 @@ def parse_config(text: str, path: str) -> Config:
     return config
 
 
-def parse_inventory(text: str, path: str) -> Inventory:
-    """Blocks and addresses for the ledger; raises ConfigError with every problem of the file."""
-    problems = Problems(path)
-    document = Section.parse(text, problems)
-    blocks: list[Block] = []
-    for section in document.sections("blocks"):
-        prefix = _block(section)
-        for other in blocks:
-            if prefix is not None and prefix.overlaps(other.prefix):
-                section.wrong("prefix", f"{prefix} overlaps {other.prefix}", "give each address one block")
-        if prefix is not None:
-            blocks.append(Block(prefix))
-        section.done()
-    prefixes = {block.prefix for block in blocks}
-    lengths = {prefix.length for prefix in prefixes}
-    addresses: dict[IPv4Address, Address] = {}
-    for section in document.sections("addresses"):
-        entry = _address(section)
-        if entry is not None:
-            address = entry.address
-            assert isinstance(address, IPv4Address)
-            if address in addresses:
-                section.wrong("address", f"{address} is here twice", "leave one of them out")
-            elif not any(Slice.of(address).parent(length) in prefixes for length in lengths):
-                section.wrong("address", f"{address} is in no block", "add a [[blocks]] with its prefix")
-            addresses[address] = entry
-        section.done()
-    document.done()
-    problems.refuse()
-    return Inventory(tuple(blocks), tuple(addresses.values()))
-
-
 def _agent(section: Section) -> AgentConfig:
     base = AgentConfig()
     # A lease must outlast its margin of a second, the poll and a few failed tries to renew.
@@ -264,7 +223,7 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
         pool = Pool(
             name,
-            _tags(section),
+            read_tags(section),
             slices_max,
             Timers(**values),
             _behaviour(section),
@@ -307,7 +266,8 @@ def _behaviour(section: Section) -> Behaviour:
     return Behaviour(mapping, filtering)
 
 
-def _tags(section: Section) -> dict[str, str]:
+def read_tags(section: Section) -> dict[str, str]:
+    """`tags` of a pool or an address."""
     tags = section.texts("tags")
     try:
         check_tags(tags)
@@ -323,26 +283,3 @@ def _ipv4(section: Section, key: str) -> IPv4Address | None:
     except AddressValueError:
         section.wrong(key, f"{text!r} is not an IPv4 address", "write it like 192.0.2.1")
         return None
-
-
-def _block(section: Section) -> Slice | None:
-    text = section.text("prefix")
-    try:
-        prefix = Slice.parse(text) if text else None
-    except InputError as error:
-        section.wrong("prefix", *reason(error))
-        return None
-    if prefix is not None and (prefix.is_port_slice or prefix.version != 4):
-        section.wrong("prefix", f"{text} is no IPv4 block", "give whole addresses, like 198.51.100.0/24")
-        return None
-    return prefix
-
-
-def _address(section: Section) -> Address | None:
-    address = _ipv4(section, "address")
-    site = section.name("site", TAG_PATTERN)
-    tags = _tags(section)
-    ports = section.number("slice_ports", SLICE_PORTS_DEFAULT, SLICE_PORTS_MIN, SLICE_PORTS_MAX)
-    if ports & (ports - 1):
-        section.wrong("slice_ports", f"{ports} is not a power of two", f"use {1 << ports.bit_length() - 1}")
-    return None if address is None else Address(address, site, tags, ports)

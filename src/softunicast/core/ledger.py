@@ -139,7 +139,7 @@ def check_unit(slice: Slice, address: Address) -> None:
             f"{slice} is not a slice of {address.address}, which is cut by {address.slice_ports} ports",
             f"ask for one like {first_slice(address.address, address.slice_ports)}",
         )
-    if slice.port_first < SYSTEM_PORTS:
+    if slice.port_first < SYSTEM_PORTS and not slice.is_address:
         raise InputError(
             f"{slice} has ports below {SYSTEM_PORTS}, which are never given out",
             f"start with {first_slice(address.address, address.slice_ports)}",
@@ -192,10 +192,11 @@ def _check_addresses(inventory: Inventory) -> None:
     lengths = sorted({prefix.length for prefix in prefixes})
     for address in inventory.addresses:
         ports = address.slice_ports
-        if not SLICE_PORTS_MIN <= ports <= SLICE_PORTS_MAX or ports & (ports - 1):
+        most = SLICE_PORTS_MAX[address.address.version]
+        if not SLICE_PORTS_MIN <= ports <= most or ports & (ports - 1):
             raise InputError(
                 f"address {address.address} cannot be cut into slices of {ports} ports",
-                f"use a power of two from {SLICE_PORTS_MIN} to {SLICE_PORTS_MAX}",
+                f"use a power of two from {SLICE_PORTS_MIN} to {most}",
             )
         if address.address in seen:
             raise InputError(f"address {address.address} is there twice", "keep one of them")

@@ -1,8 +1,9 @@
 """Placement: which free slices a server asks the ledger for.
 
 It only proposes: another server may ask for the same slice at the same time, and the ledger decides. So it
-may be simple, but it must never propose what cannot be had. No slice with system ports is ever proposed,
-nor one that overlaps a lease which is live or still quarantined.
+may be simple, but it must never propose what cannot be had. No slice with system ports is ever proposed
+(but for a whole IPv6 address, of which the data path leaves them out), nor one that overlaps a lease which is live
+or still quarantined.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from softunicast.core.slices import PORTS, IPAddress, Slice, first_slice
 
 
 def choose(
-    snapshot: Snapshot, pool: Pool, server: str, site: str, wanted: int, now: float
+    snapshot: Snapshot, pool: Pool, server: str, site: str, wanted: int, now: float, version: int = 4
 ) -> tuple[Slice, ...]:
-    """Up to `wanted` further slices for `server` to ask for, in the order to ask; fewer when fewer are free.
+    """Up to `wanted` further slices of a family for `server` to ask for, in the order to ask; fewer when fewer are
+    free. `version`: 4 or 6.
 
     Each is the lowest free slice of an address. Addresses take turns: first those of which this server has
     the fewest slices, then those with the fewest taken at all, then the lowest. `now` is in seconds on the
     clock of the leases' times. Raises UnknownNameError when the pool names a tag that no address carries.
     """
-    addresses = select(pool, snapshot.addresses, site)
+    addresses = [item for item in select(pool, snapshot.addresses, site) if item.address.version == version]
     taken = _taken(snapshot.leases, now)
     turns = []
     for order, address in enumerate(addresses):

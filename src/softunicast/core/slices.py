@@ -206,8 +206,8 @@ def slice_of_port(address: IPAddress, port: int, ports: int) -> Slice:
 
 
 def first_slice(address: IPAddress, ports: int) -> Slice:
-    """The lowest slice of `ports` ports of an address that may be given out: above the system ports."""
-    return Slice.of(address, max(SYSTEM_PORTS, ports), ports)
+    """The lowest slice of `ports` ports of an address that may be given out: above the system ports, or all of it."""
+    return Slice.of(address, max(SYSTEM_PORTS, ports) % PORTS, ports)
 
 
 def slices_of(address: IPAddress, ports: int) -> tuple[Slice, ...]:

@@ -1,6 +1,7 @@
 """Generated from bpf/abi.h by `make abi`: structs and enums shared with the data path. Do not edit.
 
-Addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and be32.
+IPv4 addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and
+be32. IPv6 addresses are bytes, in structs of their own (with a 6 in their names).
 Byte order is little endian: the objects are built for bpfel.
 """
 
@@ -148,6 +149,22 @@ _block_key = Struct("<II")
 BLOCK_KEY_BYTES: Final = 8
 
 
+class BlockKey6(NamedTuple):
+    prefix_length: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _block_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> BlockKey6:
+        return cls._make(_block_key6.unpack(data))
+
+
+_block_key6 = Struct("<I16s")
+BLOCK_KEY6_BYTES: Final = 20
+
+
 class Group(NamedTuple):
     number: int
     line: int
@@ -261,6 +278,24 @@ _pool_slice = Struct("<IIHH")
 POOL_SLICE_BYTES: Final = 12
 
 
+class PoolSlice6(NamedTuple):
+    address: bytes
+    slot: int
+    first: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _pool_slice6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolSlice6:
+        return cls._make(_pool_slice6.unpack(data))
+
+
+_pool_slice6 = Struct("<16sIHH")
+POOL_SLICE6_BYTES: Final = 24
+
+
 class Pool(NamedTuple):
     tcp_opening_ns: int
     tcp_established_ns: int
@@ -292,6 +327,37 @@ _pool = Struct("<QQQQQQIIIIIIIII4x48s3072s")
 POOL_BYTES: Final = 3208
 
 
+class Pool6(NamedTuple):
+    tcp_opening_ns: int
+    tcp_established_ns: int
+    tcp_closing_ns: int
+    udp_ns: int
+    icmp_ns: int
+    rest_ns: int
+    slice_count: int
+    behaviour: int
+    client_flows_max: int
+    client_tcp_max: int
+    client_udp_max: int
+    client_icmp_max: int
+    client_state_max: int
+    client_rate_max: int
+    errors_max: int
+    name: bytes
+    slices: bytes
+
+    def pack(self) -> bytes:
+        return _pool6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Pool6:
+        return cls._make(_pool6.unpack(data))
+
+
+_pool6 = Struct("<QQQQQQIIIIIIIII4x48s6144s")
+POOL6_BYTES: Final = 6280
+
+
 class Source(NamedTuple):
     address: int
     mask: int
@@ -306,6 +372,22 @@ class Source(NamedTuple):
 
 _source = Struct("<II")
 SOURCE_BYTES: Final = 8
+
+
+class Source6(NamedTuple):
+    address: bytes
+    mask: bytes
+
+    def pack(self) -> bytes:
+        return _source6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source6:
+        return cls._make(_source6.unpack(data))
+
+
+_source6 = Struct("<16s16s")
+SOURCE6_BYTES: Final = 32
 
 
 class Onramp(NamedTuple):
@@ -330,6 +412,28 @@ _onramp = Struct("<IIIIII128s16s")
 ONRAMP_BYTES: Final = 168
 
 
+class Onramp6(NamedTuple):
+    pool: int
+    address: bytes
+    xdp_mtu: int
+    mss: int
+    mss_mtu: int
+    source_count: int
+    sources: bytes
+    name: bytes
+
+    def pack(self) -> bytes:
+        return _onramp6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Onramp6:
+        return cls._make(_onramp6.unpack(data))
+
+
+_onramp6 = Struct("<I16sIIII512s16s")
+ONRAMP6_BYTES: Final = 564
+
+
 class ExemptKey(NamedTuple):
     prefix_length: int
     onramp: int
@@ -345,6 +449,23 @@ class ExemptKey(NamedTuple):
 
 _exempt_key = Struct("<III")
 EXEMPT_KEY_BYTES: Final = 12
+
+
+class ExemptKey6(NamedTuple):
+    prefix_length: int
+    onramp: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _exempt_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ExemptKey6:
+        return cls._make(_exempt_key6.unpack(data))
+
+
+_exempt_key6 = Struct("<II16s")
+EXEMPT_KEY6_BYTES: Final = 24
 
 
 class FlowKey(NamedTuple):
@@ -365,6 +486,26 @@ class FlowKey(NamedTuple):
 
 _flow_key = Struct("<IIHHIB3x")
 FLOW_KEY_BYTES: Final = 20
+
+
+class FlowKey6(NamedTuple):
+    client: bytes
+    remote: bytes
+    client_port: int
+    remote_port: int
+    onramp: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _flow_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FlowKey6:
+        return cls._make(_flow_key6.unpack(data))
+
+
+_flow_key6 = Struct("<16s16sHHIB3x")
+FLOW_KEY6_BYTES: Final = 44
 
 
 class Flow(NamedTuple):
@@ -392,6 +533,31 @@ _flow = Struct("<QQIH6s6sHIII6s2x")
 FLOW_BYTES: Final = 56
 
 
+class Flow6(NamedTuple):
+    refresh_ns: int
+    hop_ns: int
+    local: bytes
+    local_port: int
+    hop_destination: bytes
+    hop_source: bytes
+    hop_mtu: int
+    acknowledged: int
+    sent: int
+    hairpin: int
+    client_mac: bytes
+
+    def pack(self) -> bytes:
+        return _flow6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Flow6:
+        return cls._make(_flow6.unpack(data))
+
+
+_flow6 = Struct("<QQ16sH6s6sHIII6s2x4x")
+FLOW6_BYTES: Final = 72
+
+
 class ClaimKey(NamedTuple):
     local: int
     remote: int
@@ -409,6 +575,25 @@ class ClaimKey(NamedTuple):
 
 _claim_key = Struct("<IIHHB3x")
 CLAIM_KEY_BYTES: Final = 16
+
+
+class ClaimKey6(NamedTuple):
+    local: bytes
+    remote: bytes
+    local_port: int
+    remote_port: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _claim_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClaimKey6:
+        return cls._make(_claim_key6.unpack(data))
+
+
+_claim_key6 = Struct("<16s16sHHB3x")
+CLAIM_KEY6_BYTES: Final = 40
 
 
 class Claim(NamedTuple):
@@ -435,6 +620,30 @@ _claim = Struct("<Q20sIIIIII6s6s")
 CLAIM_BYTES: Final = 64
 
 
+class Claim6(NamedTuple):
+    expires_ns: int
+    flow: bytes
+    state: int
+    pool: int
+    acknowledged: int
+    sent: int
+    since_ticks: int
+    refresh_in_ticks: int
+    client_mac: bytes
+    onramp_mac: bytes
+
+    def pack(self) -> bytes:
+        return _claim6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Claim6:
+        return cls._make(_claim6.unpack(data))
+
+
+_claim6 = Struct("<Q44sIIIIII6s6s")
+CLAIM6_BYTES: Final = 88
+
+
 class ClientKey(NamedTuple):
     onramp: int
     address: int
@@ -449,6 +658,22 @@ class ClientKey(NamedTuple):
 
 _client_key = Struct("<II")
 CLIENT_KEY_BYTES: Final = 8
+
+
+class ClientKey6(NamedTuple):
+    onramp: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _client_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClientKey6:
+        return cls._make(_client_key6.unpack(data))
+
+
+_client_key6 = Struct("<I16s")
+CLIENT_KEY6_BYTES: Final = 20
 
 
 class Client(NamedTuple):
@@ -488,6 +713,25 @@ class DatagramKey(NamedTuple):
 
 _datagram_key = Struct("<IIIHB1x")
 DATAGRAM_KEY_BYTES: Final = 16
+
+
+class DatagramKey6(NamedTuple):
+    source: bytes
+    destination: bytes
+    interface: int
+    id: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _datagram_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> DatagramKey6:
+        return cls._make(_datagram_key6.unpack(data))
+
+
+_datagram_key6 = Struct("<16s16sIHB1x")
+DATAGRAM_KEY6_BYTES: Final = 40
 
 
 class Datagram(NamedTuple):
@@ -604,6 +848,24 @@ class Usage(NamedTuple):
 
 _usage = Struct("<QII16s")
 USAGE_BYTES: Final = 32
+
+
+class Usage6(NamedTuple):
+    at_ns: int
+    flows: int
+    busiest: int
+    destination: bytes
+
+    def pack(self) -> bytes:
+        return _usage6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Usage6:
+        return cls._make(_usage6.unpack(data))
+
+
+_usage6 = Struct("<QII40s")
+USAGE6_BYTES: Final = 56
 
 
 class UsageCell(NamedTuple):

@@ -26,6 +26,7 @@ from softunicast.kernel import abi, layout, links
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
+from softunicast.kernel.families import FAMILIES, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
@@ -44,20 +45,17 @@ from softunicast.kernel.tables import Tables
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep")
-ON_ONRAMPS: Final = ("fast", "egress_out", "wrap")  # the order in which they go
-TABLES: Final = (
-    "settings",
-    "blocks",
-    "groups",
-    "addresses",
-    "owners",
-    "slots",
-    "servers",
-    "pools",
-    "onramps",
-    "exempt",
+OBJECTS: Final = (
+    *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
+    *("director_tc6", "guard6", "egress6", "sweep6"),
 )
+ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
+FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
+TABLES: Final = (
+    *("settings", "groups", "owners", "slots", "servers"),
+    *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
+)
+TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
@@ -132,6 +130,7 @@ class Datapath:
             "held": limits.held_max,
             "clients": limits.clients_max,
         }
+        sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims", "clients")}
         layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
@@ -144,6 +143,10 @@ class Datapath:
         self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
+        # Each behind those for IPv4, which have most to do, and let IPv6 pass.
+        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
@@ -185,23 +188,25 @@ class Datapath:
         """tc always; XDP in front of it where it pays, for established flows."""
         device = links.interface(interface)
         attach = choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink)
-        address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
+        addresses, pin = links.source_addresses(device), self._pin("fast", interface)
         sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
         mss = rules.mss, self._mss_mtu(interface)
-        self._tables.set_onramp(interface, pool, address, 0, sources, *mss)
+        self._tables.set_onramp(interface, pool, addresses, 0, sources, *mss)
         set_exempt(self._maps["exempt"], device.index, rules.exempt)
         if device.bare:
             if not self._pin("wrap", interface).exists():
-                self._detach("egress_out", interface)  # programs run in the order in which they were attached
+                for program in TRANSLATORS:
+                    self._detach(program, interface)  # programs run in the order in which they were attached
             self._attach("wrap", "wrap", interface, device.index, ATTACH_TCX_INGRESS)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
+        self._attach("egress6", "egress_out6", interface, device.index, ATTACH_TCX_INGRESS)
         if not device.bare:
             self._detach("wrap", interface)
         if attach == "xdp":
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             # Else replies take tc, and only the clients' packets the short way.
             if takes_redirected(interface):
-                self._tables.set_onramp(interface, pool, address, device.mtu, sources, *mss)
+                self._tables.set_onramp(interface, pool, addresses, device.mtu, sources, *mss)
         else:
             self._detach("fast", interface)
 
@@ -272,7 +277,8 @@ class Datapath:
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""
         index = links.index_of(interface)
-        return f"egress_out@{interface}" in self._links and self._tables.onramp_index(interface) == index
+        attached = all(f"{program}@{interface}" in self._links for program in TRANSLATORS)
+        return attached and self._tables.onramp_index(interface) == index
 
     def attachment(self, onramp: str) -> str:
         """By what the packets of its clients are taken: "tc" or "xdp"; "" while by nothing."""
@@ -298,11 +304,14 @@ class Datapath:
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         """How many live flows there are (of those `wanted`), and the first `limit` of them."""
-        return list_flows(self._maps["claims"], limit, wanted)
+        return list_flows(self._claims(), limit, wanted)
 
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
         """Live flows of each slice."""
-        return count_by_slice(self._maps["claims"], slices)
+        return count_by_slice(self._claims(), slices)
+
+    def _claims(self) -> list[Map]:
+        return [self._maps[family.named("claims")] for family in FAMILIES]
 
     def drops(self) -> list[Drop]:
         """Every reason with its count and its last packet."""
@@ -314,19 +323,22 @@ class Datapath:
 
     def sweep(self) -> tuple[int, int]:
         """Frees expired claims; returns (freed, live)."""
+        done = [self._sweep(family.named("sweep")) for family in FAMILIES]
+        return sum(part.freed for part in done), sum(part.live for part in done)
+
+    def _sweep(self, name: str) -> abi.Sweep:
         context = ffi.new("char[]", abi.SWEEP_BYTES)
         options = ffi.new("struct bpf_test_run_opts *")
         options.sz = ffi.sizeof("struct bpf_test_run_opts")
         options.ctx_in = context  # written back to
         options.ctx_size_in = abi.SWEEP_BYTES
-        program = self._objects["sweep"].programs["sweep"]
+        program = self._objects[name].programs[name]
         check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-        done = abi.Sweep.unpack(bytes(ffi.buffer(context)))
-        return done.freed, done.live
+        return abi.Sweep.unpack(bytes(ffi.buffer(context)))
 
     def usage(self) -> dict[str, Usage]:
         """How full each pool was at the last sweep; a pool without flows is not there."""
-        return read_usage(self._maps["usages"], self._maps["sweeps"], self._tables.pool_numbers())
+        return read_usage(self._maps, self._tables.pool_numbers())
 
     def memory_bytes(self) -> dict[str, int]:
         """What each map takes of the kernel's memory now, by the kernel's own account."""

@@ -18,7 +18,9 @@ from softunicast.core.errors import KernelError
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.objects import open_object
 
-RENEWED: Final = frozenset({"drops", "traffic", "scratch", "cuttings", "told", "exhausted"})
+RENEWED: Final = frozenset(
+    {"drops", "traffic", "scratch", "cuttings", "told", "exhausted", "scratch6", "told6", "exhausted6"}
+)
 OTHER_VERSION: Final = (
     'start the version of softunicast that made it once more, stop that with on_stop = "restore", '
     "then start this one"

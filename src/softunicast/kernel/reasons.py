@@ -8,7 +8,7 @@ from softunicast.kernel.abi import Reason
 
 MEANING: Final[dict[Reason, str]] = {
     Reason.MALFORMED: "The headers contradict each other or the length of the frame.",
-    Reason.FRAGMENT: "A fragment that cannot be true: cut inside the transport header, overlapping it, or too long.",
+    Reason.FRAGMENT: "A fragment of IPv6, not handled yet; or one that cannot be true (overlapping, too long).",
     Reason.FRAGMENT_LOST: "A fragment whose first did not come in time, that made room for others, or was too large.",
     Reason.ICMP_ERROR: "An ICMP error that quotes no conversation of ours, or quotes it wrongly.",
     Reason.PROTOCOL: "Neither TCP, UDP nor ICMP echo: there is no port to tell servers apart by.",
@@ -29,7 +29,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.NO_ROUTE: "No way out by the uplink, or to a shared address whose slice nobody holds. Client got ICMP.",
     Reason.HOP_LIMIT: "The packet's hop limit (TTL) ran out here. Clients get ICMP, as from any router.",
     Reason.TOO_BIG: "Larger than the way on carries, and not to be cut. Its sender got ICMP with the size that fits.",
-    Reason.FAMILY: "A client's IPv6 packet: the pool has only IPv4, and no other egress may serve it.",
+    Reason.FAMILY: "The pool has no address of the packet's family, and no other egress may serve it. Client got ICMP.",
     Reason.FILTERED: "Arrived for a client's own port, from somebody the client has not sent to.",
     Reason.UNSOLICITED: "A connection to a port that no client and no socket of this server has.",
     Reason.SPOOFED: "A client's packet whose source is not one that the on-ramp's clients may have.",

@@ -1,19 +1,22 @@
 """Who owns (address, port): the maps `groups`, `addresses`, `owners` and `slots`, written as bpf/slots.h reads them.
 
-Where an address is in the first two says address_places.py; it leads to a run of slots, each with the number of its
-owner in `owners`, deadline and epoch in `slots`. This module knows which places are taken; what belongs there is the
-caller's matter. No packet may find an owner before the deadline that goes with it, nor a table before its owners.
+Where an IPv4 address is in the first two says address_places.py; IPv6 has `addresses6`, a hash. Both lead to a run
+of slots, each with the number of its owner in `owners`, deadline and epoch in `slots`. This module knows which places
+are taken; what belongs there is the caller's matter. No packet may find an owner before the deadline that goes with
+it, nor a table before its owners.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
+from itertools import chain
 from typing import Final
 
 from softunicast.core.desired import AddressTable, SlotOwner
 from softunicast.core.plan import diff
+from softunicast.core.slices import IPAddress
 from softunicast.kernel import abi
 from softunicast.kernel.address_places import LINE_WORDS, MARK, TOGETHER, Group, Places, address_in, group_of
 from softunicast.kernel.maps import Map
@@ -34,7 +37,7 @@ def where_word(base: int, slice_ports: int) -> int:
 class Plan:
     """Where new tables go: their first slots, and the places of all addresses."""
 
-    bases: Mapping[IPv4Address, int]
+    bases: Mapping[IPAddress, int]
     places: Places
 
 
@@ -42,18 +45,21 @@ class SlotTables:
     """See the module. `regions`: the first slot of each address and how many it has."""
 
     def __init__(self) -> None:
-        self.regions: dict[IPv4Address, tuple[int, int]] = {}
+        self.regions: dict[IPAddress, tuple[int, int]] = {}
         self._places = Places(1, 0)
         self._known: set[int] = set()  # groups that are written
 
     def read(
         self, maps: Mapping[str, Map], names: Mapping[int, str]
-    ) -> Iterator[tuple[IPv4Address, AddressTable]]:
+    ) -> Iterator[tuple[IPAddress, AddressTable]]:
         """Every table, read anew. `names`: of servers by their numbers."""
         self.regions, self._places = {}, _read_places(maps)
         lines = {group.line: number for number, group in self._places.groups.items()}
         with maps["owners"].words("H") as owners, maps["slots"].words("Q") as slots:
-            for address, where in _read_addresses(maps, lines):
+            there: Iterator[tuple[IPAddress, int]] = chain(
+                _read_addresses(maps, lines), _read_addresses6(maps)
+            )
+            for address, where in there:
                 base, ports = where >> _SHIFT_BITS, 1 << (where & (1 << _SHIFT_BITS) - 1)
                 self.regions[address] = (base, PORTS // ports)
                 found = {
@@ -63,14 +69,15 @@ class SlotTables:
                     for at in range(base, base + PORTS // ports)
                     if owners[at]
                 }
-                self._places.members[group_of(address)] += 1
+                if isinstance(address, IPv4Address):
+                    self._places.members[group_of(address)] += 1
                 yield address, AddressTable(ports, found)
 
     def plan(
         self,
         maps: Mapping[str, Map],
-        wanted: Mapping[IPv4Address, AddressTable],
-        actual: Mapping[IPv4Address, AddressTable],
+        wanted: Mapping[IPAddress, AddressTable],
+        actual: Mapping[IPAddress, AddressTable],
     ) -> Plan:
         """Places for new and resized tables beside those in use, which stay so until the end. KernelError: no room."""
         slots = {
@@ -79,7 +86,8 @@ class SlotTables:
             if address not in actual or actual[address].slice_ports != table.slice_ports
         }
         bases = place_regions(self.regions.values(), slots, maps["slots"].max_entries)
-        return Plan(bases, self._places.with_more(one for one in slots if one not in self.regions))
+        new = (one for one in slots if isinstance(one, IPv4Address) and one not in self.regions)
+        return Plan(bases, self._places.with_more(new))
 
     def begin(self, maps: Mapping[str, Map], plan: Plan) -> None:
         """Before the first `write` of a plan."""
@@ -91,7 +99,7 @@ class SlotTables:
     def write(
         self,
         maps: Mapping[str, Map],
-        address: IPv4Address,
+        address: IPAddress,
         table: AddressTable,
         actual: AddressTable | None,
         plan: Plan,
@@ -107,24 +115,37 @@ class SlotTables:
             return len(changed)
         slots = PORTS // table.slice_ports
         _set_slots(maps, base, {index: table.owners.get(index, NOBODY) for index in range(slots)}, servers)
-        maps["addresses"].set_words("I", [(self._places.word(address), where_word(base, table.slice_ports))])
+        where = where_word(base, table.slice_ports)
+        if isinstance(address, IPv6Address):
+            maps["addresses6"].set(address.packed, index_key(where))
+        else:
+            self._enter(maps, address, where)
+        self.regions[address] = (base, slots)
+        return slots
+
+    def _enter(self, maps: Mapping[str, Map], address: IPv4Address, where: int) -> None:
+        maps["addresses"].set_words("I", [(self._places.word(address), where)])
         number = group_of(address)
         if number not in self._known:
             group = self._places.groups[number]
             maps["groups"].set_words("Q", [(group.word, group.entry(number))])
             self._known.add(number)
-        self.regions[address] = (base, slots)
-        return slots
+
+    def _leave(self, maps: Mapping[str, Map], address: IPv4Address) -> None:
+        maps["addresses"].set_words("I", [(self._places.word(address), 0)])
+        group = self._places.leave(address)
+        if group:
+            maps["groups"].set_words("Q", [(group.word, 0)])
 
     def clear(
-        self, maps: Mapping[str, Map], address: IPv4Address, table: AddressTable, wanted: AddressTable | None
+        self, maps: Mapping[str, Map], address: IPAddress, table: AddressTable, wanted: AddressTable | None
     ) -> int:
         """Empties the slots that are not wanted any more; without `wanted`, the table goes with them."""
         if wanted is None:
-            maps["addresses"].set_words("I", [(self._places.word(address), 0)])
-            group = self._places.leave(address)
-            if group:
-                maps["groups"].set_words("Q", [(group.word, 0)])
+            if isinstance(address, IPv6Address):
+                maps["addresses6"].delete(address.packed)
+            else:
+                self._leave(maps, address)
             base = self.regions.pop(address)[0]
             gone: Iterable[int] = range(PORTS // table.slice_ports)
         elif wanted.slice_ports == table.slice_ports:
@@ -135,6 +156,11 @@ class SlotTables:
         nobody = dict.fromkeys(gone, NOBODY)
         _set_slots(maps, base, nobody, {})
         return len(nobody)
+
+
+def _read_addresses6(maps: Mapping[str, Map]) -> Iterator[tuple[IPv6Address, int]]:
+    for key, where in maps["addresses6"].items():
+        yield IPv6Address(key), int.from_bytes(where, "little")
 
 
 def _read_places(maps: Mapping[str, Map]) -> Places:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softunicast.kernel import abi
+from softunicast.kernel.families import FAMILIES, Family
 from softunicast.kernel.flows import end_text, protocol_name
 from softunicast.kernel.maps import Map
 from softunicast.kernel.words import index_key
@@ -22,20 +23,28 @@ class Usage:
     destination: str
 
 
-def read_usage(usages: Map, sweeps: Map, pools: Mapping[str, int]) -> dict[str, Usage]:
-    """Of every pool of which the last sweep found a flow. `pools`: their numbers."""
-    value = sweeps.get(index_key(0))
-    swept_ns = abi.Sweeping.unpack(value).swept_ns if value else 0
-    found = {}
-    for name, number in pools.items():
-        entry = usages.get(index_key(number))
-        usage = abi.Usage.unpack(entry) if entry else None
-        if usage is not None and usage.at_ns >= swept_ns and usage.flows:
-            found[name] = Usage(usage.flows, usage.busiest, _destination(usage.destination))
+def read_usage(maps: Mapping[str, Map], pools: Mapping[str, int]) -> dict[str, Usage]:
+    """Of every pool of which the last sweep found a flow. `pools`: their numbers. Of a pool with both families, the
+    flows of both, and the destination that is the busiest of all."""
+    found: dict[str, Usage] = {}
+    for family in FAMILIES:
+        value = maps[family.named("sweeps")].get(index_key(0))
+        swept_ns = abi.Sweeping.unpack(value).swept_ns if value else 0
+        for name, number in pools.items():
+            entry = maps[family.named("usages")].get(index_key(number))
+            usage = family.usage.unpack(entry) if entry else None
+            if usage is not None and usage.at_ns >= swept_ns and usage.flows:
+                here = Usage(usage.flows, usage.busiest, _destination(family, usage.destination))
+                found[name] = _together(found[name], here) if name in found else here
     return found
 
 
-def _destination(key: bytes) -> str:
-    claim = abi.ClaimKey.unpack(key)
-    where = end_text(claim.remote, claim.remote_port) if claim.remote else "any"
+def _together(one: Usage, other: Usage) -> Usage:
+    busier = max(one, other, key=lambda usage: usage.busiest)
+    return replace(busier, flows=one.flows + other.flows)
+
+
+def _destination(family: Family, key: bytes) -> str:
+    claim = family.claim_key.unpack(key)
+    where = "any" if claim.remote == family.nowhere else end_text(claim.remote, claim.remote_port)
     return f"{protocol_name(claim.protocol)} {where}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,28 @@ def test_taking_part(node: Node) -> None:
     assert done.index("apply clients") < done.index("clients/forwarding=1") < done.index(f"add {SHARED}")
     assert "uplink/forwarding=1" not in done
     assert node.apply(STATE) == ["apply clients"]
+
+
+def test_ipv6_is_forwarded_where_the_pool_has_some(node: Node) -> None:
+    """An interface that forwards takes no router's advertisements: nobody pays for that who has no use of it."""
+    setting, shared6 = "net/ipv6/conf/clients/forwarding", IPv6Address("2001:db8:64::10")
+    node.calls.settings[setting] = 0
+    node.apply(STATE)
+    assert node.calls.settings[setting] == 0
+    both = replace(
+        STATE,
+        addresses={**STATE.addresses, shared6: HERE},
+        pools={"gb": replace(STATE.pools["gb"], families=frozenset({4, 6}))},
+    )
+    node.apply(both)
+    assert node.calls.settings[setting] == 1
+    assert node.calls.on_loopback == {SHARED, shared6}
+    node.apply(STATE)
+    assert node.calls.settings[setting] == 0
+    assert node.calls.on_loopback == {SHARED}
+    node.apply(both)
+    node.effects.stop(both, [])
+    assert set(node.calls.settings.values()) == {0}
 
 
 def test_forwarding_ends_before_the_program_goes(node: Node) -> None:

@@ -15,6 +15,7 @@ from softunicast.core.errors import InputError
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import Timers
 from softunicast.core.records import HistoryEntry, Snapshot
+from softunicast.core.slices import Slice
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop, Flow, Sample
 from softunicast.kernel.links import Interface
@@ -234,6 +235,23 @@ def test_flow_filter(query: dict[str, str], wanted: bool) -> None:
     accepts = views.flow_filter(query)
     assert accepts is not None
     assert accepts(flow("198.51.100.10:2048")) is wanted
+
+
+def test_ends_of_ipv6() -> None:
+    known = replace(flow("[2001:db8:64::10]:2049"), client="[fd00::2]:40000", remote="[2001:db8::1]:443")
+    for query, wanted in (
+        ({"client": "fd00::2"}, True),
+        ({"client": "[fd00:0::2]:40000"}, True),
+        ({"client": "fd00::20"}, False),
+        ({"remote": "[2001:db8::1]:444"}, False),
+    ):
+        accepts = views.flow_filter(query)
+        assert accepts is not None
+        assert accepts(known) is wanted
+    slice_ = Slice.parse("[2001:db8:64::10]:2048-4095")
+    used = views.PortsUsed([slice_, part(1)])
+    used.see(known)
+    assert used.counts() == {slice_: 1, part(1): 0}
 
 
 def test_no_filter_is_cheap() -> None:

@@ -123,11 +123,15 @@ def test_with_an_agent_it_is_asked(run: Run, seen: list[Scope], agent: FakeAgent
     agent.answers |= {
         "/v1/status": {"uplink": "eth0", "problems": ["pool gb has 1 slices less"]},
         "/v1/slices": [{"address": "198.51.100.10"}, {"address": "198.51.100.10"}],
-        "/v1/pools": [{"onramps": ["vpn", "clients"]}],
+        "/v1/pools": [
+            {"onramps": ["vpn"], "addresses": []},
+            {"onramps": ["clients"], "addresses": ["2001:db8::1"]},
+        ],
     }
     note(agent.socket.parent)
     ended = run("--socket", agent.socket, "doctor")
     assert (seen[0].agent_answers, seen[0].uplink, seen[0].onramps) == (True, "eth0", ("clients", "vpn"))
+    assert seen[0].onramps6 == ("clients",)
     assert seen[0].shared == seen[0].noted_addresses == {IPv4Address("198.51.100.10")}
     assert "the agent says: pool gb has 1 slices less" in ended.out
 

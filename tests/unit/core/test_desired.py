@@ -135,21 +135,39 @@ def test_slices_of_a_pool_are_in_order() -> None:
     assert state.pools["demo"].slices == (MINE, THEIRS, other)
 
 
-def test_other_sites_and_ipv6_are_left_out() -> None:
-    far, v6 = ip_address("198.51.100.20"), ip_address("2001:db8::1")
+def test_other_sites_are_left_out() -> None:
+    far, far6 = ip_address("198.51.100.20"), ip_address("2001:db8::1")
     snapshot = replace(
         PAIR,
         blocks=(Block(BLOCK), Block(Slice.parse("2001:db8::/64"))),
-        addresses=(Address(far, "far", TAGS), Address(v6, "lab", TAGS)),
+        addresses=(Address(far, "far", TAGS), Address(far6, "far", TAGS)),
         leases=tuple(
             Lease(Slice.of(address, 2048, 2048), "server1", 1, LeaseState.HELD, 300.0)
-            for address in (far, v6)
+            for address in (far, far6)
         ),
     )
     everything = {lease.slice: 5 for lease in snapshot.leases}
     state = on_server1(snapshot, everything, tuple(everything))
-    assert (state.blocks, state.addresses) == (frozenset({BLOCK}), {})
+    assert state.blocks == {BLOCK, Slice.parse("2001:db8::/64")}
+    assert state.addresses == {}
     assert state.pools["demo"].slices == ()
+    assert state.pools["demo"].families == {4}
+
+
+def test_both_families_in_one_pool() -> None:
+    whole = ip_address("2001:db8::1")
+    lease = Lease(Slice.of(whole), "server1", 9, LeaseState.HELD, 300.0)
+    snapshot = replace(
+        PAIR,
+        blocks=(*PAIR.blocks, Block(Slice.parse("2001:db8::/64"))),
+        addresses=(*PAIR.addresses, Address(whole, "lab", TAGS, 65536)),
+        leases=(*PAIR.leases, lease),
+    )
+    everything = {known.slice: 5 for known in snapshot.leases}
+    state = on_server1(snapshot, everything, tuple(everything))
+    assert state.addresses[whole].owners == {0: SlotOwner("server1", 9, 5)}
+    assert state.pools["demo"].families == {4, 6}
+    assert state.pools["demo"].slices[-1] == lease.slice
 
 
 def test_a_lease_of_a_server_at_another_site_cannot_be_steered() -> None:
