@@ -27,10 +27,12 @@ from softunicast.core.desired import KernelState
 from softunicast.core.errors import LabError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi
+from softunicast.kernel.address_places import Places, group_lines
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.objects import BpfObject, mount_bpffs
+from softunicast.kernel.slot_tables import where_word
 from softunicast.kernel.testrun import run_xdp
-from softunicast.kernel.words import address_word, index_key, mac_bytes, name_bytes
+from softunicast.kernel.words import index_key, mac_bytes, name_bytes
 
 NAME: Final = "director"
 SLICES: Final = (100, 32_768, 1_000_000)
@@ -38,7 +40,9 @@ SLICES_PER_ADDRESS, SLICE_SHIFT, NEIGHBOURS = 32, 11, 31  # as in bpf/steer.bpf.
 FIRST_ADDRESS: Final = IPv4Address("10.128.0.0")
 LIMITS: Final = Limits(flows_max=1024, addresses_max=1 << 16, slots_max=1 << 20)  # for every number of slices
 TABLE_SIZES: Final = {
+    "groups": group_lines(LIMITS.addresses_max),
     "addresses": LIMITS.addresses_max,
+    "owners": LIMITS.slots_max // abi.AbiLimit.LINE_OWNERS,
     "slots": LIMITS.slots_max,
     "flows": LIMITS.flows_max,
     "claims": LIMITS.flows_max,
@@ -179,21 +183,19 @@ def _bench(target: Target) -> Iterator[Bench]:
 
 def _open(built: World, slices: int) -> Datapath:
     """A data path whose table is written straight into the maps: a million slices in a second."""
-    made = Datapath.open(built.folder / "bpf", "uplink", "bench", LIMITS)
+    made = Datapath.open(built.folder / "bpf", "uplink", "bench", LIMITS, {"uplink": "xdp"})
     block = frozenset({Slice.parse("10.128.0.0/9")})
     made.apply(KernelState(block, {}, {"bench": UPLINK_MAC}, {}, {}))
     for number in range(NEIGHBOURS):
         mac = bytes((2, 0, 0, 0, 3, number))
         server = abi.Server(mac, abi.ServerKind.NEIGHBOUR, name_bytes(f"neighbour-{number}"))
         made.map("servers").set(index_key(2 + number), server.pack())
-    made.map("slots").set_many(
-        (index_key(at), abi.Slot(0, 2 + at % NEIGHBOURS, 1).pack()) for at in range(slices)
-    )
-    made.map("addresses").set_many(
-        (
-            abi.AddressKey(address_word(FIRST_ADDRESS + at)).pack(),
-            abi.Address(at * SLICES_PER_ADDRESS, SLICE_SHIFT).pack(),
-        )
-        for at in range(-(-slices // SLICES_PER_ADDRESS))
-    )
+    made.map("owners").set_words("H", ((at, 2 + at % NEIGHBOURS) for at in range(slices)))
+    groups, addresses = made.map("groups"), made.map("addresses")
+    bases = {FIRST_ADDRESS + at: at * SLICES_PER_ADDRESS for at in range(-(-slices // SLICES_PER_ADDRESS))}
+    places = Places(groups.max_entries, addresses.max_entries).with_more(bases)
+    where = ((places.word(address), where_word(base, 1 << SLICE_SHIFT)) for address, base in bases.items())
+    addresses.set_words("I", where)
+    groups.set_words("Q", ((mark, 1) for mark in places.marks))
+    groups.set_words("Q", ((group.word, group.entry(number)) for number, group in places.groups.items()))
     return made

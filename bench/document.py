@@ -100,7 +100,14 @@ def _cells(result: Result) -> dict[tuple[str, int], str]:
 
 def _packet_rows(result: Result, value: Callable[[Result], str]) -> list[list[str]]:
     found = {(row["path"], row["direction"], row["flows"]): row for row in result["results"]}
-    return [[PATHS[path].title, *(value(found[path, *cell]) for cell in _cells(result))] for path in PATHS]
+    names = _paths(result)
+    return [[PATHS[path].title, *(value(found[path, *cell]) for cell in _cells(result))] for path in names]
+
+
+def _paths(result: Result) -> list[str]:
+    """Those that the result has; it may be older than one of them."""
+    measured = {row["path"] for row in result["results"]}
+    return [path for path in PATHS if path in measured]
 
 
 def _packets(results: Mapping[str, Result]) -> str:
@@ -169,7 +176,8 @@ def _connections(results: Mapping[str, Result]) -> str:
 def _plot_packets(result: Result) -> str:
     cells = [cell for cell in _cells(result) if cell[0] != "in"]
     found = {(row["path"], row["direction"], row["flows"]): row for row in result["results"]}
-    series = {PATHS[path].title: [_bar(found[path, *cell]["cost_ns"]) for cell in cells] for path in PATHS}
+    names = _paths(result)
+    series = {PATHS[path].title: [_bar(found[path, *cell]["cost_ns"]) for cell in cells] for path in names}
     groups = [
         f"{flows:,} flows" if direction == "out" else "every packet a new flow" for direction, flows in cells
     ]

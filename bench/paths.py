@@ -99,27 +99,40 @@ class Masquerade(Conntrack):
 
 
 class SoftunicastTc(Path):
-    """Director and egress_in and guard on the uplink, egress_out on the on-ramp: as the agent sets it up."""
+    """Director, egress_in, guard on the uplink, egress_out on the on-ramp, all at tc: as an agent does it for veths."""
 
     title = "softunicast tc"
     local = SHARED
+    attach = "tc"
 
     def set_up(self) -> None:
         self.world.inside(SERVER, self._open)
 
     def _open(self) -> None:
+        attach = {"uplink": self.attach, "onramp": self.attach}
         self.datapath = Datapath.open(
-            self.world.folder / "bpf", "uplink", "bench", Limits(flows_max=FLOWS_MAX)
+            self.world.folder / "bpf", "uplink", "bench", Limits(flows_max=FLOWS_MAX), attach
         )
         self.undo.callback(self.datapath.close)
         self.datapath.apply(state(self.slices))
-        self._flush = BpfObject.load(str(objects.compiled("flush")), self.datapath.folder / "maps")
+        self._flush = BpfObject.load(
+            str(objects.compiled("flush")),
+            self.datapath.folder / "maps",
+            {"flows": FLOWS_MAX, "claims": FLOWS_MAX},
+        )
         self.undo.callback(self._flush.close)
 
     def flush(self) -> None:
         options = ffi.new("struct bpf_test_run_opts *")
         options.sz = ffi.sizeof("struct bpf_test_run_opts")
         check(load_library().bpf_prog_test_run_opts(self._flush.programs["flush"], options), "flushing flows")
+
+
+class SoftunicastXdp(SoftunicastTc):
+    """The same with XDP in front of it on both sides, as on network cards."""
+
+    title = "softunicast XDP"
+    attach = "xdp"
 
 
 class Floor(Path):
@@ -164,6 +177,7 @@ PATHS: Final[dict[str, type[Path]]] = {
     "nft": Nft,
     "masquerade": Masquerade,
     "softunicast_tc": SoftunicastTc,
+    "softunicast_xdp": SoftunicastXdp,
     "floor_tc": FloorTc,
     "floor_xdp": FloorXdp,
 }

@@ -27,7 +27,11 @@ from softunicast.kernel.objects import mount_bpffs
 from softunicast.kernel.testrun import run_xdp
 
 NAME: Final = "programs"
-PROGRAMS: Final = {OUT: ("egress_out", "guard"), IN: ("director", "egress_in"), NEW: ("egress_out", "guard")}
+PROGRAMS: Final = {
+    OUT: ("egress_out", "guard"),
+    IN: ("director_tc", "egress_in"),
+    NEW: ("egress_out", "guard"),
+}
 CALIBRATION_RUNS: Final = 1_000_000
 
 Times = Mapping[Cell, Mapping[str, Rounds]]

@@ -94,8 +94,8 @@ class World:
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """Builds the row, and removes it."""
+def world(queues: int = 1) -> Iterator[World]:
+    """Builds the row, and removes it. With several `queues` each link works on so many cores at once."""
     name = f"subench-{os.getpid()}-{next(_numbers)}"
     made = World(name, Path("/run") / name)
     nodes = (CLIENT, SERVER, INTERNET)
@@ -106,6 +106,10 @@ def world() -> Iterator[World]:
             made.inside(node, _set_sysctls, {**_SYSCTLS, "net/ipv4/ip_forward": int(node == SERVER)})
         for node in (CLIENT, INTERNET, SERVER):
             lines = "\n".join(_WIRING[node]).replace("{server}", made.namespace(SERVER))
+            several = f"numtxqueues {queues} numrxqueues {queues}"
+            lines = lines.replace(" type veth", f" {several} type veth").replace(
+                " netns ", f" {several} netns "
+            )
             made.run(node, "ip -batch -", lines)
         for node, interface in ((CLIENT, "c0"), (SERVER, "onramp"), (SERVER, "uplink"), (INTERNET, "i0")):
             made.inside(node, set_gro, interface, True)  # as on a network card; and veth needs it for NAPI

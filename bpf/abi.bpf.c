@@ -12,22 +12,31 @@ const struct {
 	enum behaviour behaviour;
 	struct settings settings;
 	struct block_key block_key;
-	struct address_key address_key;
-	struct address address;
+	struct group group;
+	struct group_line group_line;
+	struct address_line address_line;
+	struct owner_line owner_line;
 	struct slot slot;
 	struct server server;
 	struct pool_slice pool_slice;
 	struct pool pool;
+	struct source source;
 	struct onramp onramp;
+	struct exempt_key exempt_key;
 	struct flow_key flow_key;
 	struct flow flow;
 	struct claim_key claim_key;
 	struct claim claim;
 	struct client_key client_key;
 	struct client client;
+	struct datagram_key datagram_key;
+	struct datagram datagram;
 	struct sample sample;
 	struct drop drop;
 	struct sweep sweep;
+	struct sweeping sweeping;
+	struct usage usage;
+	struct usage_cell usage_cell;
 } abi SEC(".rodata.abi") = {};
 
 /* Constants that user space needs travel as enumerators. */
@@ -35,5 +44,12 @@ const enum abi_limit {
 	LIMIT_ABI_VERSION = ABI_VERSION,
 	LIMIT_NAME_BYTES = NAME_BYTES,
 	LIMIT_POOL_SLICES_MAX = POOL_SLICES_MAX,
+	LIMIT_LINE_GROUPS = LINE_GROUPS,
+	LIMIT_LINE_ADDRESSES = LINE_ADDRESSES,
+	LIMIT_LINE_OWNERS = LINE_OWNERS,
+	LIMIT_GROUP_BIT = GROUP_BIT,
+	LIMIT_GROUP_TRIES = GROUP_TRIES,
+	LIMIT_TICK_NS = TICK_NS,
+	LIMIT_ONRAMP_SOURCES_MAX = ONRAMP_SOURCES_MAX,
 } abi_limit SEC(".rodata.abi") = LIMIT_ABI_VERSION;
 LICENSE;

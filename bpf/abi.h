@@ -3,16 +3,24 @@
  *
  * The Python side (src/softunicast/kernel/abi.py) is generated from the BTF of the compiled objects; a
  * test fails when the two differ. Rules: explicit padding only (fields called `zero` are always zero,
- * because hash keys compare bytes), addresses and ports in network byte order where the comment says be,
- * times in nanoseconds of the coarse monotonic clock unless the name says otherwise.
+ * because hash keys compare bytes), addresses (of the family that the hook is compiled for: family.h) in network
+ * byte order, and ports where the comment says be, times in nanoseconds of the coarse monotonic clock unless the name says otherwise.
  */
 #pragma once
 
-#include <linux/types.h>
+#include "family.h"
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
+#define SYSTEM_PORTS 1024     /* those below are never given out */
+#define LINE_GROUPS 7         /* that share a cache line */
+#define LINE_ADDRESSES 16
+#define GROUP_BIT (1 << 28)   /* so that no group is 0 */
+#define LINE_OWNERS 32
+#define GROUP_TRIES 8         /* cache lines that a group can be in */
+#define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
+#define TICK_NS (1 << 26)      /* 67 ms: what fits 32 bits of it wraps after 9 years of uptime */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
 
 /* Why a packet was dropped. One enum for every hook; the sentences for people are in
@@ -22,6 +30,7 @@ enum reason {
 	/* any hook */
 	REASON_MALFORMED,
 	REASON_FRAGMENT,
+	REASON_FRAGMENT_LOST,
 	REASON_ICMP_ERROR,
 	REASON_PROTOCOL,
 	REASON_INTERNAL,
@@ -36,13 +45,17 @@ enum reason {
 	REASON_SLICE_FULL,
 	REASON_TABLE_FULL,
 	REASON_CLIENT_FLOWS,
+	REASON_CLIENT_STATE,
 	REASON_CLIENT_RATE,
+	REASON_CLIENT_TABLE,
 	REASON_NO_FLOW,
 	REASON_NO_ROUTE,
 	REASON_HOP_LIMIT,
 	REASON_TOO_BIG,
 	REASON_FAMILY,
 	REASON_FILTERED,
+	REASON_UNSOLICITED,
+	REASON_SPOOFED,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
@@ -62,8 +75,12 @@ enum traffic {
 	TRAFFIC_NEW_FLOW,  /* egress: claims made */
 	TRAFFIC_REUSED,    /* egress: of these, expired claims taken over */
 	TRAFFIC_ICMP_SENT, /* egress: errors sent to clients */
+	TRAFFIC_ICMP_MUTED, /* egress: errors not sent, because there were too many */
 	TRAFFIC_FAST_OUT,  /* of out: moved by XDP */
 	TRAFFIC_FAST_IN,   /* of in: moved by XDP */
+	TRAFFIC_HELD,      /* egress: later fragments that wait for their first */
+	TRAFFIC_RELEASED,  /* egress: of these, met by it */
+	TRAFFIC_CUT,       /* egress: packets cut into fragments, because the way on carries less */
 	TRAFFIC_MAX,
 };
 
@@ -90,6 +107,9 @@ enum behaviour {
 	BEHAVIOUR_FILTERING_TCP = 8, /* anybody may send to that port; needs the mapping */
 	BEHAVIOUR_FILTERING_UDP = 16,
 	BEHAVIOUR_FILTERING_ICMP = 32,
+	BEHAVIOUR_LIMIT = 64,         /* clients have limits, and without an entry no flows */
+	BEHAVIOUR_SEVERAL = 128,      /* there may be several addresses: clients have entries that remember theirs */
+	BEHAVIOUR_ONE_ADDRESS = 256,  /* a client whose address is full is refused, not moved to another */
 };
 
 /* claim.state: what was seen of a TCP conversation. */
@@ -99,6 +119,7 @@ enum tcp_seen {
 	SEEN_FIN_OUT = 4,
 	SEEN_FIN_IN = 8,
 	SEEN_RST = 16,      /* with a sequence number that its receiver would believe */
+	SEEN_COUNTED = 32,  /* not of TCP: the claim is counted against its client */
 };
 
 struct settings { /* array, one entry */
@@ -106,26 +127,41 @@ struct settings { /* array, one entry */
 	__u32 uplink;  /* ifindex */
 	__u32 self;    /* index into servers */
 	__u32 uplink_mtu;
+	__u32 group_mask; /* lines of groups - 1; their number is a power of two */
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
 	__u32 prefix_length;
-	__u32 address; /* be */
+	ip_address address;
 };
 
-struct address_key {
-	__u32 address; /* be */
+/* Where the slots of an address are, in two steps, so that what is often asked for is small. `groups` is a hash table
+ * made of cache lines: the group of an address, its first 28 bits, is in the line that its hash names or, where that
+ * was full, in one of the next; neighbouring groups share a line. It leads to a line of `addresses`, of which each of
+ * the 16 has a word. User space writes both (kernel/address_places.py), with the hash of slots.h. */
+struct group { /* written in one store: a reader sees the old entry or the new one */
+	__u32 number; /* GROUP_BIT | address, in host order, >> 4; 0: none */
+	__u32 line;   /* of addresses */
 };
 
-struct address { /* where the slots of an address are: slots[base + (port >> shift)] */
-	__u32 base;
-	__u32 shift;
+struct group_line {
+	struct group groups[LINE_GROUPS];
+	__u32 overflowed; /* a group for which there was no room here is further on */
+	__u32 zero;
 };
 
-struct slot { /* who may use one slice */
+struct address_line {
+	__u32 where[LINE_ADDRESSES]; /* base << 5 | shift: the slots are base + (port >> shift); 0: no such address */
+};
+
+struct owner_line { /* of the slots, in order: indices into servers, 0: nobody */
+	__u16 owners[LINE_OWNERS];
+};
+
+struct slot { /* what else is known of a slice */
 	__u64 deadline_ns; /* CLOCK_MONOTONIC; only meaningful when the owner is this server */
-	__u32 owner;       /* index into servers, 0: nobody */
 	__u32 epoch;
+	__u32 zero;
 };
 
 struct server {
@@ -136,7 +172,7 @@ struct server {
 };
 
 struct pool_slice {
-	__u32 address; /* be */
+	ip_address address;
 	__u32 slot;    /* index into slots: the deadline is there */
 	__u16 first;   /* first port, host order */
 	__u16 mask;    /* ports - 1; ports is a power of two */
@@ -148,24 +184,46 @@ struct pool {
 	__u64 tcp_closing_ns;
 	__u64 udp_ns;
 	__u64 icmp_ns;
+	__u64 rest_ns; /* after a mapping that anybody could send to, its port is nobody's for so long */
 	__u32 slice_count;
 	__u32 behaviour; /* enum behaviour */
-	__u32 client_flows_max;  /* claims of one client, 0: no limit */
-	__u32 client_rate_max;   /* its new flows per second, 0: no limit */
+	__u32 client_flows_max; /* what one client may have, 0: no limit: flows, */
+	__u32 client_tcp_max;   /* of these by protocol, */
+	__u32 client_udp_max;
+	__u32 client_icmp_max;
+	__u32 client_state_max; /* claims, those of ended conversations included, */
+	__u32 client_rate_max;  /* and new flows per second */
+	__u32 errors_max; /* ICMP errors to one client per second, 0: none */
+	__u32 zero;
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
 
+struct source { /* a prefix */
+	ip_address address;
+	ip_address mask;
+};
+
 struct onramp { /* key: ifindex */
 	__u32 pool;
-	__u32 address; /* be; the source of ICMP errors to clients */
+	ip_address address; /* the source of ICMP errors to clients */
 	__u32 xdp_mtu; /* attached by XDP too: replies up to this size are redirected; 0: tc only */
+	__u32 mss;     /* the most that a TCP SYN may announce, either way; 0: anything, or */
+	__u32 mss_mtu; /* what fits packets of this size, and of the route's to the peer; 0: not so */
+	__u32 source_count; /* 0: a client may have any address */
+	struct source sources[ONRAMP_SOURCES_MAX];
 	char name[16];
 };
 
+struct exempt_key { /* LPM trie: destinations that an on-ramp does not translate */
+	__u32 prefix_length; /* of onramp and address together */
+	__u32 onramp;        /* ifindex */
+	ip_address address;
+};
+
 struct flow_key { /* one conversation as the client sees it */
-	__u32 client;      /* be */
-	__u32 remote;      /* be */
+	ip_address client;
+	ip_address remote;
 	__u16 client_port; /* be; the identifier for ICMP echo */
 	__u16 remote_port; /* be; 0 for ICMP echo */
 	__u32 onramp;      /* ifindex: overlapping client addresses are isolated */
@@ -176,7 +234,7 @@ struct flow_key { /* one conversation as the client sees it */
 struct flow {
 	__u64 refresh_ns; /* from then on the claim must be asked (and refreshed) before sending */
 	__u64 hop_ns;     /* the cached next hop is good until then */
-	__u32 local;      /* be */
+	ip_address local;
 	__u16 local_port; /* be */
 	__u8 hop_destination[6];
 	__u8 hop_source[6];
@@ -186,11 +244,14 @@ struct flow {
 	__u32 hairpin;      /* the next hop is this server itself */
 	__u8 client_mac[6]; /* as the claim has it: a packet from another one tells the claim */
 	__u8 zero[2];
+#if FAMILY == 6
+	__u32 zero_end;
+#endif
 };
 
 struct claim_key { /* one five-tuple taken, as the remote end sees it */
-	__u32 local;       /* be */
-	__u32 remote;      /* be */
+	ip_address local;
+	ip_address remote;
 	__u16 local_port;  /* be */
 	__u16 remote_port; /* be */
 	__u8 protocol;
@@ -199,38 +260,64 @@ struct claim_key { /* one five-tuple taken, as the remote end sees it */
 
 struct claim {
 	__u64 expires_ns; /* the only truth about who has the claim: changed by compare-and-swap */
-	__u64 since_ns;
-	__u64 refresh_in_ns; /* TCP: a reply need not prolong the claim before */
 	struct flow_key flow;
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
 	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
 	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
+	__u32 since_ticks;      /* of TICK_NS */
+	__u32 refresh_in_ticks; /* TCP: a reply need not prolong the claim before */
 	__u8 client_mac[6];
 	__u8 onramp_mac[6];
 };
 
 struct client_key {
 	__u32 onramp; /* ifindex */
-	__u32 address; /* be */
+	ip_address address;
 };
 
-struct client { /* exists only where the pool has a limit */
+struct client { /* only of pools that count: see client.h */
 	__u64 next_ns; /* when the next new flow is due, at the rate allowed */
-	__u32 flows;   /* claims that are this client's */
+	__u32 claims;  /* that are this client's and counted */
+	__u32 tcp;     /* of these, by protocol, those whose conversation is not over */
+	__u32 udp;
+	__u32 icmp;
+	__u32 address; /* number of the one that it leaves from, 0: not chosen yet */
 	__u32 zero;
+};
+
+struct datagram_key { /* one datagram that came in fragments */
+	ip_address source;
+	ip_address destination;
+	__u32 interface;   /* the on-ramp's; 0: by the uplink; ~0: leaving, with an identification that is not ours */
+	__u16 id;          /* be */
+	__u8 protocol;
+	__u8 zero;
+};
+
+struct datagram { /* LRU: what its first fragment said */
+	__u64 since_ns;
+	__u32 last;  /* of those that wait for the first: number in held, 0: none */
+	__u32 known; /* the first one has come, and not all have gone on yet */
+	__u32 gone;  /* bytes of those that have */
+	__u32 total; /* bytes of all, once the one that ends them has gone on */
+	__u16 source_port;      /* be */
+	__u16 destination_port; /* be */
+	__u16 id;               /* be; that it leaves with */
+	__u16 zero;
 };
 
 struct sample { /* the last packet dropped for a reason, on one CPU */
 	__u64 at_ns; /* CLOCK_MONOTONIC, coarse */
-	__u32 source;      /* be */
-	__u32 destination; /* be */
-	__u16 source_port; /* be */
+	__u8 source[16];      /* be; of IPv4 the first four bytes */
+	__u8 destination[16]; /* likewise */
+	__u16 source_port;      /* be */
 	__u16 destination_port; /* be */
 	__u32 interface;
 	__u8 protocol;
-	__u8 hook; /* enum hook */
-	__u8 zero[6];
+	__u8 hook;   /* enum hook */
+	__u8 family; /* 4 or 6 */
+	__u8 zero[5];
 };
 
 struct drop { /* per CPU */
@@ -242,4 +329,27 @@ struct sweep { /* in and out of the sweep program */
 	__u64 now_ns;
 	__u64 freed;
 	__u64 live;
+	__u64 freed_max; /* enough; only where packets sweep, */
+	__u64 live_max;  /* likewise */
+	__u32 run;       /* number of the sweep */
+	__u32 zero;
+};
+
+struct sweeping { /* array, one entry: when the tables were swept, and may be again. See room.h */
+	__u64 swept_ns; /* everything was looked at */
+	__u64 again_ns; /* a packet may look again */
+	__u64 runs;     /* of the sweep program */
+	__u64 zero;
+};
+
+struct usage { /* of a pool, as of the last sweep that found a flow of it. See usage.h */
+	__u64 at_ns;
+	__u32 flows;
+	__u32 busiest; /* of these, towards one destination: */
+	struct claim_key destination;
+};
+
+struct usage_cell { /* array: how many flows go to the destinations that share a counter */
+	__u32 run; /* in which sweep */
+	__u32 flows;
 };

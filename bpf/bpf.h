@@ -28,6 +28,12 @@
 /* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
  * numbers and pointers to whole structs, which it has to compare with 0. */
 #define ALONE __attribute__((noinline))
+/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
+ * numbers and pointers to whole structs, which it has to compare with 0. */
+#define ALONE __attribute__((noinline))
+/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
+ * numbers and pointers to whole structs, which it has to compare with 0. */
+#define ALONE __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define be16(x) __builtin_bswap16(x)
@@ -46,10 +52,13 @@ HELPER(long, map_delete_elem, void *map, const void *key);
 HELPER(__u32, get_prandom_u32, void);
 HELPER(long, skb_store_bytes, void *skb, __u32 offset, const void *from, __u32 bytes, __u64 flags);
 HELPER(long, l4_csum_replace, void *skb, __u32 offset, __u64 from, __u64 to, __u64 flags);
+HELPER(long, clone_redirect, void *skb, __u32 ifindex, __u64 flags);
 HELPER(long, redirect, __u32 ifindex, __u64 flags);
 HELPER(long, skb_load_bytes, const void *skb, __u32 offset, void *to, __u32 bytes);
 HELPER(__s64, csum_diff, __be32 *from, __u32 from_bytes, __be32 *to, __u32 to_bytes, __u32 seed);
+HELPER(__s64, csum_update, void *skb, __u32 sum);
 HELPER(long, skb_change_tail, void *skb, __u32 bytes, __u64 flags);
+HELPER(long, skb_change_head, void *skb, __u32 bytes, __u64 flags);
 HELPER(long, skb_pull_data, void *skb, __u32 bytes);
 HELPER(long, skb_adjust_room, void *skb, __s32 bytes, __u32 mode, __u64 flags);
 HELPER(long, fib_lookup, void *ctx, struct bpf_fib_lookup *params, int bytes, __u32 flags);

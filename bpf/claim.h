@@ -20,7 +20,7 @@
 
 INLINE int same_flow(const struct flow_key *a, const struct flow_key *b)
 {
-	return a->client == b->client && a->remote == b->remote && a->client_port == b->client_port &&
+	return same_address(a->client, b->client) && same_address(a->remote, b->remote) && a->client_port == b->client_port &&
 	       a->remote_port == b->remote_port && a->onramp == b->onramp && a->protocol == b->protocol;
 }
 
@@ -34,7 +34,8 @@ INLINE void move_on(__u32 *number, __u32 to)
 /* Remembers how far the sender of a packet has come. A SYN begins the numbers: see below. */
 INLINE void follow(const struct packet *packet, __u32 *acknowledged, __u32 *sent)
 {
-	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_RST)))
+	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_RST)) ||
+	    (packet->fragment & IP_OFFSET)) /* a later fragment has no numbers */
 		return;
 	if (packet->tcp_flags & TCP_ACK)
 		move_on(acknowledged, packet->acknowledgement);
@@ -69,7 +70,7 @@ INLINE __u32 seen_out(__u32 state, __u8 flags)
 	if (flags & TCP_RST)
 		return state | SEEN_RST;
 	if (flags & TCP_SYN)
-		return state & (SEEN_RST | SEEN_FIN_OUT | SEEN_FIN_IN) ? 0 : state;
+		return state & (SEEN_RST | SEEN_FIN_OUT | SEEN_FIN_IN) ? state & SEEN_COUNTED : state;
 	return (state & ~SEEN_RST) | SEEN_OUT | (flags & TCP_FIN ? SEEN_FIN_OUT : 0);
 }
 
@@ -91,12 +92,25 @@ INLINE int established(__u32 state)
 	return (state & (SEEN_OUT | SEEN_IN)) == (SEEN_OUT | SEEN_IN) && !ended(state);
 }
 
+/* Of a pool that maps so: may anybody send to the port? */
+INLINE int filters_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP : BEHAVIOUR_FILTERING_ICMP);
+}
+
+INLINE int maps_independently(const struct pool *pool, __u8 protocol)
+{
+	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
+				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
+}
+
 /* How long a claim lives without traffic, by what was seen (RFC 7857 section 2, RFC 4787 REQ-5, RFC 5508 REQ-2). */
 INLINE __u64 lifetime_ns(const struct pool *pool, __u8 protocol, __u32 state)
 {
 	if (protocol == IPPROTO_UDP)
 		return pool->udp_ns;
-	if (protocol == IPPROTO_ICMP)
+	if (protocol == PROTOCOL_ICMP)
 		return pool->icmp_ns;
 	if (ended(state))
 		return pool->tcp_closing_ns;
@@ -146,22 +160,37 @@ INLINE int has_moved(void *data, void *end, const struct flow *flow)
 /* Sets what was seen of a conversation; one that is over no longer counts against its client. */
 INLINE void set_state(struct claim *claim, __u32 state)
 {
-	int was = ended(claim->state), is = ended(state);
+	__u32 before = claim->state;
 
-	claim->state = state;
-	if (is && !was)
-		client_loses(&claim->flow);
-	else if (was && !is)
-		client_gains(&claim->flow);
+	if (before == state)
+		return;
+	before = __sync_lock_test_and_set(&claim->state, state);
+	if ((state & SEEN_COUNTED) && ended(before) != ended(state))
+		client_counts(&claim->flow, ended(state) ? -1 : 1);
 }
 
-INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim)
+/* How long the port of an expired claim rests (RFC 6888 REQ-8): strangers who knew the client there would meet
+ * another. Where only the client's own partners are let in there is no need (REQ-8 c). */
+INLINE __u64 rest_ns(const struct claim_key *key, const struct claim *claim)
 {
-	struct flow_key old = claim->flow; /* the claim is in a map that may change; the helper wants the stack */
-	struct flow *flow = bpf_map_lookup_elem(&flows, &old);
+	__u32 pool_key = claim->pool;
+	struct pool *pool;
 
-	if (!ended(claim->state))
-		client_loses(&old);
-	if (flow && flow->local == key->local && flow->local_port == key->local_port)
-		bpf_map_delete_elem(&flows, &old);
+	if (!is_unspecified(key->remote) || key->remote_port)
+		return 0;
+	pool = bpf_map_lookup_elem(&pools, &pool_key);
+	return pool && filters_independently(pool, key->protocol) ? pool->rest_ns : 0;
+}
+
+/* Leaves in `former` whose it was. */
+INLINE void drop_flow_of(const struct claim_key *key, const struct claim *claim, struct flow_key *former)
+{
+	struct flow *flow;
+
+	*former = claim->flow; /* the claim is in a map that may change */
+	flow = bpf_map_lookup_elem(&flows, former);
+	if (claim->state & SEEN_COUNTED)
+		client_returns(former, ended(claim->state));
+	if (flow && same_address(flow->local, key->local) && flow->local_port == key->local_port)
+		bpf_map_delete_elem(&flows, former);
 }

@@ -15,7 +15,7 @@ INLINE void count(enum traffic what)
 		*packets += 1;
 }
 
-INLINE void count_drop(enum reason reason, enum hook hook, __u32 interface, const struct packet *packet)
+INLINE void count_drop_at(enum reason reason, enum hook hook, __u32 interface, const struct packet *packet, __u64 now)
 {
 	__u32 key = reason;
 	struct drop *drop = bpf_map_lookup_elem(&drops, &key);
@@ -23,12 +23,18 @@ INLINE void count_drop(enum reason reason, enum hook hook, __u32 interface, cons
 	if (!drop)
 		return;
 	drop->packets += 1;
-	drop->last.at_ns = bpf_ktime_get_coarse_ns();
-	drop->last.source = packet->source;
-	drop->last.destination = packet->destination;
+	drop->last.at_ns = now;
+	copy(drop->last.source, &packet->source, sizeof(packet->source));
+	copy(drop->last.destination, &packet->destination, sizeof(packet->destination));
 	drop->last.source_port = packet->source_port;
 	drop->last.destination_port = packet->destination_port;
 	drop->last.interface = interface;
 	drop->last.protocol = packet->protocol;
 	drop->last.hook = hook;
+	drop->last.family = FAMILY;
+}
+
+INLINE void count_drop(enum reason reason, enum hook hook, __u32 interface, const struct packet *packet)
+{
+	count_drop_at(reason, hook, interface, packet, bpf_ktime_get_coarse_ns());
 }

@@ -8,8 +8,12 @@
  *
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
+#include "exempt.h"
+#include "mss.h"
 #include "open.h"
 #include "reply.h"
+#include "room.h"
+#include "source.h"
 
 INLINE int pass_to_host(void)
 {
@@ -22,20 +26,28 @@ INLINE int reject(struct __sk_buff *skb, const struct packet *packet, const stru
 		  __u32 error)
 {
 	count_drop(reason, HOOK_EGRESS_OUT, skb->ifindex, packet);
-	return icmp_error(skb, packet, onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
+	/* About fragments the error is sent for the first one (RFC 1122 section 3.2.2). */
+	if (is_later(packet) || muted(packet, skb->ifindex, onramp->pool))
+		return TC_ACT_SHOT;
+	return icmp_error(skb, packet, &onramp->address, error) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
 
-INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, struct flow *flow,
+INLINE int send_or_drop(struct __sk_buff *skb, struct packet *packet, struct flow *flow,
 			const struct onramp *onramp, __u64 now)
 {
 	int verdict = TC_ACT_SHOT;
-	enum reason reason = send(skb, packet, flow, now, &verdict);
+	enum reason reason;
 
+	if ((packet->tcp_flags & TCP_SYN) && clamp_mss(skb, packet->l4_offset, mss_limit(onramp, flow->hop_mtu)))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	reason = send(skb, packet, flow, now, &verdict);
 	if (!reason)
 		return verdict;
+	if (reason == REASON_TOO_BIG && !cut_up(skb, packet, flow->hop_mtu, 0))
+		return TC_ACT_SHOT;
 	if (reason == REASON_TOO_BIG)
 		return reject(skb, packet, onramp, reason,
-			      (__u32)flow->hop_mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG));
+			      (__u32)flow->hop_mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG));
 	return drop(skb, reason, HOOK_EGRESS_OUT, packet);
 }
 
@@ -43,7 +55,7 @@ INLINE int send_or_drop(struct __sk_buff *skb, const struct packet *packet, stru
  * stops. Packets for the server itself are not its matter even then; its address there is the one clients use. */
 INLINE int for_host(const struct packet *packet, const struct onramp *onramp, enum way way)
 {
-	return way == WAY_HOST || (way == WAY_OFF && onramp && packet->destination == onramp->address);
+	return way == WAY_HOST || (way == WAY_OFF && onramp && same_address(packet->destination, onramp->address));
 }
 
 /* May this packet begin a conversation? */
@@ -55,29 +67,33 @@ INLINE int begins(const struct packet *packet)
 }
 
 /* Does it answer a SYN or an echo request that came in through an endpoint-independent mapping (RFC 5382 REQ-3)? */
-INLINE int answers(const struct packet *packet, const struct flow_key *key, __u32 pool_key)
+INLINE int answers(const struct packet *packet, const struct flow_key *key, __u32 pool_key, struct flow_key *mapping)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
-	struct flow_key mapping = *key;
 
 	if (packet->protocol == IPPROTO_TCP ?
 		    (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != (TCP_SYN | TCP_ACK) :
 		    packet->icmp_type != ICMP_ECHO_REPLY)
 		return 0;
-	mapping.remote = mapping.remote_port = 0;
-	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, &mapping);
+	*mapping = *key;
+	mapping->remote = UNSPECIFIED;
+	mapping->remote_port = 0;
+	return pool && filters_independently(pool, packet->protocol) && bpf_map_lookup_elem(&flows, mapping);
 }
 
-INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, const struct flow_key *key,
-			const struct onramp *onramp, __u64 now)
+INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const struct flow_key *key,
+			const struct onramp *onramp, struct trial *trial, __u64 now)
 {
-	struct trial *trial = fresh_trial();
-	__u32 gateway = 0, error;
+	ip_address gateway = UNSPECIFIED;
+	__u32 error, pool_key;
 	enum way way;
 	int reason;
 
-	if (!trial)
-		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
+	zero_fill(trial, sizeof(*trial));
+	if (!is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+	if (is_exempt(skb->ifindex, packet))
+		return pass_to_host();
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
@@ -85,7 +101,10 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	if (!begins(packet) && !answers(packet, key, onramp->pool))
+	pool_key = onramp->pool;
+	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
+		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
+	if (!begins(packet) && !answers(packet, key, pool_key, &trial->mapping))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
 	if (packet->protocol == IPPROTO_TCP) {
 		__u32 nothing;
@@ -93,6 +112,8 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 		begin(packet, &trial->flow.acknowledged, &trial->flow.sent, &nothing);
 	}
 	reason = open_flow(skb, key, trial, onramp->pool, now);
+	if (reason && make_room(reason, trial))
+		reason = open_flow(skb, key, trial, onramp->pool, now);
 	error = packet->protocol == IPPROTO_TCP ? UNREACHABLE_HOST : UNREACHABLE_PROHIBITED;
 	if (reason)
 		return reject(skb, packet, onramp, reason, ERROR(ICMP_UNREACHABLE, error));
@@ -103,10 +124,14 @@ INLINE int first_packet(struct __sk_buff *skb, const struct packet *packet, cons
 ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
 	struct flow unused = {};
-	__u32 gateway = 0;
+	ip_address gateway = UNSPECIFIED;
 
 	if (!packet)
 		return TC_ACT_SHOT;
+	if (packet->reason != REASON_MALFORMED && !is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+	if (packet->reason != REASON_MALFORMED && is_exempt(skb->ifindex, packet))
+		return pass_to_host();
 	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
 	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
 		return pass_to_host();
@@ -120,149 +145,225 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	struct flow_key key = {};
+	struct scratch *scratch = scratch_here();
 	struct flow *flow = 0;
-	struct quote quote;
-	__u32 gateway = 0;
+	struct flow_key *key;
+	struct quote *quote;
+	ip_address gateway = UNSPECIFIED;
 	void *data, *end;
 
-	if (!packet)
+	if (!packet || !scratch)
 		return TC_ACT_SHOT;
+	key = &scratch->flow_key;
+	quote = &scratch->quote;
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	packet->reason = REASON_ICMP_ERROR;
-	if (!parse_quote(data, end, packet, &quote)) {
-		key.client = quote.destination;
-		key.remote = quote.source;
-		key.client_port = quote.destination_port;
-		key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.source_port;
-		key.onramp = skb->ifindex;
-		key.protocol = quote.protocol;
-		flow = bpf_map_lookup_elem(&flows, &key);
+	if (!parse_quote(data, end, packet, quote)) {
+		zero_fill(key, sizeof(*key));
+		key->client = quote->destination;
+		key->remote = quote->source;
+		key->client_port = quote->destination_port;
+		key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->source_port;
+		key->onramp = skb->ifindex;
+		key->protocol = quote->protocol;
+		flow = bpf_map_lookup_elem(&flows, key);
 	}
-	if (!flow || packet->destination != quote.source)
+	if (!flow || !same_address(packet->destination, quote->source))
 		return NOT_A_FLOW;
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_OUT, packet);
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
-	if (translate_error(data, end, packet, &quote, 0, flow->local, flow->local_port))
+	if (translate_error(data, end, packet, quote, 0, flow->local, flow->local_port))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
-	return transmit(skb, flow, now, gateway);
+	return transmit(skb, flow, now, &gateway);
 }
 
-/* Neighbour discovery and other link-local IPv6 is the host's; the rest would be an egress nobody chose. */
-INLINE int ipv6_out(struct __sk_buff *skb, const struct packet *packet)
-{
-	__u8 destination[2] = {};
+#if FAMILY == 4
 
-	bpf_skb_load_bytes(skb, ETH_HLEN + 24, destination, sizeof(destination));
-	if (destination[0] == 0xff || (destination[0] == 0xfe && (destination[1] & 0xc0) == 0x80))
-		return TC_ACT_UNSPEC;
-	return drop(skb, REASON_FAMILY, HOOK_EGRESS_OUT, packet);
+/* A client's fragment. Returns GO_ON when it has ports. */
+ALONE int fragment_out(struct __sk_buff *skb, struct packet *packet, const struct onramp *onramp)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct datagram_key key;
+	struct flow unused = {};
+	ip_address gateway = UNSPECIFIED;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	if (!is_later(packet))
+		return GO_ON;
+	key_of(packet, skb->ifindex, &key);
+	if (recall(packet, &key, now))
+		return GO_ON;
+	if (!is_client(onramp, &packet->source))
+		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+	if (is_exempt(skb->ifindex, packet) || /* as its first one, whether that has come or not */
+	    (!in_block(packet->destination) && for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway))))
+		return pass_to_host();
+	return hold(skb, packet, skb->ifindex, now);
+}
+
+#endif
+
+/* Not forwarded by anybody, and perhaps the host's: DHCP, neighbour discovery. */
+INLINE int stays_on_link(const struct packet *packet)
+{
+	return is_multicast(packet->destination) || is_link_local(packet->destination) ||
+	       is_link_local(packet->source) || is_discovery(packet);
 }
 
 SEC("tc")
-int egress_out(struct __sk_buff *skb)
+int HOOK(egress_out)(struct __sk_buff *skb)
 {
 	__u32 interface = skb->ifindex;
-	struct flow_key key = {};
-	struct packet packet;
+	struct scratch *scratch = scratch_here();
+	struct packet *packet;
+	struct flow_key *key;
 	struct onramp *onramp;
 	struct flow *flow;
 	int parsed, verdict;
 	__u64 now;
 
-	pull_headers(skb);
-	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
-	if (parsed == PARSED_OTHER) /* ARP and the like */
+	if (skb->vlan_present) /* another network's, whose tag the kernel has taken off */
 		return TC_ACT_UNSPEC;
-	if (parsed == PARSED_IPV6)
-		return ipv6_out(skb, &packet);
-	if ((packet.destination & be32(0xf0000000)) == be32(0xe0000000) || packet.destination == ~0u)
-		return TC_ACT_UNSPEC; /* multicast, broadcast: never forwarded, perhaps the host's (DHCP) */
+	if (!scratch)
+		return TC_ACT_SHOT;
+	packet = &scratch->packet;
+	pull_headers(skb);
+	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
+	if (parsed == PARSED_OTHER) /* ARP and the like; the other family has its own program behind or before this one */
+		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
-	verdict = parsed == PARSED_ERROR ? error_out(skb, &packet) : NOT_A_FLOW;
+	if (stays_on_link(packet)) {
+		/* Neighbours must find each other, whatever their addresses: IPv6 does it with packets like others. */
+		if (FAMILY == 4 && !is_unspecified(packet->source) && !is_client(onramp, &packet->source))
+			return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
+		return TC_ACT_UNSPEC;
+	}
+	verdict = parsed == PARSED_ERROR ? error_out(skb, packet) : NOT_A_FLOW;
 	if (verdict != NOT_A_FLOW)
 		return verdict;
-	if (parsed != PARSED_OK)
-		return untranslatable(skb, &packet, onramp);
+	if (parsed != PARSED_OK && parsed != PARSED_FRAGMENT)
+		return untranslatable(skb, packet, onramp);
 	if (!onramp)
-		return drop(skb, REASON_NO_POOL, HOOK_EGRESS_OUT, &packet);
-	key.client = packet.source;
-	key.remote = packet.destination;
-	key.client_port = packet.source_port;
-	key.remote_port = packet.protocol == IPPROTO_ICMP ? 0 : packet.destination_port;
-	key.onramp = interface;
-	key.protocol = packet.protocol;
+		return drop(skb, REASON_NO_POOL, HOOK_EGRESS_OUT, packet);
+	if (unlikely(parsed == PARSED_FRAGMENT)) {
+		verdict = fragment_out(skb, packet, onramp);
+		if (verdict != GO_ON)
+			return verdict;
+	}
+	key = &scratch->flow_key;
+	zero_fill(key, sizeof(*key));
+	key->client = packet->source;
+	key->remote = packet->destination;
+	key->client_port = packet->source_port;
+	key->remote_port = packet->protocol == PROTOCOL_ICMP ? 0 : packet->destination_port;
+	key->onramp = interface;
+	key->protocol = packet->protocol;
 	now = bpf_ktime_get_coarse_ns();
-	flow = bpf_map_lookup_elem(&flows, &key);
-	if (flow && packet.ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
-		return reject(skb, &packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
+	flow = bpf_map_lookup_elem(&flows, key);
+	if (flow && packet->ttl <= 1) /* before the claim is asked: what does not leave keeps nothing alive */
+		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
 	if (flow &&
-	    (flow->refresh_ns <= now || (packet.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
+	    (flow->refresh_ns <= now || (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
 	     has_moved((void *)(long)skb->data, (void *)(long)skb->data_end, flow)) &&
-	    !refresh(skb, flow, &key, &packet, now)) {
-		bpf_map_delete_elem(&flows, &key);
+	    (!is_client(onramp, &packet->source) || !refresh(skb, flow, key, packet, now))) {
+		bpf_map_delete_elem(&flows, key);
 		flow = 0;
 	}
+	if (!flow && is_later(packet)) {
+		packet->reason = REASON_NO_FLOW;
+		return untranslatable(skb, packet, onramp);
+	}
 	if (!flow)
-		return first_packet(skb, &packet, &key, onramp, now);
-	return send_or_drop(skb, &packet, flow, onramp, now);
+		return first_packet(skb, packet, key, onramp, &scratch->trial, now);
+	return send_or_drop(skb, packet, flow, onramp, now);
+}
+
+/* A packet for a port that no client has: it is for this server's own sockets. A SYN that none of them waits for is
+ * dropped unsaid, as at any NAT (RFC 5382 REQ-4): the kernel would answer, and tell whoever scans what is here. */
+ALONE int nobodys(struct __sk_buff *skb, const struct packet *packet, const struct claim_key *key)
+{
+	if (!packet || !key || packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) != TCP_SYN)
+		return TC_ACT_UNSPEC;
+	if (!is_ours(packet->destination) || socket_holds(skb, key))
+		return TC_ACT_UNSPEC;
+	return drop(skb, REASON_UNSOLICITED, HOOK_EGRESS_IN, packet);
 }
 
 SEC("tc")
-int egress_in(struct __sk_buff *skb)
+int HOOK(egress_in)(struct __sk_buff *skb)
 {
 	struct rewrite rewrite = {.end = END_DESTINATION};
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
-	struct claim_key key = {}, mapping = {};
+	struct scratch *scratch = scratch_here();
+	struct claim_key *key, *mapping;
 	int parsed, verdict, stranger = 0;
-	struct packet packet;
+	struct packet *packet;
 	struct claim *claim;
 	__u64 now;
 	__u32 onramp;
 
+	if (is_others(skb))
+		return TC_ACT_UNSPEC;
+	if (!scratch)
+		return TC_ACT_SHOT;
+	packet = &scratch->packet;
+	key = &scratch->claim_key;
+	mapping = &scratch->mapping;
 	pull_headers(skb);
-	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &packet);
+	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
 	if (parsed == PARSED_ERROR)
-		return error_in(skb, &packet);
-	if (parsed != PARSED_OK)
+		return error_in(skb, packet);
+	verdict = parsed == PARSED_FRAGMENT ? fragment_in(skb, packet) : GO_ON;
+	if (verdict != GO_ON)
+		return verdict;
+	if (parsed != PARSED_OK && parsed != PARSED_FRAGMENT)
 		return TC_ACT_UNSPEC; /* what was for us and could not be read, the director has dropped */
-	key.local = packet.destination;
-	key.remote = packet.source;
-	key.local_port = packet.destination_port;
-	key.remote_port = packet.protocol == IPPROTO_ICMP ? 0 : packet.source_port;
-	key.protocol = packet.protocol;
-	claim = bpf_map_lookup_elem(&claims, &key);
+	zero_fill(key, sizeof(*key));
+	key->local = packet->destination;
+	key->remote = packet->source;
+	key->local_port = packet->destination_port;
+	key->remote_port = packet->protocol == PROTOCOL_ICMP ? 0 : packet->source_port;
+	key->protocol = packet->protocol;
+	claim = bpf_map_lookup_elem(&claims, key);
 	now = bpf_ktime_get_coarse_ns();
 	if (!claim || !alive(claim, now)) {
-		mapping.protocol = key.protocol;
-		mapping.local = key.local;
-		mapping.local_port = key.local_port;
-		claim = bpf_map_lookup_elem(&claims, &mapping);
-		if (!claim || !alive(claim, now) || socket_holds(skb, &key))
+		zero_fill(mapping, sizeof(*mapping));
+		mapping->protocol = key->protocol;
+		mapping->local = key->local;
+		mapping->local_port = key->local_port;
+		claim = bpf_map_lookup_elem(&claims, mapping);
+		if (!claim || !alive(claim, now))
+			return nobodys(skb, packet, key);
+		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
 		/* The port is that client's alone. The kernel would refuse in its name, and break what both begin. */
-		if (!open_to_all(claim, key.protocol))
-			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, &packet);
+		if (!open_to_all(claim, key->protocol))
+			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, packet);
 		stranger = 1;
 	}
-	if (packet.ttl <= 1)
-		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, &packet);
+	if (packet->ttl <= 1)
+		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
 	onramp = claim->flow.onramp;
-	verdict = too_big(skb, &packet, onramp);
+	verdict = too_big(skb, packet, onramp, claim->pool);
 	if (verdict != NOT_TOO_BIG)
 		return verdict;
-	if (!stranger && packet.protocol == IPPROTO_TCP)
-		seen_reply(claim, &packet, now);
+	if (unlikely(is_fragment(packet)))
+		gone_on(packet, SIDE_WIRE);
+	if (!stranger && packet->protocol == IPPROTO_TCP && !is_later(packet))
+		seen_reply(claim, packet, now);
 	rewrite.address = claim->flow.client;
 	rewrite.port = claim->flow.client_port;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
-	if (translate(skb, &packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
-		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, &packet);
+	if ((packet->tcp_flags & TCP_SYN) && clamp_reply(skb, packet->l4_offset, claim))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
+	if (translate(skb, packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
+		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
 	return bpf_redirect(onramp, 0);
 }

@@ -14,7 +14,7 @@ int fast(struct xdp_md *xdp)
 	key.client = packet.source;
 	key.remote = packet.destination;
 	key.client_port = packet.source_port;
-	key.remote_port = packet.protocol == IPPROTO_ICMP ? 0 : packet.destination_port;
+	key.remote_port = packet.protocol == PROTOCOL_ICMP ? 0 : packet.destination_port;
 	key.onramp = xdp->ingress_ifindex;
 	key.protocol = packet.protocol;
 	return fast_out(xdp, &packet, &key);

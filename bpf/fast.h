@@ -13,20 +13,23 @@
 #include "slots.h"
 
 /* Changes one end of a frame whose checksums are complete. Returns 0, or nonzero to let tc do it. */
-INLINE int translate_frame(void *data, void *end, const struct packet *packet, int source, __u32 address, __u16 port)
+INLINE int translate_frame(void *data, void *end, const struct packet *packet, int source,
+			   ip_address address, __u16 port)
 {
-	struct iphdr *ip = data + ETH_HLEN;
-	__u8 *l4 = data + (packet->l4_offset & 0x7f);
-	__u32 old_address = source ? packet->source : packet->destination;
+	ip_header *ip = data + ETH_HLEN;
+	__u8 *l4 = data + (packet->l4_offset & OFFSET_MAX);
+	ip_address old_address = source ? packet->source : packet->destination;
 	__u16 old_port = source ? packet->source_port : packet->destination_port;
 	__u16 *check, *place, sum;
 
 	if ((void *)(ip + 1) > end || (void *)(l4 + sizeof(struct icmp_header)) > end)
 		return -1;
-	if (packet->protocol == IPPROTO_ICMP) {
+	if (packet->protocol == PROTOCOL_ICMP) {
 		struct icmp_header *icmp = (void *)l4;
 
 		icmp->checksum = checksum_replace(icmp->checksum, old_port, port);
+		if (ICMP_SUM_COVERS_ADDRESSES)
+			icmp->checksum = checksum_replace_address(icmp->checksum, old_address, address);
 		icmp->id = port;
 	} else {
 		check = (void *)(l4 + (packet->protocol == IPPROTO_TCP ? 16 : 6));
@@ -36,16 +39,11 @@ INLINE int translate_frame(void *data, void *end, const struct packet *packet, i
 		*place = port;
 		if (packet->protocol == IPPROTO_TCP || *check) { /* UDP without a checksum stays without */
 			sum = checksum_replace(*check, old_port, port);
-			sum = checksum_replace(sum, old_address, address);
-			sum = checksum_replace(sum, old_address >> 16, address >> 16);
+			sum = checksum_replace_address(sum, old_address, address);
 			*check = packet->protocol == IPPROTO_UDP && !sum ? 0xffff : sum;
 		}
 	}
-	if (source)
-		ip->saddr = address;
-	else
-		ip->daddr = address;
-	checksum_replace_address(ip, old_address, address);
+	set_address(ip, source ? &ip->saddr : &ip->daddr, address);
 	decrease_ttl(ip);
 	return 0;
 }
@@ -58,7 +56,7 @@ INLINE int fast_in(struct xdp_md *xdp, const struct packet *packet)
 	struct claim_key key = {.local = packet->destination,
 				.remote = packet->source,
 				.local_port = packet->destination_port,
-				.remote_port = packet->protocol == IPPROTO_ICMP ? 0 : packet->source_port,
+				.remote_port = packet->protocol == PROTOCOL_ICMP ? 0 : packet->source_port,
 				.protocol = packet->protocol};
 	struct claim *claim = bpf_map_lookup_elem(&claims, &key);
 	__u64 now = bpf_ktime_get_coarse_ns();
@@ -69,7 +67,7 @@ INLINE int fast_in(struct xdp_md *xdp, const struct packet *packet)
 	if (!claim || !alive(claim, now) || packet->ttl <= 1)
 		return XDP_PASS;
 	if (packet->protocol == IPPROTO_TCP && ((packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
-						!(claim->state & SEEN_IN) || claim->refresh_in_ns <= now))
+						!(claim->state & SEEN_IN) || claim->refresh_in_ticks <= now / TICK_NS))
 		return XDP_PASS;
 	interface = claim->flow.onramp;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
@@ -93,12 +91,12 @@ INLINE int fast_out(struct xdp_md *xdp, const struct packet *packet, const struc
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct ethhdr *eth = data;
 	struct settings *self;
-	struct slot *slot;
-	__u32 first = 0;
+	__u32 first = 0, owner;
 
 	if (!flow || flow->refresh_ns <= now || flow->hop_ns <= now || packet->ttl <= 1 ||
 	    (packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) || flow->hairpin || has_moved(data, end, flow) ||
-	    bpf_xdp_get_buff_len(xdp) > flow->hop_mtu + ETH_HLEN || (void *)(eth + 1) > end || place_of(flow->local, flow->local_port, &slot) != PLACE_HERE)
+	    bpf_xdp_get_buff_len(xdp) > flow->hop_mtu + ETH_HLEN || (void *)(eth + 1) > end ||
+	    place_of(flow->local, flow->local_port, &owner) != PLACE_HERE)
 		return XDP_PASS;
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (!self || translate_frame(data, end, packet, 1, flow->local, flow->local_port))

@@ -4,10 +4,11 @@
 
 #include "claim.h"
 #include "count.h"
+#include "hold.h"
 #include "rewrite.h"
+#include "scratch.h"
 #include "slots.h"
 
-#define FAMILY_IPV4 2             /* AF_INET */
 #define HOP_CACHED_NS 1000000000ULL /* a changed route or neighbour is noticed after this */
 
 INLINE int drop(struct __sk_buff *skb, enum reason reason, enum hook hook, const struct packet *packet)
@@ -22,15 +23,13 @@ enum way { WAY_UPLINK, WAY_HOST, WAY_NONE, WAY_OFF };
  * The packet arrives there like one from the internet, with its sender's outside address and port. */
 INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __u64 now)
 {
-	__u32 first = 0, owner, own;
+	__u32 first = 0, owner = 0, own;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
 	struct server *server, *me;
-	struct slot *slot = 0;
-	enum place place = place_of(packet->destination, packet->destination_port, &slot);
+	enum place place = place_of(packet->destination, packet->destination_port, &owner);
 
-	if (!self || !slot || (place != PLACE_HERE && place != PLACE_ELSEWHERE))
+	if (!self || (place != PLACE_HERE && place != PLACE_ELSEWHERE))
 		return WAY_NONE;
-	owner = slot->owner;
 	own = self->self;
 	server = bpf_map_lookup_elem(&servers, &owner);
 	me = bpf_map_lookup_elem(&servers, &own);
@@ -46,52 +45,60 @@ INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __
 
 /* Where would the kernel route the packet? WAY_OFF: it does not say, forwarding is off. Fills the flow's next hop
  * when it is the uplink; hop_ns stays 0 while the neighbour's MAC address is not known. */
-ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, __u32 *gateway)
+ALONE enum way route(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now,
+		     ip_address *gateway)
 {
-	struct bpf_fib_lookup fib = {.family = FAMILY_IPV4, .ifindex = skb->ifindex};
+	struct scratch *scratch = scratch_here();
+	struct bpf_fib_lookup *fib;
 	struct settings *self;
 	__u32 first = 0;
 	long result;
 
-	if (!packet || !flow || !gateway)
+	if (!packet || !flow || !gateway || !scratch)
 		return WAY_NONE;
 	if (in_block(packet->destination))
 		return route_hairpin(packet, flow, now);
-	fib.l4_protocol = packet->protocol;
-	fib.ipv4_src = packet->source;
-	fib.ipv4_dst = packet->destination;
-	fib.tot_len = 1; /* asks for the MTU; GSO packets are longer and cut later */
-	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	fib = &scratch->fib;
+	zero_fill(fib, sizeof(*fib));
+	fib->family = SOCKET_FAMILY;
+	fib->ifindex = skb->ifindex;
+	fib->l4_protocol = packet->protocol;
+	copy(&fib->OF_FAMILY(_src), &packet->source, sizeof(ip_address));
+	copy(&fib->OF_FAMILY(_dst), &packet->destination, sizeof(ip_address));
+	fib->tot_len = 1; /* asks for the MTU; GSO packets are longer and cut later */
+	result = bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 	self = bpf_map_lookup_elem(&settings, &first);
 	if (result == BPF_FIB_LKUP_RET_NOT_FWDED)
 		return WAY_HOST;
 	if (result == BPF_FIB_LKUP_RET_FWD_DISABLED)
 		return WAY_OFF;
 	if (!self || (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH) ||
-	    fib.ifindex != self->uplink)
+	    fib->ifindex != self->uplink)
 		return WAY_NONE;
-	*gateway = fib.ipv4_dst;
+	copy(gateway, &fib->OF_FAMILY(_dst), sizeof(*gateway));
 	flow->hop_ns = 0;
 	flow->hairpin = 0;
 	if (result == BPF_FIB_LKUP_RET_SUCCESS) {
 		flow->hop_ns = now + HOP_CACHED_NS;
-		copy(flow->hop_destination, fib.dmac, ETH_ALEN);
-		copy(flow->hop_source, fib.smac, ETH_ALEN);
-		flow->hop_mtu = fib.mtu_result;
+		copy(flow->hop_destination, fib->dmac, ETH_ALEN);
+		copy(flow->hop_source, fib->smac, ETH_ALEN);
+		flow->hop_mtu = fib->mtu_result;
 	}
 	return WAY_UPLINK;
 }
 
 /* Sends a frame that is ready but for its Ethernet addresses. While the next hop's is not known the kernel asks
  * for it, and holds the packet meanwhile. Returns the verdict; never fails to give one. */
-INLINE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __u32 gateway)
+ALONE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, const ip_address *gateway)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
-	struct bpf_redir_neigh neighbour = {.nh_family = FAMILY_IPV4, .ipv4_nh = gateway};
+	struct bpf_redir_neigh neighbour = {}; /* filled below: all constant, it would come to lie in a map */
 
-	if (!self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
+	if (!hop || !gateway || !self || (hop->hop_ns > now && set_mac(skb, hop->hop_destination, hop->hop_source)))
 		return TC_ACT_SHOT;
+	neighbour.nh_family = SOCKET_FAMILY;
+	copy(&neighbour.OF_FAMILY(_nh), gateway, sizeof(*gateway));
 	count(TRAFFIC_OUT);
 	if (hop->hairpin)
 		return bpf_redirect(self->uplink, BPF_F_INGRESS);
@@ -99,47 +106,39 @@ INLINE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, __
 				   bpf_redirect_neigh(self->uplink, &neighbour, sizeof(neighbour), 0);
 }
 
-/* The size of the IPv4 packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
+/* The size of the IP packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
 INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct tcphdr *tcp;
 
 	if (!skb->gso_size)
 		return skb->len - ETH_HLEN;
-	tcp = (void *)(long)skb->data + (packet->l4_offset & 0x7f);
+	tcp = (void *)(long)skb->data + (packet->l4_offset & OFFSET_MAX);
 	if (packet->protocol != IPPROTO_TCP || (void *)(tcp + 1) > (void *)(long)skb->data_end)
 		return skb->gso_size + packet->l4_offset - ETH_HLEN + sizeof(struct udphdr);
 	return skb->gso_size + packet->l4_offset - ETH_HLEN + tcp->doff * 4;
 }
 
 /* Translates the packet and sends it out of the uplink. Returns REASON_NONE with the verdict in `verdict`. */
-INLINE enum reason send(struct __sk_buff *skb, const struct packet *packet, struct flow *flow, __u64 now, int *verdict)
+INLINE enum reason send(struct __sk_buff *skb, struct packet *packet, struct flow *flow, __u64 now, int *verdict)
 {
 	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port};
-	__u32 gateway = 0;
+	ip_address gateway = UNSPECIFIED;
 
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return REASON_NO_ROUTE;
 	if (flow->hop_ns > now && packet_bytes(skb, packet) > flow->hop_mtu)
 		return REASON_TOO_BIG;
+	if (unlikely(is_fragment(packet))) {
+		*verdict = fragment_leaves(skb, packet, flow, now);
+		if (*verdict != GO_ON)
+			return REASON_NONE;
+	}
 	follow(packet, &flow->acknowledged, &flow->sent);
 	if (translate(skb, packet, &rewrite))
 		return REASON_INTERNAL;
-	*verdict = transmit(skb, flow, now, gateway);
+	*verdict = transmit(skb, flow, now, &gateway);
 	return REASON_NONE;
-}
-
-/* Of a pool that maps so: may anybody send to the port? */
-INLINE int filters_independently(const struct pool *pool, __u8 protocol)
-{
-	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_FILTERING_TCP :
-				  protocol == IPPROTO_UDP ? BEHAVIOUR_FILTERING_UDP : BEHAVIOUR_FILTERING_ICMP);
-}
-
-INLINE int maps_independently(const struct pool *pool, __u8 protocol)
-{
-	return pool->behaviour & (protocol == IPPROTO_TCP ? BEHAVIOUR_MAPPING_TCP :
-				  protocol == IPPROTO_UDP ? BEHAVIOUR_MAPPING_UDP : BEHAVIOUR_MAPPING_ICMP);
 }
 
 /* The mapping of an endpoint-independent pool is a claim and a flow without a remote end. It is where its client is,
@@ -155,7 +154,8 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 
 	if (!maps_independently(pool, key->protocol))
 		return;
-	mapping.remote = mapping.remote_port = 0;
+	mapping.remote = UNSPECIFIED;
+	mapping.remote_port = 0;
 	flow = bpf_map_lookup_elem(&flows, &mapping);
 	if (!flow)
 		return;
@@ -170,11 +170,12 @@ INLINE void refresh_mapping(const struct pool *pool, const struct flow_key *key,
 	copy(claim->onramp_mac, session->onramp_mac, ETH_ALEN);
 }
 
-ALONE int held_here(__u32 local, __u16 local_port)
+/* Is the slice of the flow's local end this server's, now? */
+ALONE int held_here(const struct flow *flow)
 {
-	struct slot *slot;
+	__u32 owner;
 
-	return place_of(local, local_port, &slot) == PLACE_HERE;
+	return flow && place_of(flow->local, flow->local_port, &owner) == PLACE_HERE;
 }
 
 /* Asks the claim of a known flow, keeps it alive, and tells it where the client is. Returns 0 when it is no longer
@@ -201,7 +202,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	claim_key.protocol = key->protocol;
 	claim = bpf_map_lookup_elem(&claims, &claim_key);
 	if (!claim || (void *)(eth + 1) > (void *)(long)skb->data_end ||
-	    ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow->local, flow->local_port)))
+	    ((key->protocol != IPPROTO_TCP || (flags & TCP_SYN)) && !held_here(flow)))
 		return 0;
 	if ((flags & TCP_RST) && (claim->state & SEEN_IN) &&
 	    !believable(packet, claim->acknowledged, flow->sent, claim->sent, 0))
@@ -210,7 +211,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
 		return 0;
-	state = key->protocol == IPPROTO_TCP ? seen_out(claim->state, flags) : 0;
+	state = key->protocol == IPPROTO_TCP ? seen_out(claim->state, flags) : claim->state;
 	lifetime = lifetime_ns(pool, key->protocol, state);
 	if (!extend(claim, key, now, now + lifetime))
 		return 0;
@@ -225,7 +226,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	 * may be used again when both sides have been silent for a moment. */
 	flow->refresh_ns = 0;
 	if (ended(state))
-		claim->refresh_in_ns = 0;
+		claim->refresh_in_ticks = 0;
 	if (key->protocol != IPPROTO_TCP || established(state))
 		flow->refresh_ns = now + refresh_ns(pool, lifetime);
 	return 1;

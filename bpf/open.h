@@ -3,18 +3,15 @@
 #pragma once
 
 #include "flow.h"
+#include "pairing.h"
 #include "search.h"
 
-#define NS_PER_SECOND 1000000000ULL
-
 /* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
-INLINE int find_port(struct search *search, const struct pool *pool)
+INLINE int find_port(struct __sk_buff *skb, struct search *search, const struct pool *pool)
 {
-	bpf_loop(pool->slice_count, try_slice, search, 0);
-	if (!search->found && search->endings && !search->full) {
-		search->early = 1;
-		bpf_loop(pool->slice_count, try_slice, search, 0);
-	}
+	struct searching searching = {.skb = skb, .search = search};
+
+	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
 	if (search->full)
 		return REASON_TABLE_FULL;
 	if (!search->found)
@@ -25,177 +22,155 @@ INLINE int find_port(struct search *search, const struct pool *pool)
 /* What search->claim is for: the conversation `key`, of which `flow` has the first packet's numbers. */
 INLINE void towards(struct search *search, const struct flow_key *key, const struct flow *flow)
 {
-	search->key->remote = key->remote;
-	search->key->remote_port = key->remote_port;
-	search->claim->flow = *key;
-	search->claim->acknowledged = flow->sent - 1;
-	search->claim->sent = flow->acknowledged; /* not 0 when the client answers the peer's SYN */
-	search->claim->state = flow->acknowledged ? SEEN_IN : 0;
+	search->key.remote = key->remote;
+	search->key.remote_port = key->remote_port;
+	search->claim.flow = *key;
+	search->claim.acknowledged = flow->sent - 1;
+	search->claim.sent = flow->acknowledged; /* not 0 when the client answers the peer's SYN */
+	search->claim.state = search->counted | (flow->acknowledged ? SEEN_IN : 0);
+}
+
+/* The claim that search->claim describes is not to be. */
+INLINE void uncount(const struct search *search)
+{
+	if (search->claim.state & SEEN_COUNTED)
+		client_returns(&search->claim.flow, 0);
 }
 
 /* The mapping of the client's address and port: the one it has, or a new one. Leaves its local end in
- * search->key-> */
-APART int find_mapping(struct search *search, const struct pool *pool, const struct flow_key *key, struct flow *made)
+ * search->key. */
+APART int find_mapping(struct __sk_buff *skb, struct trial *trial, const struct pool *pool, const struct flow_key *key)
 {
-	struct flow_key mapping = *key;
+	struct search *search = &trial->search;
+	struct flow_key *mapping = &trial->mapping;
 	struct flow *known;
 	struct claim *claim;
 	int reason;
 
-	mapping.remote = mapping.remote_port = 0;
-	search->key->remote = search->key->remote_port = 0;
-	search->claim->flow = mapping;
-	known = bpf_map_lookup_elem(&flows, &mapping);
+	*mapping = *key;
+	mapping->remote = search->key.remote = UNSPECIFIED;
+	mapping->remote_port = search->key.remote_port = 0;
+	search->claim.flow = *mapping;
+	known = bpf_map_lookup_elem(&flows, mapping);
 	/* A mapping in a slice that was lost would send the client's packets into the guard. */
-	if (known && !held_here(known->local, known->local_port)) {
-		bpf_map_delete_elem(&flows, &mapping);
+	if (known && !held_here(known)) {
+		bpf_map_delete_elem(&flows, mapping);
 		known = 0;
 	}
 	if (known) {
-		search->key->local = known->local;
-		search->key->local_port = known->local_port;
-		claim = bpf_map_lookup_elem(&claims, search->key);
+		search->key.local = known->local;
+		search->key.local_port = known->local_port;
+		claim = bpf_map_lookup_elem(&claims, &search->key);
 		if (claim && claim->expires_ns < search->until_ns ?
-			    extend(claim, &mapping, search->now_ns, search->until_ns) :
-			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, &mapping)) {
-			copy(claim->client_mac, search->claim->client_mac, ETH_ALEN);
-			copy(claim->onramp_mac, search->claim->onramp_mac, ETH_ALEN);
+			    extend(claim, mapping, search->now_ns, search->until_ns) :
+			    claim && alive(claim, search->now_ns) && same_flow(&claim->flow, mapping)) {
+			copy(claim->client_mac, search->claim.client_mac, ETH_ALEN);
+			copy(claim->onramp_mac, search->claim.onramp_mac, ETH_ALEN);
 			return REASON_NONE;
 		}
-		bpf_map_delete_elem(&flows, &mapping);
+		bpf_map_delete_elem(&flows, mapping);
 	}
-	reason = find_port(search, pool);
+	reason = client_takes(pool, mapping, search->now_ns, 0, &search->claim.state);
 	if (reason)
 		return reason;
-	made->local = search->key->local;
-	made->local_port = search->key->local_port;
-	if (!bpf_map_update_elem(&flows, &mapping, made, BPF_NOEXIST))
+	reason = find_port(skb, search, pool);
+	if (reason) {
+		uncount(search);
+		return reason;
+	}
+	trial->flow.local = search->key.local;
+	trial->flow.local_port = search->key.local_port;
+	if (!bpf_map_update_elem(&flows, mapping, &trial->flow, BPF_NOEXIST))
 		return REASON_NONE;
 	give_back(search);
-	known = bpf_map_lookup_elem(&flows, &mapping);
+	uncount(search);
+	known = bpf_map_lookup_elem(&flows, mapping);
 	if (!known)
 		return REASON_TABLE_FULL;
-	search->key->local = known->local; /* another CPU made the mapping this moment */
-	search->key->local_port = known->local_port;
+	search->key.local = known->local; /* another CPU made the mapping this moment */
+	search->key.local_port = known->local_port;
 	return REASON_NONE;
 }
 
 /* Claims the client's port towards key's remote end. Returns the reason why not, or REASON_NONE; `known` when
  * another CPU has claimed it for this very conversation this moment. */
-APART int claim_mapped(struct search *search, const struct pool *pool, const struct flow_key *key, struct flow *flow,
+APART int claim_mapped(struct __sk_buff *skb, struct trial *trial, const struct pool *pool, const struct flow_key *key,
 		       int *known)
 {
-	struct claim_key mapping = {.protocol = key->protocol};
+	struct search *search = &trial->search;
 	struct claim *claim;
 	int reason;
 
-	reason = find_mapping(search, pool, key, flow);
+	reason = find_mapping(skb, trial, pool, key);
 	if (reason)
 		return reason;
-	mapping.local = search->key->local;
-	mapping.local_port = search->key->local_port;
+	trial->mapped = search->key;
 	search->early = 1; /* the port is this client's alone: its own ended conversations are not in its way */
-	towards(search, key, flow);
+	towards(search, key, &trial->flow);
 	if (!insert_claim(search)) {
-		claim = bpf_map_lookup_elem(&claims, search->key);
+		claim = bpf_map_lookup_elem(&claims, &search->key);
 		*known = claim && same_flow(&claim->flow, key);
 		return *known ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
 	}
-	if (socket_holds(search->skb, search->key)) {
+	if (socket_holds(skb, &search->key)) {
 		give_back(search);
 		return REASON_SLICE_FULL;
 	}
-	claim = key->protocol == IPPROTO_TCP ? bpf_map_lookup_elem(&claims, &mapping) : 0;
+	claim = key->protocol == IPPROTO_TCP ? bpf_map_lookup_elem(&claims, &trial->mapped) : 0;
 	if (claim)
 		__sync_fetch_and_add(&claim->sent, 1);
 	return REASON_NONE;
 }
 
-/* May this client open one more flow? Counts it towards the rate, when it may. */
-APART enum reason client_may(const struct pool *pool, const struct flow_key *key, __u64 now)
-{
-	struct client_key client_key = {.onramp = key->onramp, .address = key->client};
-	struct client fresh = {}, *client;
-	__u64 next;
-
-	if (!pool->client_flows_max && !pool->client_rate_max)
-		return REASON_NONE;
-	client = bpf_map_lookup_elem(&clients, &client_key);
-	if (!client) {
-		bpf_map_update_elem(&clients, &client_key, &fresh, BPF_NOEXIST);
-		client = bpf_map_lookup_elem(&clients, &client_key);
-	}
-	if (!client)
-		return REASON_TABLE_FULL;
-	if (pool->client_flows_max && client->flows >= pool->client_flows_max)
-		return REASON_CLIENT_FLOWS;
-	if (!pool->client_rate_max)
-		return REASON_NONE;
-	next = client->next_ns > now ? client->next_ns : now;
-	next += NS_PER_SECOND / pool->client_rate_max;
-	if (next > now + NS_PER_SECOND) /* a second's worth at once is fine */
-		return REASON_CLIENT_RATE;
-	client->next_ns = next;
-	return REASON_NONE;
-}
-
-/* An empty trial, for a packet that may begin a flow. */
-INLINE struct trial *fresh_trial(void)
-{
-	__u32 only = 0;
-	struct trial *trial = bpf_map_lookup_elem(&scratch, &only);
-
-	if (trial)
-		zero_fill(trial, sizeof(*trial));
-	return trial;
-}
-
 /* Finds and claims a port for trial->flow. Returns the reason why not, or REASON_NONE. */
 ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct trial *trial, __u32 pool_key, __u64 now)
 {
-	struct search search = {.skb = skb, .now_ns = now, .pool = pool_key};
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct ethhdr *eth = (void *)(long)skb->data;
 	struct flow *flow, *other;
-	__u64 lifetime;
+	struct search *search;
 	int reason, known = 0;
 
 	if (!pool || !key || !trial)
 		return REASON_NO_POOL;
 	flow = &trial->flow;
-	search.key = &trial->key;
-	search.claim = &trial->claim;
+	search = &trial->search;
+	search->now_ns = now;
 	if ((void *)(eth + 1) > (void *)(long)skb->data_end)
 		return REASON_INTERNAL;
-	reason = client_may(pool, key, now);
+	reason = client_takes(pool, key, now, 1, &search->counted);
 	if (reason)
 		return reason;
-	copy(search.claim->client_mac, eth->h_source, ETH_ALEN);
-	copy(search.claim->onramp_mac, eth->h_dest, ETH_ALEN);
+	if (pool->slice_count > 1)
+		search->address = paired_address(key, pool, pool_key, now);
+	copy(search->claim.client_mac, eth->h_source, ETH_ALEN);
+	copy(search->claim.onramp_mac, eth->h_dest, ETH_ALEN);
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);
-	lifetime = lifetime_ns(pool, key->protocol, 0);
-	search.until_ns = search.claim->expires_ns = now + lifetime;
-	search.closing_ns = pool->tcp_closing_ns;
-	search.claim->since_ns = now;
-	search.claim->pool = pool_key;
-	search.key->protocol = key->protocol;
-	/* The same client starts with the same slice, so that its address stays the same while there is room. */
-	search.first_slice = (be32(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
+	search->until_ns = search->claim.expires_ns = now + lifetime_ns(pool, key->protocol, 0);
+	search->closing_ns = pool->tcp_closing_ns;
+	search->claim.since_ticks = now / TICK_NS;
+	search->claim.pool = pool_key;
+	search->key.protocol = key->protocol;
+	search->first_slice = (address_number(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
 	if (maps_independently(pool, key->protocol)) {
-		reason = claim_mapped(&search, pool, key, flow, &known);
+		reason = claim_mapped(skb, trial, pool, key, &known);
 	} else {
-		towards(&search, key, flow);
-		reason = find_port(&search, pool);
+		towards(search, key, flow);
+		reason = find_port(skb, search, pool);
 	}
+	if ((reason || known) && search->counted)
+		client_returns(key, 0);
 	if (reason)
 		return reason;
-	flow->local = search.key->local;
-	flow->local_port = search.key->local_port;
-	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : now + refresh_ns(pool, lifetime);
+	flow->local = search->key.local;
+	flow->local_port = search->key.local_port;
+	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : search->now_ns + refresh_ns(pool, search->until_ns - search->now_ns);
 	if (known) /* and will remember it */
 		return REASON_NONE;
 	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
-		give_back(&search);
+		give_back(search);
+		if (search->counted)
+			client_returns(key, 0);
 		other = bpf_map_lookup_elem(&flows, key);
 		if (!other)
 			return REASON_TABLE_FULL;
@@ -203,7 +178,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 		return REASON_NONE;
 	}
 	count(TRAFFIC_NEW_FLOW);
-	if (search.reused)
+	if (search->reused)
 		count(TRAFFIC_REUSED);
 	return REASON_NONE;
 }

@@ -2,12 +2,15 @@
 /* What comes back to a client: what it does to its claim, whether it fits, and errors about what the client sent. */
 #pragma once
 
+#include "cut.h"
+#include "direct.h"
 #include "flow.h"
 #include "icmp.h"
-#include "quote.h"
+#include "mss.h"
+#include "mute.h"
+#include "scratch.h"
 
 #define NOT_TOO_BIG -2
-#define BYTES_ALWAYS_FIT 576 /* RFC 791: smaller packets need no check */
 
 /* A reply keeps a TCP claim alive and moves its state on. Replies of other protocols do not: whoever knows
  * the port could keep it taken for ever (RFC 4787 REQ-6 leaves it open). */
@@ -40,7 +43,7 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 	if ((flags & TCP_SYN) || packet->sequence_end != claim->sent)
 		flags &= ~TCP_FIN; /* forged as well: it ends what its sender has sent */
 	state = seen_in(claim->state, flags);
-	if (state == claim->state && claim->refresh_in_ns > now)
+	if (state == claim->state && claim->refresh_in_ticks > now / TICK_NS)
 		return 0;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
@@ -52,7 +55,7 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 	refresh_mapping(pool, &owner, claim, now, lifetime);
 	/* After the end every packet is noticed: when the client goes on, the conversation does; and the port may be
 	 * used again only when both have been silent for a moment. */
-	claim->refresh_in_ns = ended(state) ? 0 : now + refresh_ns(pool, lifetime);
+	claim->refresh_in_ticks = ended(state) ? 0 : (now + refresh_ns(pool, lifetime)) / TICK_NS;
 	if (flow && ended(state))
 		flow->refresh_ns = 0;
 	return 0;
@@ -62,25 +65,29 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
-	struct claim_key key = {};
+	struct scratch *scratch = scratch_here();
+	struct claim_key *key;
 	struct claim *claim;
-	struct quote quote;
+	struct quote *quote;
 	void *data, *end;
 	__u32 onramp;
 
-	if (!packet)
+	if (!packet || !scratch)
 		return TC_ACT_SHOT;
+	key = &scratch->claim_key;
+	quote = &scratch->quote;
 	pull(skb, QUOTE_MAX);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
-	if (parse_quote(data, end, packet, &quote) || quote.source != packet->destination)
+	if (parse_quote(data, end, packet, quote) || !same_address(quote->source, packet->destination))
 		return TC_ACT_UNSPEC;
-	key.local = quote.source;
-	key.remote = quote.destination;
-	key.local_port = quote.source_port;
-	key.remote_port = quote.protocol == IPPROTO_ICMP ? 0 : quote.destination_port;
-	key.protocol = quote.protocol;
-	claim = bpf_map_lookup_elem(&claims, &key);
+	zero_fill(key, sizeof(*key));
+	key->local = quote->source;
+	key->remote = quote->destination;
+	key->local_port = quote->source_port;
+	key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->destination_port;
+	key->protocol = quote->protocol;
+	claim = bpf_map_lookup_elem(&claims, key);
 	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
 		return TC_ACT_UNSPEC;
 	if (packet->ttl <= 1)
@@ -88,11 +95,76 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	onramp = claim->flow.onramp;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
-	if (translate_error(data, end, packet, &quote, 1, claim->flow.client, claim->flow.client_port) ||
+	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port) ||
 	    set_mac(skb, client_mac, onramp_mac))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
 	return bpf_redirect(onramp, 0);
+}
+
+#if FAMILY == 4
+
+/* Sends a fragment that met the others here on to the owner of its slice. */
+INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
+{
+	enum reason reason = aim((void *)(long)skb->data, (void *)(long)skb->data_end, owner, packet);
+
+	if (reason)
+		return drop(skb, reason, HOOK_EGRESS_IN, packet);
+	gone_on(packet, SIDE_WIRE);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+/* A fragment from the wire, for a shared address. Returns GO_ON when it has ports and they are this server's. */
+ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct datagram_key key;
+	__u32 owner = 0;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	if (!in_block(packet->destination))
+		return TC_ACT_UNSPEC;
+	key_of(packet, SIDE_WIRE, &key);
+	if (is_later(packet)) {
+		if (!recall(packet, &key, now))
+			return hold(skb, packet, SIDE_WIRE, now);
+	} else {
+		if (remember(packet, &key, 0, 0, now))
+			return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
+		if (release_held(skb, &key, now, 1))
+			return TC_ACT_SHOT;
+	}
+	switch (place_of(packet->destination, packet->destination_port, &owner)) {
+	case PLACE_HERE:
+		return GO_ON;
+	case PLACE_ELSEWHERE:
+		return steer_fragment(skb, packet, owner);
+	case PLACE_EXPIRED:
+		return drop(skb, REASON_LEASE_EXPIRED, HOOK_EGRESS_IN, packet);
+	default:
+		return drop(skb, REASON_NO_OWNER, HOOK_EGRESS_IN, packet);
+	}
+}
+
+#endif
+
+/* The peer's SYN or SYN/ACK: what it announces is how large the client's segments may be. */
+ALONE int clamp_reply(struct __sk_buff *skb, __u32 l4_offset, const struct claim *claim)
+{
+	struct flow_key key;
+	struct onramp *onramp;
+	struct flow *flow;
+
+	if (!claim)
+		return 0;
+	key = claim->flow;
+	onramp = bpf_map_lookup_elem(&onramps, &key.onramp);
+	if (!onramp)
+		return 0;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	return clamp_mss(skb, l4_offset, mss_limit(onramp, flow ? flow->hop_mtu : 0));
 }
 
 /* May anybody send to this mapping? */
@@ -106,7 +178,7 @@ INLINE int open_to_all(const struct claim *claim, __u8 protocol)
 
 /* A reply larger than the client's interface carries is not dropped unsaid there: its sender hears which size
  * fits, from the shared address (RFC 4787 REQ-13). Returns the verdict, or NOT_TOO_BIG. */
-ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onramp)
+ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onramp, __u32 pool)
 {
 	__u32 bytes, mtu;
 
@@ -116,8 +188,12 @@ ALONE int too_big(struct __sk_buff *skb, const struct packet *packet, __u32 onra
 	/* The helper writes the interface's MTU. Its verdict is about the buffer, which may be many packets. */
 	if (bytes <= BYTES_ALWAYS_FIT || bpf_check_mtu(skb, onramp, &mtu, 0, 0) < 0 || bytes <= mtu)
 		return NOT_TOO_BIG;
+	if (!cut_up(skb, packet, mtu, 1))
+		return TC_ACT_SHOT;
 	count_drop(REASON_TOO_BIG, HOOK_EGRESS_IN, skb->ifindex, packet);
-	if (icmp_error(skb, packet, packet->destination, mtu << 16 | ERROR(ICMP_UNREACHABLE, UNREACHABLE_TOO_BIG)))
+	if (is_later(packet) || muted(packet, skb->ifindex, pool))
+		return TC_ACT_SHOT;
+	if (icmp_error(skb, packet, &packet->destination, mtu << 16 | ERROR(ICMP_TOO_BIG, UNREACHABLE_TOO_BIG)))
 		return TC_ACT_SHOT;
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
 }

@@ -7,11 +7,13 @@
 #include "checksum.h"
 #include "parse.h"
 
+#define HOP_LESS 0xfeff /* the sum of an IPv6 header after one hop less; that of an IPv4 header never changes */
+
 enum end { END_SOURCE, END_DESTINATION };
 
 struct rewrite {
 	enum end end;
-	__u32 address; /* be, new */
+	ip_address address; /* new */
 	__u16 port;    /* be, new */
 };
 
@@ -22,8 +24,8 @@ static __attribute__((noinline, used)) int name_types(struct bpf_flow_keys *keys
 	return 0;
 }
 
-#define HEADERS_MAX (ETH_HLEN + 2 * sizeof(struct vlan_tag) + 60 + sizeof(struct tcphdr))
-#define QUOTE_MAX (HEADERS_MAX + sizeof(struct icmp_header) + 60) /* with the headers that an ICMP error quotes */
+#define HEADERS_MAX (ETH_HLEN + 2 * sizeof(struct vlan_tag) + IP_BYTES_MAX + sizeof(struct tcphdr))
+#define QUOTE_MAX (HEADERS_MAX + sizeof(struct icmp_header) + IP_BYTES_MAX) /* with the headers that an ICMP error quotes */
 
 /* Makes the first bytes of the frame, or all it has, readable in the linear part. Packet pointers taken before
  * are void afterwards. */
@@ -38,48 +40,80 @@ INLINE void pull_headers(struct __sk_buff *skb)
 	pull(skb, HEADERS_MAX);
 }
 
+/* The part of `translate` that is about the IP header. */
+INLINE int translate_header(struct __sk_buff *skb, const struct rewrite *rewrite)
+{
+	ip_header *ip = (void *)(long)skb->data + ETH_HLEN;
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return -1;
+	set_address(ip, rewrite->end == END_SOURCE ? &ip->saddr : &ip->daddr, rewrite->address);
+	decrease_ttl(ip);
+	if (FAMILY == 6)
+		bpf_csum_update(skb, HOP_LESS);
+	return 0;
+}
+
+/* The checksum at `check` covers an address that changes. */
+INLINE long replace_address(struct __sk_buff *skb, __u32 check, ip_address from, ip_address to, __u64 zero_stays)
+{
+#if FAMILY == 4
+	return bpf_l4_csum_replace(skb, check, from, to, BPF_F_PSEUDO_HDR | zero_stays | sizeof(from));
+#else
+	long error;
+	__s64 change = bpf_csum_diff((void *)&from, sizeof(from), (void *)&to, sizeof(to), 0);
+
+	zero_stays |= BPF_F_PSEUDO_HDR;
+	if (change < 0)
+		return change;
+	/* Kernels before 6.16 do not know this flag, and are wrong about buffers that a card has summed up. */
+	error = bpf_l4_csum_replace(skb, check, 0, change, BPF_F_IPV6 | zero_stays);
+	return error == -22 /* EINVAL */ ? bpf_l4_csum_replace(skb, check, 0, change, zero_stays) : error;
+#endif
+}
+
+#define FOR_THIS_HOST 0 /* PACKET_HOST */
+
+/* Frames for another MAC address (a switch that floods, a bridge), and those of a VLAN whose tag the kernel has taken
+ * off, are not this interface's. In XDP a tag is still in the frame, and the card filters addresses. */
+INLINE int is_others(const struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->pkt_type != FOR_THIS_HOST;
+}
+
 /* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */
 INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const struct rewrite *rewrite)
 {
-	__u32 old_address = rewrite->end == END_SOURCE ? packet->source : packet->destination;
+	ip_address old_address = rewrite->end == END_SOURCE ? packet->source : packet->destination;
 	__u16 old_port = rewrite->end == END_SOURCE ? packet->source_port : packet->destination_port;
 	__u32 l4 = packet->l4_offset, check, port;
-	struct ethhdr *eth;
-	struct iphdr *ip;
+	__u64 zero_stays = 0;
 	void *end;
 	__u16 *word;
 
+	if (unlikely(packet->fragment & IP_OFFSET)) /* its transport header is in another fragment */
+		return translate_header(skb, rewrite);
 	if (packet->protocol == IPPROTO_TCP)
 		check = l4 + __builtin_offsetof(struct tcphdr, check);
 	else if (packet->protocol == IPPROTO_UDP)
 		check = l4 + __builtin_offsetof(struct udphdr, check);
 	else
 		check = l4 + __builtin_offsetof(struct icmp_header, checksum);
-	if (packet->protocol == IPPROTO_ICMP) {
+	if (packet->protocol == PROTOCOL_ICMP)
 		port = l4 + __builtin_offsetof(struct icmp_header, id);
-		if (bpf_l4_csum_replace(skb, check, old_port, rewrite->port, 2))
-			return -1;
-	} else {
-		__u64 zero_stays = packet->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-
-		port = rewrite->end == END_SOURCE ? l4 : l4 + 2;
-		if (bpf_l4_csum_replace(skb, check, old_address, rewrite->address, BPF_F_PSEUDO_HDR | zero_stays | 4) ||
-		    bpf_l4_csum_replace(skb, check, old_port, rewrite->port, zero_stays | 2))
-			return -1;
-	}
-	eth = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > end)
-		return -1;
-	if (rewrite->end == END_SOURCE)
-		ip->saddr = rewrite->address;
 	else
-		ip->daddr = rewrite->address;
-	checksum_replace_address(ip, old_address, rewrite->address);
-	ip->check = checksum_replace(ip->check, *(__u16 *)&ip->ttl, *(__u16 *)&ip->ttl - 1);
-	ip->ttl--;
-	word = (void *)eth + (port & 0x7f); /* 14 + 60 + 4 at most */
+		port = rewrite->end == END_SOURCE ? l4 : l4 + 2;
+	if (packet->protocol == IPPROTO_UDP)
+		zero_stays = BPF_F_MARK_MANGLED_0;
+	if (packet->protocol != PROTOCOL_ICMP || ICMP_SUM_COVERS_ADDRESSES)
+		if (replace_address(skb, check, old_address, rewrite->address, zero_stays))
+			return -1;
+	if (bpf_l4_csum_replace(skb, check, old_port, rewrite->port, zero_stays | 2))
+		return -1;
+	if (translate_header(skb, rewrite))
+		return -1;
+	end = (void *)(long)skb->data_end;
+	word = (void *)(long)skb->data + (port & OFFSET_MAX);
 	if ((void *)(word + 1) > end)
 		return -1;
 	*word = rewrite->port;

@@ -5,10 +5,17 @@
  * A tuple that a kernel socket holds (also one that never heard of softunicast) counts as taken.
  *
  * Only when nothing is free, a port is used again early whose TCP conversation was followed to its end
- * (RFC 6888 REQ-8 a), a moment after that end. */
+ * (RFC 6888 REQ-8 a), a moment after that end.
+ *
+ * That a slice is exhausted towards a destination is remembered, for a second at most and never past the moment in
+ * which one of the claims that were in the way can be free: what changes a claim's life meanwhile sets it to a second
+ * at least (the shortest timer there is), and an ended conversation's port waits two. So the answer stays the exact
+ * one, but for ports that sockets give up; and a client whose connections are refused does not make the server try
+ * every port for each of them. One port is tried even so. */
 #pragma once
 
 #include "claim.h"
+#include "scratch.h"
 
 /* Does a kernel socket hold the tuple? TCP: any state, TIME_WAIT and listeners included. */
 INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
@@ -16,14 +23,14 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *sock;
 
-	tuple.ipv4.saddr = key->remote;
-	tuple.ipv4.sport = key->remote_port;
-	tuple.ipv4.daddr = key->local;
-	tuple.ipv4.dport = key->local_port;
+	copy(&tuple.OF_FAMILY().saddr, &key->remote, sizeof(ip_address));
+	tuple.OF_FAMILY().sport = key->remote_port;
+	copy(&tuple.OF_FAMILY().daddr, &key->local, sizeof(ip_address));
+	tuple.OF_FAMILY().dport = key->local_port;
 	if (key->protocol == IPPROTO_TCP)
-		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else if (key->protocol == IPPROTO_UDP)
-		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 	else
 		return 0;
 	if (!sock)
@@ -33,90 +40,99 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 }
 
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
+#define EXHAUSTED_NS 1000000000ULL   /* at most as long as the least timer of a pool */
 
-struct search { /* the state of one search for a free port, over all slices of a pool */
+struct searching { /* on the stack, where pointers can be kept */
 	struct __sk_buff *skb;
-	struct claim_key *key; /* in scratch, like */
-	struct claim *claim;   /* what a free port is given */
-	__u64 until_ns;
-	__u64 now_ns;
-	__u64 closing_ns; /* how long ended conversations keep their claim */
-	__u32 pool;
-	__u32 first_slice;
-	__u16 port;   /* next to try is first + ((port) & mask) */
-	__u16 stride; /* odd: visits every port of the slice once */
-	__u16 first;
-	__u16 mask;
-	__u8 held;    /* a slice with a live lease was there */
-	__u8 full;    /* the claims table has no room */
-	__u8 found;
-	__u8 reused;
-	__u8 endings; /* ended conversations were in the way */
-	__u8 early;   /* take these over */
+	struct search *search;
 };
 
 /* May the claim of an ended conversation change hands before it expires? */
 INLINE int reusable(const struct search *search, const struct claim *claim, __u64 expires)
 {
-	return search->early && claim->pool == search->pool && ended(claim->state) &&
+	return search->early && claim->pool == search->claim.pool && ended(claim->state) &&
 	       expires <= search->now_ns + search->closing_ns - REUSE_AFTER_NS;
 }
 
 /* Undoes insert_claim, before anybody can have used the claim. */
 INLINE void give_back(struct search *search)
 {
-	bpf_map_delete_elem(&claims, search->key);
-	client_loses(&search->claim->flow);
+	bpf_map_delete_elem(&claims, &search->key);
+}
+
+/* A claim is in the way: the slice cannot be exhausted for longer than that lasts. */
+INLINE void wait_for(struct search *search, const struct claim *claim, __u64 free)
+{
+	struct exhausted *known = &search->exhausted;
+	__u64 early = free - search->closing_ns + REUSE_AFTER_NS;
+
+	if (free == CLAIM_BUSY) /* being freed, perhaps */
+		free = early = 0;
+	if (free < known->until_ns)
+		known->until_ns = free;
+	if (early < known->early_until_ns && search->key.protocol == IPPROTO_TCP && ended(claim->state) &&
+	    claim->pool == search->claim.pool)
+		known->early_until_ns = early;
 }
 
 INLINE int insert_claim(struct search *search)
 {
-	long error = bpf_map_update_elem(&claims, search->key, search->claim, BPF_NOEXIST);
+	long error = bpf_map_update_elem(&claims, &search->key, &search->claim, BPF_NOEXIST);
 	struct claim *old;
-	__u64 expires;
+	__u64 expires, free;
 
-	if (!error) {
-		client_gains(&search->claim->flow);
+	if (!error)
 		return 1;
-	}
 	if (error != -17 /* EEXIST */) {
 		search->full = 1;
 		return 0;
 	}
-	old = bpf_map_lookup_elem(&claims, search->key);
+	old = bpf_map_lookup_elem(&claims, &search->key);
 	if (!old)
 		return 0; /* swept away this moment: the next port will do */
 	expires = *(volatile __u64 *)&old->expires_ns;
-	if (expires != CLAIM_BUSY && search->key->protocol == IPPROTO_TCP && ended(old->state))
+	if (expires != CLAIM_BUSY && search->key.protocol == IPPROTO_TCP && ended(old->state))
 		search->endings = 1;
-	if ((expires > search->now_ns && !reusable(search, old, expires)) ||
-	    __sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
+	if (expires > search->now_ns) {
+		wait_for(search, old, expires);
+		if (!reusable(search, old, expires))
+			return 0;
+	} else {
+		free = expires + rest_ns(&search->key, old);
+		if (free > search->now_ns) {
+			wait_for(search, old, free);
+			return 0;
+		}
+	}
+	if (__sync_val_compare_and_swap(&old->expires_ns, expires, CLAIM_BUSY) != expires)
 		return 0;
-	drop_flow_of(search->key, old);
-	old->flow = search->claim->flow;
-	old->state = search->claim->state;
-	old->pool = search->pool;
-	old->since_ns = search->now_ns;
-	old->refresh_in_ns = 0;
-	old->acknowledged = search->claim->acknowledged;
-	old->sent = search->claim->sent;
-	copy(old->client_mac, search->claim->client_mac, sizeof(old->client_mac));
-	copy(old->onramp_mac, search->claim->onramp_mac, sizeof(old->onramp_mac));
+	drop_flow_of(&search->key, old, &search->former);
+	old->flow = search->claim.flow;
+	old->state = search->claim.state;
+	old->pool = search->claim.pool;
+	old->since_ticks = search->now_ns / TICK_NS;
+	old->refresh_in_ticks = 0;
+	old->acknowledged = search->claim.acknowledged;
+	old->sent = search->claim.sent;
+	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));
+	copy(old->onramp_mac, search->claim.onramp_mac, sizeof(old->onramp_mac));
 	*(volatile __u64 *)&old->expires_ns = search->until_ns;
-	client_gains(&search->claim->flow);
 	search->reused = 1;
 	return 1;
 }
 
-static long try_port(__u32 index, struct search *search)
+static long try_port(__u32 index, struct searching *searching)
 {
+	struct search *search = searching->search;
 	__u16 port = search->first + (search->port & search->mask);
 
 	search->port += search->stride;
-	search->key->local_port = be16(port);
+	if (search->mask == 0xffff && port < SYSTEM_PORTS) /* of a whole address */
+		return 0;
+	search->key.local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (socket_holds(search->skb, search->key)) {
+	if (socket_holds(searching->skb, &search->key)) {
 		give_back(search);
 		search->reused = 0;
 		return 0;
@@ -125,30 +141,73 @@ static long try_port(__u32 index, struct search *search)
 	return 1;
 }
 
-static long try_slice(__u32 index, struct search *search)
+/* How often every slice is looked at, in this order: at the client's address; unless the pool keeps it to that, at the
+ * others; then the same for ports of conversations that have ended. */
+enum pass { PASS_OWN, PASS_OTHERS, PASS_OWN_EARLY, PASS_OTHERS_EARLY, PASSES };
+
+/* Is the slice known to be exhausted still? Begins to find out anew. */
+INLINE int known_exhausted(struct search *search, const struct pool_slice *slice)
 {
-	struct pool *pool = bpf_map_lookup_elem(&pools, &search->pool);
+	struct exhausted_key *key = &search->slice;
+	struct exhausted *known;
+
+	key->local = search->key.local;
+	key->remote = search->key.remote;
+	key->pool = search->claim.pool;
+	key->first = slice->first;
+	key->remote_port = search->key.remote_port;
+	key->protocol = search->key.protocol;
+	known = bpf_map_lookup_elem(&exhausted, key);
+	if (!known || known->until_ns <= search->now_ns)
+		return 0;
+	if (known->early_until_ns > search->now_ns)
+		return 1;
+	search->endings = 1;
+	return !search->early;
+}
+
+static long try_slice(__u32 index, struct searching *searching)
+{
+	struct search *search = searching->search;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim.pool);
 	struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
-	__u32 random;
+	__u32 random, pass, others;
 
 	if (!pool || !pool->slice_count)
 		return 1;
+	pass = index / pool->slice_count;
+	others = pass == PASS_OTHERS || pass == PASS_OTHERS_EARLY;
+	if (pass >= PASS_OWN_EARLY && !search->endings)
+		return 1;
+	if (others && (!search->address || (pool->behaviour & BEHAVIOUR_ONE_ADDRESS)))
+		return 0;
+	search->early = pass >= PASS_OWN_EARLY;
 	at = ((__u64)search->first_slice + index) % pool->slice_count;
 	if (at >= POOL_SLICES_MAX)
 		return 1;
 	slice = &pool->slices[at];
+	if (search->address && (address_number(slice->address) == search->address) == others)
+		return 0;
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= search->now_ns)
 		return 0; /* its lease ran out: the next slice */
 	search->held = 1;
 	random = bpf_get_prandom_u32();
-	search->key->local = slice->address;
+	search->key.local = slice->address;
 	search->first = slice->first;
 	search->mask = slice->mask;
 	search->port = random;
 	search->stride = random >> 16 | 1;
-	bpf_loop((__u32)search->mask + 1, try_port, search, 0);
-	return search->found || search->full ? 1 : 0;
+	search->exhausted.until_ns = search->exhausted.early_until_ns = search->now_ns + EXHAUSTED_NS;
+	if (try_port(0, searching))
+		return 1;
+	if (known_exhausted(search, slice))
+		return 0;
+	bpf_loop(search->mask, try_port, searching, 0);
+	if (search->found || search->full)
+		return 1;
+	bpf_map_update_elem(&exhausted, &search->slice, &search->exhausted, BPF_ANY);
+	return 0;
 }

@@ -11,10 +11,15 @@ declare -A needed=(
   [python3-venv]=/usr/share/doc/python3-venv [libbpf1]=/usr/share/doc/libbpf1 [iproute2]=/usr/share/doc/iproute2
   [curl]=/usr/share/doc/curl [iputils-ping]=/usr/share/doc/iputils-ping [bpftool]=/usr/share/doc/bpftool
   [ca-certificates]=/usr/share/doc/ca-certificates [traceroute]=/usr/share/doc/traceroute
-  [iputils-tracepath]=/usr/share/doc/iputils-tracepath
+  [iputils-tracepath]=/usr/share/doc/iputils-tracepath [nmap]=/usr/share/doc/nmap [hping3]=/usr/share/doc/hping3
+  [dnsmasq-base]=/usr/share/doc/dnsmasq-base [dnsperf]=/usr/share/doc/dnsperf
+  [nghttp2-server]=/usr/share/doc/nghttp2-server [openssh-client]=/usr/share/doc/openssh-client [openssl]=/usr/share/doc/openssl
+  [iperf3]=/usr/share/doc/iperf3 [wireguard-go]=/usr/share/doc/wireguard-go [wireguard-tools]=/usr/share/doc/wireguard-tools
 )
-# For one test. Where systemd runs its package would start a TURN server now and at every boot: not ours to do.
-[ -d /run/systemd/system ] || needed[coturn]=/usr/share/doc/coturn
+# For single tests. Where systemd runs their packages would start servers now and at every boot: not ours to do.
+if [ ! -d /run/systemd/system ]; then
+  for package in coturn openssh-server; do needed[$package]=/usr/share/doc/$package; done
+fi
 missing=()
 for package in "${!needed[@]}"; do [ -e "${needed[$package]}" ] || missing+=("$package"); done
 if [ ${#missing[@]} -gt 0 ]; then

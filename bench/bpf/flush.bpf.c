@@ -18,11 +18,20 @@ static long forget_claim(void *map, struct claim_key *key, struct claim *claim, 
 	return 0;
 }
 
+static long forget_exhausted(void *map, struct exhausted_key *key, struct exhausted *value, void *context)
+{
+	struct exhausted_key gone = *key;
+
+	bpf_map_delete_elem(&exhausted, &gone);
+	return 0;
+}
+
 SEC("syscall")
 int flush(void *context)
 {
 	bpf_for_each_map_elem(&flows, forget_flow, 0, 0);
 	bpf_for_each_map_elem(&claims, forget_claim, 0, 0);
+	bpf_for_each_map_elem(&exhausted, forget_exhausted, 0, 0);
 	return 0;
 }
 

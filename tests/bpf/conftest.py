@@ -24,8 +24,22 @@ def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Modules that say FAMILIES = (4, 6) run for both."""
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", getattr(metafunc.module, "FAMILIES", (4,)), indirect=True)
+
+
 @pytest.fixture
-def world(module_world: World) -> World:
+def family(request: pytest.FixtureRequest) -> Iterator[int]:
+    from tests.bpf import families
+
+    with families.family(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def world(module_world: World, family: int) -> World:
     module_world.reset()
     return module_world
 

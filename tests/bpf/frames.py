@@ -7,11 +7,14 @@ Ends are "address:port"; for ICMP echo the port is the identifier. Defaults: a c
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv6Address
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, in6_chksum
 from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.packet import Packet, Raw
+from tests.bpf import families
 
 CLIENT_MAC = "02:00:00:00:0c:02"
 ONRAMP_MAC = "02:00:00:00:0c:01"
@@ -26,6 +29,8 @@ TO_CLIENT: Macs = (ONRAMP_MAC, CLIENT_MAC)
 FROM_WIRE: Macs = (GATEWAY_MAC, UPLINK_MAC)
 TO_WIRE: Macs = (UPLINK_MAC, GATEWAY_MAC)
 
+PRECEDENCE = 0xC0  # of the data path's own ICMP errors: internetwork control
+
 CLIENT = "10.0.0.2:40000"
 REMOTE = "203.0.113.1:443"
 
@@ -39,7 +44,20 @@ def ethernet(macs: Macs) -> Packet:
     return Ether(src=macs[0], dst=macs[1])
 
 
+def fitting(payload: bytes) -> bytes:
+    """The largest ones are for an IPv4 header; that of IPv6 has 20 bytes more."""
+    return payload[:-20] if families.chosen == 6 and len(payload) >= 1440 else payload
+
+
 def ip(source: str, destination: str, ttl: int = 64, **fields: Any) -> Packet:
+    """The header, of the chosen family. What is in `fields` only IPv4 has, but for the protocol."""
+    if families.chosen == 6:
+        number = fields.pop("proto", None)
+        if fields:
+            families.ipv4_only(f"{', '.join(fields)} of its header")
+        addresses = [families.current(end(text)[0]) for text in (source, destination)]
+        known = {} if number is None else {"nh": 58 if number == 1 else number}
+        return IPv6(src=addresses[0], dst=addresses[1], hlim=ttl, **known)
     return IP(src=end(source)[0], dst=end(destination)[0], ttl=ttl, id=7, **fields)
 
 
@@ -66,7 +84,7 @@ def tcp(
         ack=acknowledgement,
         options=options or [],
     )
-    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / segment / Raw(payload))
+    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / segment / Raw(fitting(payload)))
 
 
 def udp(
@@ -79,7 +97,7 @@ def udp(
     **fields: Any,
 ) -> bytes:
     datagram = UDP(sport=end(source)[1], dport=end(destination)[1], chksum=checksum)
-    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / datagram / Raw(payload))
+    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / datagram / Raw(fitting(payload)))
 
 
 def echo(
@@ -93,7 +111,9 @@ def echo(
     **fields: Any,
 ) -> bytes:
     message = ICMP(type=0 if reply else 8, id=identifier, seq=3)
-    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / message / Raw(payload))
+    if families.chosen == 6:
+        message = (ICMPv6EchoReply if reply else ICMPv6EchoRequest)(id=identifier, seq=3)
+    return bytes(ethernet(macs) / ip(source, destination, ttl, **fields) / message / Raw(fitting(payload)))
 
 
 def packet(
@@ -103,7 +123,7 @@ def packet(
     macs: Macs = FROM_CLIENT,
     **fields: Any,
 ) -> bytes:
-    """Any other IPv4 packet."""
+    """Any other IP packet."""
     return bytes(ethernet(macs) / ip(source, destination, **fields) / (content or Raw(b"x" * 24)))
 
 
@@ -126,8 +146,12 @@ def refusal(
     quoted: bytes, kind: int, code: int, source: str = "10.0.0.1", macs: Macs = TO_CLIENT, transport: int = 8
 ) -> bytes:
     """The ICMP error that answers the frame `quoted`: its IP header and the first bytes of its transport."""
+    if families.chosen == 6:
+        inner = quoted[14:][: 40 + transport]
+        to = IPv6(quoted[14:]).src
+        return error(f"{source}:0", f"{to}:0", inner, (kind, code), macs=macs)
     inner = quoted[14:][: (quoted[14] & 15) * 4 + transport]
-    header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0)
+    header = IP(src=source, dst=IP(quoted[14:]).src, ttl=64, id=0, tos=PRECEDENCE)
     return bytes(ethernet(macs) / header / ICMP(type=kind, code=code) / Raw(inner))
 
 
@@ -142,10 +166,19 @@ def error(
     **fields: Any,
 ) -> bytes:
     """An ICMP error from any router; `quoted` are the bytes it quotes, `word` its second four (MTU, pointer)."""
-    message = struct.pack("!BBHI", *kind, 0, word) + quoted
+    message = struct.pack("!BBHI", *families.kind(kind), 0, word) + quoted
+    if families.chosen == 6:
+        header = ip(source, destination, ttl, **fields, proto=1)
+        summed = struct.pack("!H", in6_chksum(58, header, message))
+        return bytes(ethernet(macs) / header / Raw(message[:2] + summed + message[4:]))
     checksum = 0xFFFF ^ sum_words(message)
     whole = message[:2] + struct.pack("!H", checksum) + message[4:]
     return bytes(ethernet(macs) / ip(source, destination, ttl, proto=1, **fields) / Raw(whole))
+
+
+def quoted(frame: bytes, transport: int = 8) -> bytes:
+    """What an error quotes of the frame: its IP header and the first bytes of its transport."""
+    return frame[14:][: transport + (40 if families.chosen == 6 else (frame[14] & 15) * 4)]
 
 
 def changed(frame: bytes, at: int, value: bytes) -> bytes:
@@ -153,8 +186,22 @@ def changed(frame: bytes, at: int, value: bytes) -> bytes:
     return frame[:at] + value + frame[at + len(value) :]
 
 
+def transport_at() -> int:
+    """Where the transport header of a frame without IP options begins."""
+    return 54 if families.chosen == 6 else 34
+
+
+def source_of(frame: bytes) -> str:
+    """The source address, as tests write it."""
+    return ".".join(str(byte) for byte in (frame[34:38] if families.chosen == 6 else frame[26:30]))
+
+
 def local_end(frame: bytes) -> str:
     """The source of a translated packet: "address:port"; ICMP echo: the identifier."""
+    if families.chosen == 6:
+        six = IPv6(frame[14:])
+        port = int.from_bytes(frame[58:60] if six.nh == 58 else frame[54:56], "big")
+        return f"{families.four(IPv6Address(six.src))}:{port}"
     found = IP(frame[14:])
     if ICMP in found:
         return f"{found.src}:{found[ICMP].id}"
@@ -171,6 +218,9 @@ def sum_words(data: bytes) -> int:
 
 def checksums_right(frame: bytes) -> tuple[bool, bool]:
     """Of the IPv4 header and of what it carries (TCP, UDP, ICMP; UDP without one counts as right)."""
+    if families.chosen == 6:
+        addresses, number, bytes_behind = frame[22:54], frame[20], frame[18:20]
+        return True, sum_words(addresses + bytes_behind + bytes([0, number]) + frame[54:]) == 0xFFFF
     header_bytes = (frame[14] & 15) * 4
     total = int.from_bytes(frame[16:18], "big")
     header, segment = frame[14 : 14 + header_bytes], frame[14 + header_bytes : 14 + total]
@@ -188,6 +238,8 @@ def checksums_right(frame: bytes) -> tuple[bool, bool]:
 
 def with_ip(frame: bytes, **fields: Any) -> bytes:
     """The same frame with other fields in the (first) IP header, and its checksum."""
+    if families.chosen == 6:
+        families.ipv4_only("its header")
     whole = Ether(frame)
     for name, value in (fields | {"chksum": None}).items():
         setattr(whole[IP], name, value)

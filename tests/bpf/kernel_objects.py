@@ -9,14 +9,14 @@ from pathlib import Path
 
 from cffi import FFI
 from pyroute2 import IPRoute
-from tests.bpf.world import LIMITS, ME, UPLINK, state
+from tests.bpf.world import ATTACH, LIMITS, ME, UPLINK, state
 
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.libbpf import ffi, load_library
 
 
 def opened(mount: Path, uplink: str = UPLINK) -> Datapath:
-    return Datapath.open(mount, uplink, ME, LIMITS)
+    return Datapath.open(mount, uplink, ME, LIMITS, {**ATTACH, uplink: "xdp"})
 
 
 def running(mount: Path) -> Datapath:

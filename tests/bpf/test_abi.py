@@ -22,7 +22,9 @@ STRUCTS = {
 MAPS = {
     "settings": (None, "settings"),
     "blocks": ("block_key", None),
-    "addresses": ("address_key", "address"),
+    "groups": (None, "group_line"),
+    "addresses": (None, "address_line"),
+    "owners": (None, "owner_line"),
     "slots": (None, "slot"),
     "servers": (None, "server"),
     "pools": (None, "pool"),

@@ -20,7 +20,7 @@ MAPPING = Behaviour(frozenset({"udp"}), frozenset())
 
 def limited(flows_max: int = 0, new_per_s: int = 0, **more: object) -> KernelState:
     wanted = state(**more)  # type: ignore[arg-type]
-    pool = replace(wanted.pools["gb"], client_limits=ClientLimits(flows_max, new_per_s))
+    pool = replace(wanted.pools["gb"], client_limits=ClientLimits(flows_max=flows_max, new_per_s=new_per_s))
     return replace(wanted, pools={"gb": pool})
 
 
@@ -32,9 +32,9 @@ def reset(world: World, wanted: KernelState) -> None:
 
 
 def counts(world: World) -> list[int]:
-    """Flows of each client that has an entry."""
+    """Flows of each client that has an entry, whatever the protocol."""
     items = world.datapath.map("clients").items()
-    return sorted(abi.Client.unpack(value).flows for _, value in items)
+    return sorted(sum(abi.Client.unpack(value)[2:5]) for _, value in items)
 
 
 def first(number: int, client: str = "10.0.0.2") -> bytes:

@@ -29,6 +29,8 @@ from tests.bpf.world import ONRAMP, ONRAMP2, World, state
 
 from softunicast.kernel.words import address_word, be16
 
+FAMILIES = (4, 6)
+
 FIRST, LAST = 2048, 4095
 ANYTHING = bytes(range(256)) * 6
 

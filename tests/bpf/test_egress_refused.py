@@ -5,6 +5,7 @@ ICMP error that quotes them.
 from __future__ import annotations
 
 import functools
+import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +16,16 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 from scapy.layers.inet import ICMP, IP, UDP, IPOption_NOP
-from scapy.layers.inet6 import IPv6
-from scapy.packet import Packet, Raw
-from tests.bpf import frames
+from scapy.packet import Raw
+from tests.bpf import families, frames
 from tests.bpf.frames import CLIENT, FROM_CLIENT, REMOTE, arp, changed, echo, gre, refusal, tagged, tcp, udp
 from tests.bpf.world import DEPENDENT, ONRAMP, UPLINK, World, state
 
 from softunicast.core.desired import PoolSlices
 from softunicast.core.pools import Timers
 from softunicast.kernel import abi
+
+FAMILIES = (4, 6)
 
 UNREACHABLE, TIME_EXCEEDED = 3, 11
 NET, HOST, PROHIBITED = 0, 1, 13
@@ -32,6 +34,11 @@ ROUTER = "10.0.0.1:9000"
 
 @contextmanager
 def route(**fields: Any) -> Iterator[None]:
+    if families.chosen == 6:
+        address, _, length = fields["dst"].partition("/")
+        fields |= {"family": socket.AF_INET6, "dst": f"{families.six(address)}/{96 + int(length)}"}
+        if "gateway" in fields:
+            fields["gateway"] = families.current(fields["gateway"])
     with IPRoute() as netlink:
         netlink.route("add", **fields)
         try:
@@ -42,17 +49,24 @@ def route(**fields: Any) -> Iterator[None]:
 
 @contextmanager
 def without_default_route() -> Iterator[None]:
+    default = {"dst": "0.0.0.0/0", "gateway": "192.0.2.254"}
+    if families.chosen == 6:
+        default = {"family": socket.AF_INET6, "dst": "::/0", "gateway": families.current("192.0.2.254")}
     with IPRoute() as netlink:
-        netlink.route("del", dst="0.0.0.0/0")
+        netlink.route("del", **default)
         try:
             yield
         finally:
-            netlink.route("add", dst="0.0.0.0/0", gateway="192.0.2.254")
+            netlink.route("add", **default)
+
+
+def every_kind(destination: str = REMOTE, ttl: int = 64) -> dict[str, bytes]:
+    return _every_kind(families.chosen, destination, ttl)
 
 
 @functools.cache
-def every_kind(destination: str = REMOTE, ttl: int = 64) -> dict[str, bytes]:
-    return {
+def _every_kind(version: int, destination: str, ttl: int) -> dict[str, bytes]:
+    made = {
         "tcp": tcp(CLIENT, destination, ttl=ttl),
         "tcp with options": tcp(CLIENT, destination, ttl=ttl, options=[("MSS", 1460), ("WScale", 7)]),
         "udp": udp(CLIENT, destination, ttl=ttl),
@@ -62,12 +76,22 @@ def every_kind(destination: str = REMOTE, ttl: int = 64) -> dict[str, bytes]:
         "udp without checksum": udp(CLIENT, destination, checksum=0, ttl=ttl),
         "echo": echo(CLIENT, destination, ttl=ttl),
         "echo, empty": echo(CLIENT, destination, payload=b"", ttl=ttl),
-        "ip options": udp(CLIENT, destination, ttl=ttl, options=[IPOption_NOP()] * 4),
-        "all ip options": tcp(CLIENT, destination, ttl=ttl, ip_options=[IPOption_NOP()] * 40),
     }
+    if version == 4:
+        made["ip options"] = udp(CLIENT, destination, ttl=ttl, options=[IPOption_NOP()] * 4)
+        made["all ip options"] = tcp(CLIENT, destination, ttl=ttl, ip_options=[IPOption_NOP()] * 40)
+    return made
 
 
 KINDS = tuple(every_kind())
+
+
+@pytest.fixture(autouse=True)
+def kind_of_this_family(request: pytest.FixtureRequest, family: int) -> None:
+    chosen = getattr(request.node, "callspec", None)
+    kind = chosen.params.get("kind") if chosen else None
+    if kind is not None and kind not in every_kind():
+        families.ipv4_only(kind)
 
 
 def check_refused(world: World, frame: bytes, reason: str, kind: int, code: int) -> None:
@@ -109,13 +133,14 @@ def test_a_route_out_of_another_interface(world: World, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["tcp", "udp", "echo"])
 def test_forwarding_switched_off(world: World, kind: str) -> None:
-    setting = Path(f"/proc/sys/net/ipv4/conf/{ONRAMP}/forwarding")
+    setting = Path(f"/proc/sys/net/ipv{'6' if families.chosen == 6 else '4'}/conf/{ONRAMP}/forwarding")
     setting.write_text("0")
     try:
         check_refused(world, every_kind()[kind], "no_route", UNREACHABLE, NET)
         # An agent that starts or stops must not be in the way of who talks to the server itself.
         assert dict(world.out(every_kind("10.0.0.1:53")[kind]).counted) == {"to_host": 1}
-        assert dict(world.out(gre(destination="10.0.0.1:0")).counted) == {"to_host": 1}
+        if families.chosen == 4:
+            assert dict(world.out(gre(destination="10.0.0.1:0")).counted) == {"to_host": 1}
     finally:
         setting.write_text("1")
 
@@ -142,6 +167,8 @@ def test_a_route_that_goes_away_under_a_flow(world: World) -> None:
     "destination", ["10.0.0.1:80", "192.0.2.1:80", "127.0.0.1:80", "10.0.0.255:80", "192.0.2.255:80"]
 )
 def test_for_this_server_itself(world: World, kind: str, destination: str) -> None:
+    if families.chosen == 6 and destination.startswith(("127", "10.0.0.255", "192.0.2.255")):
+        families.ipv4_only("broadcast, and many loopback addresses")
     frame = every_kind(destination, ttl=1)[kind]
     ran = world.out(frame)
     assert (ran.verdict, dict(ran.counted), ran.frame) == ("next", {"to_host": 1}, frame)
@@ -152,6 +179,8 @@ def test_for_this_server_itself(world: World, kind: str, destination: str) -> No
     "destination", ["224.0.0.1:5353", "239.255.255.250:1900", "224.0.0.0:1", "255.255.255.255:67"]
 )
 def test_multicast_and_broadcast_are_left_alone(world: World, kind: str, destination: str) -> None:
+    if families.chosen == 6 and destination.startswith("255"):
+        families.ipv4_only("broadcast")
     frame = every_kind(destination)[kind]
     ran = world.out(frame)
     assert (ran.verdict, ran.counted, ran.frame) == ("next", {}, frame)
@@ -190,7 +219,7 @@ def test_an_onramp_without_a_pool(world: World, kind: str) -> None:
     try:
         assert world.out(every_kind()[kind]).reason == "no_pool"
         onramps.set(key, abi.Onramp.unpack(entry)._replace(pool=99).pack())
-        check_refused(world, every_kind()[kind], "no_pool", UNREACHABLE, refused_code(kind))
+        check_refused(world, every_kind()[kind], "family", UNREACHABLE, PROHIBITED)
     finally:
         onramps.set(key, entry)
 
@@ -208,8 +237,7 @@ def test_an_onramp_without_an_address_cannot_answer(world: World) -> None:
 
 
 WITHOUT_PORT = [
-    ("fragment", frames.packet(content=UDP(sport=1, dport=2) / Raw(b"x" * 32), flags="MF")),
-    ("fragment", frames.packet(content=Raw(b"x" * 32), frag=5, proto=17)),
+    ("fragment", frames.packet(content=Raw(b"x" * 31), frag=5, proto=17, flags="MF")),
     ("protocol", gre()),
     ("protocol", frames.packet(content=Raw(b"x" * 28), proto=50)),
     ("protocol", frames.packet(content=ICMP(type=13) / Raw(b"x" * 12))),
@@ -220,6 +248,8 @@ WITHOUT_PORT = [
 
 @pytest.mark.parametrize(("reason", "frame"), WITHOUT_PORT)
 def test_what_cannot_be_translated(world: World, reason: str, frame: bytes) -> None:
+    if families.chosen == 6:
+        families.ipv4_only("see test_ipv6.py")
     ran = world.out(frame)
     assert (ran.verdict, ran.reason, ran.frame) == ("drop", reason, frame)
     for destination, verdict in (("10.0.0.1", "next"), ("198.51.100.10", "drop"), ("224.0.0.5", "next")):
@@ -242,6 +272,8 @@ def test_what_cannot_be_translated(world: World, reason: str, frame: bytes) -> N
     ],
 )
 def test_malformed(world: World, at: int, value: bytes) -> None:
+    if families.chosen == 6:
+        families.ipv4_only("see test_ipv6.py")
     for destination in (REMOTE, ROUTER):
         frame = changed(tcp(CLIENT, destination), at, value)
         ran = world.out(frame)
@@ -250,24 +282,8 @@ def test_malformed(world: World, at: int, value: bytes) -> None:
 
 def test_truncated_anywhere(world: World) -> None:
     for frame in (tcp(payload=b"hello"), udp(), echo()):
-        for length in range(34, len(frame)):  # TEST_RUN takes no less
+        for length in range(frames.transport_at(), len(frame)):  # TEST_RUN takes no less
             assert world.out(frame[:length]).reason == "malformed", length
-
-
-@pytest.mark.parametrize(
-    ("destination", "verdict"),
-    [
-        ("2001:db8::1", "drop"),
-        ("fe80::1", "next"),
-        ("febf::1", "next"),
-        ("fec0::1", "drop"),
-        ("ff02::1", "next"),
-    ],
-)
-def test_ipv6(world: World, destination: str, verdict: str) -> None:
-    inner: Packet = IPv6(src="2001:db8::2", dst=destination) / UDP(sport=1, dport=2049)
-    ran = world.out(bytes(frames.ethernet(FROM_CLIENT) / inner))
-    assert (ran.verdict, ran.reason) == (verdict, "family" if verdict == "drop" else None)
 
 
 def test_other_than_ip_is_left_alone(world: World) -> None:

@@ -12,8 +12,9 @@ from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_WIRE, arp, echo, loca
 from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.test_search import Opener
 from tests.bpf.test_too_big import mtu
-from tests.bpf.world import ONRAMP, UPLINK, World, state
+from tests.bpf.world import ONRAMP, UPLINK, World, make_world, state
 
+from softunicast.core.config import Limits
 from softunicast.core.errors import InputError
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.explain import Explanation, explain
@@ -42,7 +43,9 @@ def asked(world: World, frame: bytes, interface: str, leaving: bool = False) -> 
         (ONRAMP, tcp(flags="A"), "dropped", Reason.NO_FLOW),
         (ONRAMP, tcp(ttl=1), "refused with ICMP", Reason.HOP_LIMIT),
         (ONRAMP, tcp(destination="10.0.0.1:22"), "passed to this server", None),
-        (ONRAMP, tcp(destination=HERE), "passed to this server", None),
+        (ONRAMP, tcp(destination=HERE), "dropped", Reason.UNSOLICITED),
+        (ONRAMP, tcp(destination=HERE, flags="A"), "dropped", Reason.NO_FLOW),
+        (ONRAMP, udp(destination=HERE), "passed to this server", None),
         (ONRAMP, tcp(destination=THERE), "sent out of upl", None),
         (ONRAMP, tcp(destination=NOBODY), "refused with ICMP", Reason.NO_ROUTE),
         (ONRAMP, arp(), "passed to this server", None),
@@ -101,6 +104,17 @@ def test_a_reply_too_large_for_its_client(world: World) -> None:
     with mtu(world, ONRAMP):
         found = asked(world, udp(REMOTE, local, b"x" * 1400, macs=FROM_WIRE), UPLINK)
     assert (found.verdict, found.reason) == ("refused with ICMP", Reason.TOO_BIG)
+
+
+@pytest.mark.parametrize("fields", [{}, {"flags": "MF"}, {"frag": 5}, {"flags": "MF", "frag": 5}])
+def test_nothing_is_cut_or_kept_for_an_answer(world: World, fields: dict[str, object]) -> None:
+    """Pieces of a packet would be sent for real: it is explained as one that is whole and must stay so."""
+    world.out(udp())
+    with mtu(world, UPLINK):
+        world.change_flows(hop_ns=0)
+        found = asked(world, udp(payload=b"x" * 1400, **fields), ONRAMP)
+    assert (found.verdict, found.reason) == ("refused with ICMP", Reason.TOO_BIG)
+    assert not list(world.datapath.map("datagrams").items())
 
 
 def test_a_full_slice_and_one_that_is_not(world: World) -> None:
@@ -166,3 +180,14 @@ def test_frames_made_from_words(world: World, protocol: str, flags: tuple[str, .
     assert describe(frame) == expected
     assert frames.checksums_right(frame) == (True, True)
     assert asked(world, frame, ONRAMP).packet_in == expected
+
+
+def test_a_full_table_is_full(tmp_path: Path) -> None:
+    """The copies that are worked on are no larger than need be, and have no room where there is none."""
+    with make_world(tmp_path, Limits(flows_max=8, addresses_max=4, slots_max=64)) as small:
+        small.reset()
+        opener = Opener(small, "tcp")
+        opener.fill(7)
+        assert asked(small, udp(), ONRAMP).verdict == f"sent out of {UPLINK}"
+        opener.fill(8)
+        assert asked(small, udp(), ONRAMP).reason == Reason.TABLE_FULL

@@ -41,7 +41,18 @@ from tests.bpf.frames import (
 )
 from tests.bpf.talk import Conversation
 from tests.bpf.test_mapping import OPEN, behaving
-from tests.bpf.world import LIMITS, ME, ONRAMP, ONRAMP2, UPLINK, World, make_server, slot_changed, state
+from tests.bpf.world import (
+    ATTACH,
+    LIMITS,
+    ME,
+    ONRAMP,
+    ONRAMP2,
+    UPLINK,
+    World,
+    make_server,
+    slot_changed,
+    state,
+)
 
 from softunicast.core.desired import SlotOwner
 from softunicast.core.errors import HostError
@@ -59,7 +70,7 @@ def attached(folder: Path, attach: Mapping[str, str], *taking: str) -> Iterator[
     """A server whose on-ramps are attached so. These devices take frames from XDP: a veth does while its peer has a
     program, or GRO."""
     with make_server(folder) as mount:
-        datapath = Datapath.open(mount, UPLINK, ME, LIMITS, attach)
+        datapath = Datapath.open(mount, UPLINK, ME, LIMITS, {**ATTACH, **attach})
         try:
             for device in taking:
                 attach_pass(PEERS[device], mount / f"pass-{device}")
@@ -245,7 +256,7 @@ def test_replies_that_need_a_decision(world: World, protocol: str) -> None:
         for key, value in before.items():
             world.datapath.map("claims").set(key.pack(), value.pack())
     if protocol == "tcp":
-        world.change_claims(refresh_in_ns=0)
+        world.change_claims(refresh_in_ticks=0)
         check_passed_in(world, flow.arrived())
     key = world.index[ONRAMP].to_bytes(4, "little")
     onramps = world.datapath.map("onramps")

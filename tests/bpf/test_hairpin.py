@@ -22,6 +22,7 @@ from tests.bpf.frames import (
     end,
     error,
     local_end,
+    quoted,
     refusal,
     tcp,
     udp,
@@ -31,6 +32,8 @@ from tests.bpf.world import ONRAMP, ONRAMP2, World, slot_changed
 
 from softunicast.core.desired import SlotOwner
 from softunicast.core.pools import Behaviour
+
+FAMILIES = (4, 6)
 
 OTHER = "10.0.0.9:50000"
 OTHER_MAC = "02:00:00:00:0d:09"
@@ -145,11 +148,11 @@ def test_errors_come_back_to_who_caused_them(world: World) -> None:
     other = other_outside(world, "udp")
     mine = outside(world, "udp", CLIENT, ONRAMP, FROM_CLIENT, other)
     other_outside(world, "udp", mine)
-    given = udp(mine, OTHER, ttl=62)[14:][:28]
+    given = quoted(udp(mine, OTHER, ttl=62))
     ran = world.out(error(OTHER, mine, given, macs=FROM_OTHER), ONRAMP2)
-    assert ran.frame == error(other, mine, udp(mine, other, ttl=62)[14:][:28], ttl=63, macs=TO_SELF)
+    assert ran.frame == error(other, mine, quoted(udp(mine, other, ttl=62)), ttl=63, macs=TO_SELF)
     ran = world.back(ran.frame)
-    assert ran.frame == error(other, CLIENT, udp(CLIENT, other, ttl=62)[14:][:28], ttl=62, macs=TO_CLIENT)
+    assert ran.frame == error(other, CLIENT, quoted(udp(CLIENT, other, ttl=62)), ttl=62, macs=TO_CLIENT)
 
 
 def test_a_client_that_talks_to_itself(world: World) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from tests.bpf import frames
+from tests.bpf import families, frames
 from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_CLIENT, TO_WIRE, echo, end, local_end, tcp, udp
 from tests.bpf.talk import Conversation
 from tests.bpf.test_search import Opener, slice_ends
@@ -23,6 +23,8 @@ from tests.bpf.world import ADDRESS, DEPENDENT, ONRAMP, ONRAMP2, UPLINK, Ran, Wo
 from softunicast.core.desired import KernelState, PoolSlices
 from softunicast.core.pools import BEHAVIOUR_DEFAULT, PROTOCOLS, Behaviour, Timers
 from softunicast.kernel import abi
+
+FAMILIES = (4, 6)
 
 NS = 1_000_000_000
 TIMERS = Timers(tcp_opening_s=100, tcp_established_s=1000, tcp_closing_s=50, udp_s=30, icmp_s=20)
@@ -84,7 +86,8 @@ def age(world: World, seconds: int) -> None:
     past = seconds * NS
     for key, claim in world.claims().items():
         older = claim._replace(
-            expires_ns=max(1, claim.expires_ns - past), refresh_in_ns=max(0, claim.refresh_in_ns - past)
+            expires_ns=max(1, claim.expires_ns - past),
+            refresh_in_ticks=max(0, claim.refresh_in_ticks - past // abi.AbiLimit.TICK_NS),
         )
         world.datapath.map("claims").set(key.pack(), older.pack())
     for key, flow in world.flows().items():
@@ -148,7 +151,7 @@ def test_the_default(world: World) -> None:
         for port in range(16, 32):
             frame = incoming(protocol, STRANGER, f"{ADDRESS}:{port}")
             verdict = world.run("egress_in", frame, UPLINK).verdict
-            assert verdict == ("next" if protocol == "tcp" else "drop")
+            assert verdict == "drop", "unsolicited, or filtered"
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -189,7 +192,7 @@ def test_mapping_and_conversations_end_together(mapping: World, protocol: str, l
     mapping.out(first(protocol))  # the first conversation goes on
     assert lives(mapping) == (lifetime_s, lifetime_s)
     age(mapping, lifetime_s)
-    assert mapping.back(incoming(protocol, REMOTE, local)).verdict == "next"
+    assert mapping.back(incoming(protocol, REMOTE, local)).outcome is None
     assert mapping.datapath.sweep() == (3, 0)
     assert not mapping.claims()
     assert not mapping.flows()
@@ -244,6 +247,23 @@ def test_an_expired_mapping_changes_hands(world: World, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_port_open_to_all_rests(world: World, protocol: str, swept: bool) -> None:
+    """Strangers may still send to who had it: nobody else gets it before `rest_s` (RFC 6888 REQ-8)."""
+    world.reset(behaving(OPEN, 16))
+    Opener(world, {"icmp": "echo"}.get(protocol, protocol)).fill(16)
+    rested_ns = TIMERS.rest_s * NS
+    now = time.monotonic_ns()
+    for expires_ns, wanted in ((now - rested_ns + 5 * NS, "slice_full"), (now - rested_ns - NS, None)):
+        world.change_claims(expires_ns=expires_ns)
+        if swept:
+            world.datapath.sweep()
+            assert len(mappings(world)) == (16 if wanted else 0)
+        assert world.back(incoming(protocol, STRANGER, f"{ADDRESS}:20")).outcome is None  # no longer let in
+        assert world.out(first(protocol, OTHER_CLIENT)).reason == wanted
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("behaviour", [MAPPING, DEPENDENT])
 def test_a_slice_that_was_lost(world: World, protocol: str, behaviour: Behaviour) -> None:
     """What the client sends next leaves from a slice that this server holds, once its flow asks."""
@@ -267,11 +287,11 @@ def test_what_a_socket_has_with_one_destination(world: World, kind: int, behavio
     from there is the socket's."""
     world.reset(behaving(behaviour, 16))
     protocol = "udp" if kind == socket.SOCK_DGRAM else "tcp"
-    with on_loopback(str(ADDRESS)), socket.socket(socket.AF_INET, kind) as held:
+    with on_loopback(str(ADDRESS)), socket.socket(families.socket_family(), kind) as held:
         local = local_of(world.out(first(protocol)))
-        held.bind(end(local))
+        held.bind(families.socket_end(local))
         held.setblocking(False)
-        held.connect_ex(end(REMOTES[2]))
+        held.connect_ex(families.socket_end(REMOTES[2]))
         assert local_of(world.out(first(protocol, remote=REMOTES[1]))) == local
         before = world.claims()
         assert world.out(first(protocol, remote=REMOTES[2])).reason == "slice_full"
@@ -326,7 +346,8 @@ def test_who_may_send_to_a_mapping(world: World, protocol: str, let_in: bool) ->
         if let_in:
             assert (ran.verdict, dict(ran.counted)) == ("redirect", {"in": 1})
             assert frames.checksums_right(ran.frame) == (True, True)
-            assert ran.frame[30:34] == socket.inet_aton("10.0.0.2")
+            at = frames.transport_at()
+            assert ran.frame[at - 4 : at] == socket.inet_aton("10.0.0.2")
         else:
             assert (ran.verdict, ran.reason, ran.frame) == ("drop", "filtered", frame)
     assert world.claims() == before
@@ -340,7 +361,7 @@ def test_refusing_a_stranger_keeps_nothing_alive(open_to_all: World, protocol: s
     before = open_to_all.claims()
     if protocol == "tcp":
         assert open_to_all.out(tcp(CLIENT, STRANGER, "RA")).reason == "no_flow"
-    asked = incoming(protocol, STRANGER, CLIENT, 63, TO_CLIENT)[14:][:28]
+    asked = frames.quoted(incoming(protocol, STRANGER, CLIENT, 63, TO_CLIENT))
     assert (
         open_to_all.out(frames.error(CLIENT, STRANGER, asked, macs=frames.FROM_CLIENT)).reason == "icmp_error"
     )

@@ -9,10 +9,12 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
-from tests.bpf.frames import REMOTE, end
+from tests.bpf import families
+from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, tcp, udp
 from tests.bpf.test_search import Opener, check_full
 from tests.bpf.world import ADDRESS, UPLINK, World, state
 
@@ -24,12 +26,16 @@ ALL = set(range(16, 32))
 
 @contextmanager
 def on_loopback(address: str) -> Iterator[None]:
+    there = {"index": 1, "address": families.current(address)}
+    there["prefixlen"] = 32 if families.chosen == 4 else 128
     with IPRoute() as netlink:
-        netlink.addr("add", index=1, address=address, prefixlen=32)
+        if families.chosen == 6:
+            Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("0")
+        netlink.addr("add", **there, flags=0x02)
         try:
             yield
         finally:
-            netlink.addr("del", index=1, address=address, prefixlen=32)
+            netlink.addr("del", **there)
 
 
 @pytest.fixture
@@ -140,11 +146,13 @@ def test_the_search_goes_past_it(small: World, make: Make, protocol: str, toward
 
 
 def test_the_port_is_free_again_afterwards(small: World) -> None:
+    """A closed socket's port, for which no claim was in the way, may take the search a second to notice."""
     (held,) = udp_bound()
     opener = Opener(small, "udp")
     opener.fill(15)
     assert opener.open(15) is None
     held.close()
+    small.forget_exhausted()
     assert opener.open(15) == (str(ADDRESS), HELD)
 
 
@@ -159,6 +167,7 @@ def test_an_expired_claim_under_a_socket_is_not_taken_over(small: World) -> None
         assert opener.open(100) is None
         assert claims[HELD] not in small.claims()  # freed, not kept from its next owner
         small.datapath.map("claims").delete(claims[HELD - 1].pack())
+        small.forget_exhausted()
         before = small.datapath.traffic()["reused"]
         assert opener.open(101) == (str(ADDRESS), HELD - 1)
         assert small.datapath.traffic()["reused"] == before
@@ -186,6 +195,7 @@ def test_reused_is_only_what_was_taken_over(small: World) -> None:
             assert small.datapath.traffic()["reused"] == before
             fresh = key._replace(local_port=int.from_bytes(next(iter(free)).to_bytes(2, "big"), "little"))
             small.datapath.map("claims").delete(fresh.pack())
+            small.forget_exhausted()
     finally:
         held.close()
 
@@ -202,3 +212,44 @@ def test_a_socket_bound_to_the_uplink_device(small: World) -> None:
         check_full(small, "udp", 15)
     finally:
         made.close()
+
+
+# -- a connection that nobody asked for (RFC 5382 REQ-4)
+
+NOBODY = f"{ADDRESS}:{HELD + 1}"
+
+
+def test_a_syn_for_no_socket_is_dropped_unsaid(small: World) -> None:
+    """Of any kind but an answer; the kernel would reset it, at once."""
+    for flags in ("S", "SF", "SEC"):
+        ran = small.back(tcp(REMOTE, NOBODY, flags, macs=FROM_WIRE))
+        assert (ran.verdict, dict(ran.counted)) == ("drop", {"unsolicited": 1})
+
+
+@pytest.mark.parametrize("make", [listening, listening_everywhere], ids=["here", "everywhere"])
+def test_a_syn_for_a_listener_is_the_kernels(small: World, make: Callable[[], list[socket.socket]]) -> None:
+    waiting = make()
+    try:
+        ran = small.back(tcp(REMOTE, f"{ADDRESS}:{HELD}", "S", macs=FROM_WIRE))
+        assert (ran.verdict, dict(ran.counted)) == ("next", {})
+    finally:
+        for part in waiting:
+            part.close()
+
+
+@pytest.mark.parametrize("flags", ["SA", "A", "R", "RA", "FA", ""])
+def test_other_tcp_is_the_kernels(small: World, flags: str) -> None:
+    ran = small.back(tcp(REMOTE, NOBODY, flags, macs=FROM_WIRE))
+    assert (ran.verdict, dict(ran.counted)) == ("next", {})
+
+
+def test_what_is_not_tcp_is_the_kernels(small: World) -> None:
+    for frame in (udp(REMOTE, NOBODY, macs=FROM_WIRE), echo(REMOTE, NOBODY, HELD + 1, macs=FROM_WIRE)):
+        assert (small.back(frame).verdict, dict(small.back(frame).counted)) == ("next", {})
+
+
+def test_a_syn_for_an_address_that_is_not_shared(small: World) -> None:
+    """Of the server itself, or of anybody: none of ours."""
+    for to in ("192.0.2.1:22", "203.0.113.9:22"):
+        ran = small.back(tcp(REMOTE, to, "S", macs=FROM_WIRE))
+        assert (ran.verdict, dict(ran.counted)) == ("next", {})

@@ -31,6 +31,7 @@ from softunicast.core.desired import AddressTable, KernelState, PoolSlices, Slot
 from softunicast.core.errors import InputError, KernelError
 from softunicast.core.pools import Timers
 from softunicast.core.slices import Slice
+from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
 from softunicast.kernel.room import place_regions
 from softunicast.kernel.tables import EMPTY
@@ -62,9 +63,12 @@ def test_any_state_after_any_other(world: World, states: list[KernelState]) -> N
 
 def test_nothing_of_an_emptied_table_is_left(world: World) -> None:
     world.datapath.apply(EMPTY)
-    for name in ("blocks", "addresses", "pools", "onramps"):
+    for name in ("blocks", "pools", "onramps"):
         assert list(world.datapath.map(name).every_key()) == []
     assert not any(any(value) for _, value in world.datapath.map("servers").items())
+    assert not any(any(value) for _, value in world.datapath.map("addresses").items())
+    for _, line in world.datapath.map("groups").items():
+        assert not any(abi.GroupLine.unpack(line).groups)
 
 
 def slot_of(world: World) -> SlotOwner:

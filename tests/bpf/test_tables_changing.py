@@ -78,7 +78,7 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.real, name)
-        if name not in ("set", "set_many", "delete"):
+        if name not in ("set", "set_many", "set_words", "delete"):
             return found
 
         def write(*arguments: Any) -> Any:
@@ -92,9 +92,11 @@ class Watched:
 def forget_unused_slots(world: World) -> None:
     """What a table left behind must not stand in for what another one has not written yet."""
     tables = world.datapath._tables
-    used = {slot for first, length in tables._regions.values() for slot in range(first, first + length)}
+    used = {slot for first, length in tables._slots.regions.values() for slot in range(first, first + length)}
     slots = world.datapath.map("slots")
-    slots.set_many((index_key(slot), bytes(16)) for slot in range(slots.max_entries) if slot not in used)
+    unused = [slot for slot in range(slots.max_entries) if slot not in used]
+    slots.set_many((index_key(slot), bytes(16)) for slot in unused)
+    world.datapath.map("owners").set_words("H", ((slot, 0) for slot in unused))
 
 
 def test_every_single_write(world: World) -> None:

@@ -1,7 +1,7 @@
 """Packets larger than the way on carries: their senders hear which size fits (RFC 1191, RFC 4787 REQ-13), whether
 they are clients or remote ends; buffers that will be cut are judged by what they are cut into.
 
-DF or not: nothing is fragmented, so the error is the only way a packet can become smaller.
+Without DF they are cut into fragments instead, where they can be: test_fragments_cut.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 from pyroute2 import IPRoute
 from scapy.layers.inet import IP, IPOption_NOP
-from tests.bpf import frames
+from scapy.layers.inet6 import IPv6
+from tests.bpf import families, frames
 from tests.bpf.frames import (
     CLIENT,
     FROM_CLIENT,
@@ -28,6 +29,8 @@ from tests.bpf.frames import (
 )
 from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.world import ONRAMP, UPLINK, World
+
+FAMILIES = (4, 6)
 
 MTU = 1280
 TO_GATEWAY = (frames.UPLINK_MAC, frames.GATEWAY_MAC)
@@ -53,7 +56,8 @@ def sized(
     options: int = 0,
 ) -> bytes:
     """A packet of exactly `size` bytes; so many bytes of IP options; `flags`: "DF"."""
-    data = b"\xa5" * (size - options - {"tcp": 40, "udp": 28, "icmp": 28}[protocol])
+    header = 20 + options if families.chosen == 4 else 40
+    data = b"\xa5" * (size - header - {"tcp": 20, "udp": 8, "icmp": 8}[protocol])
     ip_options = [IPOption_NOP()] * options
     if protocol == "icmp":
         port = end(source if macs == FROM_CLIENT else destination)[1]
@@ -62,27 +66,31 @@ def sized(
         made = udp(source, destination, data, macs=macs, options=ip_options)
     else:
         made = tcp(source, destination, "S", data, macs=macs, ip_options=ip_options)
+    if families.chosen == 6:
+        return made
     assert len(made) == 14 + size
     return frames.with_ip(made, flags=flags)
 
 
 def told(frame: bytes, source: str, macs: frames.Macs, mtu: int = MTU) -> bytes:
     """The error that the sender of the frame gets."""
+    if families.chosen == 6:
+        sender = str(IPv6(frame[14:]).src)
+        return error(f"{source}:0", f"{sender}:0", frames.quoted(frame), (3, 4), mtu, macs=macs)
     header = frame[14:]
     quoted = header[: (header[0] & 15) * 4 + 8]
     made = error(f"{source}:0", f"{IP(header).src}:0", quoted, (3, 4), mtu, macs=macs)
-    return frames.with_ip(made, id=0)
+    return frames.with_ip(made, id=0, tos=frames.PRECEDENCE)
 
 
 PROTOCOLS = ("tcp", "udp", "icmp")
 
 
-@pytest.mark.parametrize("flags", ["DF", ""])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_out(world: World, protocol: str, flags: str) -> None:
+def test_out(world: World, protocol: str) -> None:
     with mtu(world, UPLINK):
         for size in (MTU, MTU + 1, MTU + 2, 1500, MTU):
-            frame = sized(protocol, CLIENT, REMOTE, size, FROM_CLIENT, flags=flags)
+            frame = sized(protocol, CLIENT, REMOTE, size, FROM_CLIENT, flags="DF")
             ran = world.out(frame)
             if size <= MTU:
                 assert ran.outcome == "out"
@@ -100,7 +108,7 @@ def test_out_with_ip_options(world: World) -> None:
 
 def test_a_way_that_became_narrower(world: World) -> None:
     """Noticed when the next hop is asked for again; the claim is not touched by what does not leave."""
-    frame = sized("udp", CLIENT, REMOTE, 1400, FROM_CLIENT)
+    frame = sized("udp", CLIENT, REMOTE, 1400, FROM_CLIENT, flags="DF")
     assert world.out(frame).outcome == "out"
     before = world.claims()
     with mtu(world, UPLINK):
@@ -111,9 +119,10 @@ def test_a_way_that_became_narrower(world: World) -> None:
     assert world.out(frame).outcome == "out"
 
 
-@pytest.mark.parametrize(("segment_bytes", "fits"), [(MTU - 40, True), (MTU - 39, False), (1400, False)])
+@pytest.mark.parametrize(("segment_bytes", "fits"), [(-40, True), (-39, False), (120, False)])
 def test_a_buffer_to_be_cut(world: World, segment_bytes: int, fits: bool) -> None:
     """TCP with 20 bytes of header: what counts is each segment's packet, not the buffer."""
+    segment_bytes += MTU - (20 if families.chosen == 6 else 0)
     with mtu(world, UPLINK):
         frame = sized("tcp", CLIENT, REMOTE, 1500, FROM_CLIENT)
         ran = world.out(frame, segment_bytes=segment_bytes)
@@ -124,22 +133,21 @@ def test_a_buffer_to_be_cut(world: World, segment_bytes: int, fits: bool) -> Non
         assert ran.outcome == "out" if fits else ran.reason == "too_big"
 
 
-@pytest.mark.parametrize("flags", ["DF", ""])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_in(world: World, protocol: str, flags: str) -> None:
+def test_in(world: World, protocol: str) -> None:
     """The on-ramp is narrower than the uplink (a tunnel): the error leaves from the shared address, by the route
     to the remote end, and the guard lets it."""
     local = local_end(world.out(sized(protocol, CLIENT, REMOTE, 600, FROM_CLIENT)).frame)
     before = world.claims()
     with mtu(world, ONRAMP):
         for size in (MTU + 1, 1500):
-            frame = sized(protocol, REMOTE, local, size, FROM_WIRE, flags=flags)
+            frame = sized(protocol, REMOTE, local, size, FROM_WIRE, flags="DF")
             ran = world.back(frame)
             assert (ran.verdict, dict(ran.counted)) == ("redirect", {"too_big": 1, "icmp_sent": 1})
             assert ran.frame == told(frame, end(local)[0], TO_GATEWAY)
             assert world.guard(ran.frame).verdict == "next"
             assert world.claims() == before
-        assert world.back(sized(protocol, REMOTE, local, MTU, FROM_WIRE, flags=flags)).outcome == "in"
+        assert world.back(sized(protocol, REMOTE, local, MTU, FROM_WIRE, flags="DF")).outcome == "in"
     assert world.back(sized(protocol, REMOTE, local, 1500, FROM_WIRE)).outcome == "in"
 
 
@@ -147,16 +155,19 @@ def test_in_through_an_open_mapping(world: World) -> None:
     world.reset(behaving(OPEN))
     local = local_end(world.out(udp()).frame)
     with mtu(world, ONRAMP):
-        assert world.back(sized("udp", "203.0.113.9:9", local, 1500, FROM_WIRE)).reason == "too_big"
+        frame = sized("udp", "203.0.113.9:9", local, 1500, FROM_WIRE, flags="DF")
+        assert world.back(frame).reason == "too_big"
 
 
 def test_in_a_buffer_that_was_put_together(world: World) -> None:
     """GRO: what counts is each packet that came."""
     local = local_end(world.out(tcp()).frame)
-    with mtu(world, ONRAMP, 1000):
+    mtu_of_onramp = 1300
+    with mtu(world, ONRAMP, mtu_of_onramp):
         frame = sized("tcp", REMOTE, local, 1500, FROM_WIRE)
-        assert world.back(frame, segment_bytes=960).outcome == "in"
-        assert world.back(frame, segment_bytes=961).reason == "too_big"
+        room = mtu_of_onramp - (60 if families.chosen == 6 else 40)
+        assert world.back(frame, segment_bytes=room).outcome == "in"
+        assert world.back(frame, segment_bytes=room + 1).reason == "too_big"
 
 
 def test_nothing_is_said_about_what_is_not_a_clients(world: World) -> None:
@@ -169,5 +180,6 @@ def test_nothing_is_said_about_what_is_not_a_clients(world: World) -> None:
 def test_hairpin(world: World) -> None:
     """To a neighbour it goes by the uplink, and is judged by it."""
     frame = sized("tcp", CLIENT, "198.51.100.10:4097", 1500, FROM_CLIENT)
-    assert world.out(frame, segment_bytes=1461).frame == told(frame, "10.0.0.1", TO_CLIENT, 1500)
-    assert world.out(frame, segment_bytes=1460).outcome == "out"
+    room = 1500 - (60 if families.chosen == 6 else 40)
+    assert world.out(frame, segment_bytes=room + 1).frame == told(frame, "10.0.0.1", TO_CLIENT, 1500)
+    assert world.out(frame, segment_bytes=room).outcome == "out"

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from tests.ledger.backend import (
+    BLOCKS,
     OTHER,
     SLICE,
     TTL_S,
@@ -20,6 +21,7 @@ from softunicast.core.errors import (
 )
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.ledger import Ledger
+from softunicast.core.records import Address, Inventory
 from softunicast.core.slices import Slice
 
 
@@ -41,13 +43,28 @@ class TakingConformance:
                 await other.acquire(server, SLICE, TTL_S)
         assert (await other.acquire("server2", OTHER, TTL_S)).server == "server2"
 
+    async def test_an_ipv6_address_can_be_taken_whole(self, backend: Backend, ledger: Ledger) -> None:
+        whole = Slice.parse("2001:db8::20")
+        inventory = Inventory(BLOCKS, (Address(whole.address, "lab", {}, 65536),))
+        await ledger.apply_inventory(inventory)
+        lease = await ledger.acquire("server1", whole, TTL_S)
+        assert (await (await backend.open()).snapshot()).leases == (lease,)
+        async with refused(ledger, SliceTakenError, "held by server1"):
+            await ledger.acquire("server2", whole, TTL_S)
+        async with refused(ledger, InputError, "cut by 65536"):
+            await ledger.acquire("server2", Slice.parse("[2001:db8::20]:2048-4095"), TTL_S)
+        entry = await ledger.holder(whole.address, 80, backend.clock.wall)
+        assert entry is not None
+        assert entry.server == "server1"
+
     @pytest.mark.parametrize(
         ("server", "text", "error", "why"),
         [
             ("server9", "198.51.100.10:2048-4095", UnknownNameError, "no server server9"),
             ("server1", "198.51.100.99:2048-4095", UnknownNameError, "no address 198.51.100.99"),
             ("server1", "198.51.100.0/24", UnknownNameError, "no address 198.51.100.0"),
-            ("server1", "198.51.100.10:0-2047", InputError, "first slice"),
+            ("server1", "198.51.100.10:0-2047", InputError, "below 1024"),
+            ("server1", "198.51.100.11:960-1023", InputError, "start with 198.51.100.11:1024-1087"),
             ("server1", "198.51.100.10:2048-3071", InputError, "cut by 2048"),
             ("server1", "198.51.100.10:4096-8191", InputError, "cut by 2048"),
             ("server1", "198.51.100.10", InputError, "cut by 2048"),
@@ -69,7 +86,7 @@ class TakingConformance:
             await ledger.renew(lease, ttl_s)
 
     async def test_ipv6_and_small_slices(self, ledger: Ledger) -> None:
-        for text in ("[2001:db8::10]:63488-65535", "198.51.100.11:64-127", "198.51.100.11:65472-65535"):
+        for text in ("[2001:db8::10]:63488-65535", "198.51.100.11:1024-1087", "198.51.100.11:65472-65535"):
             slice = Slice.parse(text)
             await ledger.acquire("server2", slice, TTL_S)
             assert slice in [lease.slice for lease in (await ledger.snapshot()).leases]

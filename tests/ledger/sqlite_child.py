@@ -20,7 +20,7 @@ from softunicast.ledger.sqlite import SqliteLedger
 
 SHARED = IPv4Address("198.51.100.10")
 SLICE_PORTS = 128
-UNITS = slices_of(SHARED, SLICE_PORTS)[1:]
+UNITS = slices_of(SHARED, SLICE_PORTS)[1024 // SLICE_PORTS :]
 INVENTORY = Inventory(
     (Block(Slice.parse("198.51.100.0/24")),), (Address(SHARED, "lab", {"country": "gb"}, SLICE_PORTS),)
 )

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from softunicast.kernel import namespaces
-from softunicast.lab import build, pair, state
+from softunicast.lab import build, pair, pair6, state
 
 if TYPE_CHECKING:
     from tests.netns.pair_lab import PairLab
 
-pytest.register_assert_rewrite("tests.netns.pair_lab")
+for part in ("pair_lab", "tun_program"):
+    pytest.register_assert_rewrite(f"tests.netns.{part}")
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,10 @@ def make_pair(labs_apart: Path) -> Iterator[Callable[..., PairLab]]:
     made: list[str] = []
     with ExitStack() as stack:
 
-        def make(**options: Any) -> PairLab:
+        def make(ipv6: bool = False, **options: Any) -> PairLab:
             made.append(f"t{secrets.token_hex(4)}")
-            return PairLab(stack.enter_context(build.running(pair.pair(**options), made[-1])))
+            topology = (pair6.pair6 if ipv6 else pair.pair)(**options)
+            return PairLab(stack.enter_context(build.running(topology, made[-1])))
 
         yield make
     left = [path.name for path in namespaces.NETNS_DIR.iterdir() if any(name in path.name for name in made)]

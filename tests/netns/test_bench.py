@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NETNS = Path("/run/netns")
-PATHS = {"plain", "nft", "masquerade", "softunicast_tc", "floor_tc", "floor_xdp"}
+PATHS = {"plain", "nft", "masquerade", "softunicast_tc", "softunicast_xdp", "floor_tc", "floor_xdp"}
 SERVED = {"plain", "nft", "masquerade", "softunicast_tc"}
 RUN_TIMEOUT_S = 280.0
 
@@ -63,7 +63,7 @@ def test_programs_are_each_accounted_for(folder: Path) -> None:
     found: dict[str, set[str]] = {}
     for row in rows:
         found.setdefault(row["direction"], set()).add(row["program"])
-    out, back = {"egress_out", "guard"}, {"director", "egress_in"}
+    out, back = {"egress_out", "guard"}, {"director_tc", "egress_in"}
     assert found == {"out": out, "in": back, "new": out}
     assert all(row["run_ns"]["median"] > 0 for row in rows)
 

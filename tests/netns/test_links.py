@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 
 import pytest
 
@@ -55,6 +55,31 @@ def test_no_such_interface(netns: str) -> None:
     with pytest.raises(HostError, match="no interface eth9; fix: ") as caught:
         namespaces.run_in(netns, links.interface, "eth9")
     assert caught.value.exit_code == 3
+
+
+def test_ipv6_address_on_loopback(netns: str) -> None:
+    """Good for nothing of the host's own: deprecated, and nothing is asked about it."""
+    inside, shared = partial(namespaces.run_in, netns), IPv6Address("2001:db8:64::10")
+    assert inside(links.add_loopback_address, shared)
+    assert not inside(links.add_loopback_address, shared)
+    assert inside(links.loopback_addresses) == {shared}
+    shown = inside(run, "ip -o -6 addr show dev lo")
+    assert f"inet6 {shared}/128 scope global nodad deprecated" in shown
+    assert inside(links.remove_loopback_address, shared)
+    assert not inside(links.remove_loopback_address, shared)
+    assert inside(links.loopback_addresses) == frozenset()
+    inside(sysctl.write, "net/ipv6/conf/lo/disable_ipv6", 1)
+    with pytest.raises(HostError, match="IPv6 is off there; fix: sysctl"):
+        inside(links.add_loopback_address, shared)
+
+
+def test_addresses_that_errors_come_from(netns: str) -> None:
+    inside = partial(namespaces.run_in, netns)
+    inside(run, "ip -6 addr add fe80::77/64 dev eth0.7 nodad")
+    inside(run, "ip -6 addr add 2001:db8::1/64 dev eth0.7 nodad")
+    found = links.source_addresses(inside(links.interface, "eth0.7"))
+    assert [str(one) for one in found[:3]] == ["192.0.2.1", "192.0.2.77", "2001:db8::1"]
+    assert all(one.is_link_local for one in found[3:])
 
 
 def test_loopback_address_comes_and_goes(netns: str) -> None:

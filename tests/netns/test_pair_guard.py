@@ -106,16 +106,31 @@ class TestForged:
 
 @pytest.mark.parametrize("how", ["raw", "frame"])
 class TestWithoutPort:
-    def test_fragments(self, pair_lab: PairLab, foreign: Slice, how: str) -> None:
-        for port in (foreign.port_first, pair_lab.slice_of("server1").port_first):
-            whole = IP(src=str(SHARED), dst=INTERNET) / UDP(sport=port, dport=ECHO_PORT) / bytes(2000)
+    @pytest.mark.parametrize("number", [9, 65535])
+    def test_fragments(self, pair_lab: PairLab, foreign: Slice, how: str, number: int) -> None:
+        """The first one has a port; later ones follow a first one that was let pass, and leave as the first did."""
+        own = pair_lab.slice_of("server1")
+
+        def forged(port: int, later_only: bool = False) -> tuple[list[bytes], dict[str, int]]:
+            whole = (
+                IP(src=str(SHARED), dst=INTERNET, id=number) / UDP(sport=port, dport=ECHO_PORT) / bytes(2000)
+            )
             pieces = fragment(whole, fragsize=1000)  # type: ignore[no-untyped-call]
 
-            def send(pieces: list[Packet] = pieces) -> None:
-                for piece in pieces:
+            def send() -> None:
+                for piece in pieces[later_only:]:
                     forge(pair_lab, piece, how)
 
-            assert seen_of(pair_lab, send) == ([], {"guard_fragment": len(pieces)})
+            return seen_of(pair_lab, send)
+
+        assert forged(foreign.port_first) == ([], {"guard_foreign": 1, "guard_fragment": 2})
+        assert forged(own.port_first, later_only=True) == ([], {"guard_fragment": 2})
+        left, dropped = forged(own.port_first)
+        sent = [IP(frame[14:]) for frame in left if IP(frame[14:]).proto == 17]
+        assert len(sent) == 3
+        assert {own.port_first <= packet.id <= own.port_last for packet in sent} == {True}
+        assert len({packet.id for packet in sent}) == 1
+        assert not {"guard_fragment", "guard_foreign"} & set(dropped)
 
     def test_other_protocols(self, pair_lab: PairLab, how: str) -> None:
         tunnel = IP(src=str(SHARED), dst=INTERNET) / GRE() / IP(src="10.0.0.2", dst="10.0.0.3")

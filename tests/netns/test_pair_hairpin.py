@@ -103,6 +103,11 @@ def test_datagrams(clients: Clients, let_in: bool, place: str) -> None:
     assert b.socket.recvfrom(100) == (b"question", a.outside)
     b.socket.sendto(b"answer", a.outside)
     assert a.socket.recvfrom(100) == (b"answer", b.outside)
+    large = bytes(range(256)) * 32  # in fragments
+    a.socket.sendto(large, b.outside)
+    assert b.socket.recvfrom(1 << 16) == (large, a.outside)
+    b.socket.sendto(large, a.outside)
+    assert a.socket.recvfrom(1 << 16) == (large, b.outside)
 
 
 @pytest.mark.parametrize("place", tuple(PLACES))

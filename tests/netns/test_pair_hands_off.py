@@ -199,7 +199,7 @@ def cycle(pair_lab: PairLab) -> Cycle:
     """Somebody knocks on every slice at server1 and pings the server, while its agent comes and goes."""
     mac = namespaces.run_in(pair_lab.lab.namespace("server1"), links.interface, "uplink").mac
     knocks = [
-        bytes(Ether(dst=mac) / IP(src=INTERNET, dst=str(SHARED)) / TCP(sport=4000, dport=port, flags="S"))
+        bytes(Ether(dst=mac) / IP(src=INTERNET, dst=str(SHARED)) / TCP(sport=4000, dport=port, flags="A"))
         for port in range(9, 1 << 16, SLICE_PORTS_DEFAULT)
     ]
     pings = {
@@ -234,7 +234,7 @@ class TestComingAndGoing:
     """Server1's agent ends and starts."""
 
     def test_the_kernel_never_answers_for_ports_of_others(self, cycle: Cycle) -> None:
-        """With the address on `lo` but no director or guard, it would answer every SYN with a reset."""
+        """With the address on `lo` but no director or guard, it would answer every segment with a reset."""
         assert cycle.spoken, "on its own ports the kernel does answer: this test can see it"
         assert cycle.spoken <= cycle.mine
 

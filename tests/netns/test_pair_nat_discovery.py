@@ -5,16 +5,13 @@ server on two addresses and two ports of internet.
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pytest
 from tests.netns.pair_lab import PairLab, eventually
 
 from softunicast.core.pools import PROTOCOLS, Behaviour, Timers
-from softunicast.kernel import namespaces
 from softunicast.lab import processes
 from softunicast.lab.pair import INTERNET, POOL
 
@@ -76,11 +73,11 @@ def lab(make_pair: Callable[..., PairLab], setting: Setting) -> PairLab:
     )
 
     def listens() -> bool:
-        with suppress(OSError), socket.create_connection((OTHER, STUN_PORT + 1), 1.0):
-            return True
-        return False
+        """On two ports of two addresses, by UDP."""
+        said = made.good("internet", "ss", "-Hlnu", f"sport >= :{STUN_PORT} and sport <= :{STUN_PORT + 1}")
+        return len({line.split()[3] for line in said.splitlines()}) >= 4
 
-    eventually(lambda: namespaces.run_in(made.lab.namespace("internet"), listens), "coturn listens")
+    eventually(listens, "coturn listens")
     return made
 
 

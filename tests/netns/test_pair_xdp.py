@@ -1,4 +1,6 @@
-"""The on-ramp of server1 attached by XDP as well: the same conversations, most of their packets by the short way."""
+"""Both uplinks by XDP, and the on-ramp of server1 as well: the same conversations, most of their packets by the short
+way. The other labs, whose devices are veths, have all of it at tc.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,14 @@ def lab(make_pair: Callable[..., PairLab]) -> PairLab:
     namespaces.run_in(
         inside, attach_pass, "eth0", made.lab.bpffs / "client1"
     )  # so that it takes frames from XDP
-    made.end_agents(signal.SIGTERM, "server1")
-    config = made.config("server1")
-    config.write_text(config.read_text() + 'attach = "xdp"\n')  # the last table is the on-ramp's
-    made.start_agents("server1")
+    made.end_agents(signal.SIGTERM)
+    for server in ("server1", "server2"):
+        config = made.config(server)
+        text = config.read_text().replace("[uplink]\n", '[uplink]\nattach = "xdp"\n')
+        config.write_text(
+            text + 'attach = "xdp"\n' * (server == "server1")
+        )  # the last table is the on-ramp's
+    made.start_agents()
     return made
 
 
@@ -44,6 +50,14 @@ def test_downloads_take_the_short_way(lab: PairLab) -> None:
     assert grown["fast_out"] > grown["out"] * 0.8
     assert grown["fast_in"] > grown["in"] * 0.8 > SIZE / 1500 * 0.8
     assert grown["new_flow"] == 1
+
+
+def test_replies_that_reach_the_other_server_are_sent_on(lab: PairLab) -> None:
+    """About half of all conversations."""
+    before = lab.ask("server2", "/v1/traffic")["steered"]
+    with lab.held("client1", 20) as held:
+        assert held["outcomes"] == {"ok": 20}
+    assert lab.ask("server2", "/v1/traffic")["steered"] > before
 
 
 @pytest.mark.parametrize("size", [0, 1, 1471, 1472])
@@ -64,7 +78,7 @@ def test_flows_outlive_a_change_of_the_attachment(lab: PairLab) -> None:
     with lab.held("client1", 20):
         lab.end_agents(signal.SIGKILL, "server1")
         config = lab.config("server1")
-        config.write_text(config.read_text().replace('attach = "xdp"', 'attach = "tc"'))
+        config.write_text(config.read_text().replace('attach = "xdp"', 'attach = "tc"'))  # the uplink's, too
         lab.start_agents("server1")
         before = traffic(lab)
     lab.good("client1", "curl", "-sS", "-m5", "-o", "/dev/null", f"http://{INTERNET}/")

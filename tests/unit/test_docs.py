@@ -18,8 +18,9 @@ from tests.unit.pages import FENCE, ROOT, blocks, entries, own, page, rows, sect
 
 from softunicast.agent import api
 from softunicast.cli import doctor, main
-from softunicast.core.config import parse_config, parse_inventory
+from softunicast.core.config import parse_config
 from softunicast.core.errors import SoftunicastError
+from softunicast.core.inventory import parse_inventory
 from softunicast.core.ledger import HISTORY_LIMIT_MAX
 from softunicast.core.records import HistoryEntry
 from softunicast.core.toml_reader import Section
@@ -61,11 +62,18 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], tuple[str, l
             return f"`{number_text(args[0])}`", [f"{number_text(args[1])} to {number_text(args[2])}"]
         if name in ("texts", "section"):
             return "`{}`", []
+        if name == "flag":
+            return f"`{str(args[0]).lower()}`", []
+        if name == "list_of_texts":
+            return "`[]`", [f"at most {args[0]}"]
+        if name == "number_or_choice":
+            return f"`{args[0][0]}`", [*(f"`{option}`" for option in args[0]), f"{args[1]} to {args[2]}"]
         if name == "choice":
             return (f"`{args[1]}`" if len(args) > 1 else "required"), [f"`{option}`" for option in args[0]]
         return (f"`{args[0]}`" if name != "name" and args else "required"), []
 
-    for name in ("number", "texts", "section", "choice", "path", "text", "name"):
+    taking = ("number", "texts", "section", "choice", "path", "text", "name", "flag", "list_of_texts")
+    for name in (*taking, "number_or_choice"):
         listen(name)
     return found
 
@@ -198,9 +206,11 @@ def keys_and_parameters(function: ast.AST) -> set[str]:
         ("GET /v1/slices", ["slices", "_slices"], []),
         ("GET /v1/leases", ["_lease", "_leases"], HistoryEntry.__dataclass_fields__),
         ("GET /v1/pools", ["pools", "_pools"], []),
+        ("GET /v1/onramps", ["onramps", "_onramps"], []),
         ("GET /v1/servers", ["servers", "_servers"], []),
         ("GET /v1/flows", ["_flows"], Flow.__dataclass_fields__),
         ("GET /v1/drops", ["drops", "_drops"], Sample.__dataclass_fields__),
+        ("GET /v1/events", ["event", "_events"], []),
         ("POST /v1/explain", ["_explained"], [*api._Question._TEXTS, "flags", "leaving"]),
     ],
 )
@@ -219,6 +229,7 @@ def test_every_field_and_parameter(endpoint: str, names: list[str], more: Iterab
         api.FLOWS_DEFAULT,
         api.FLOWS_MAX,
         api.HISTORY_DEFAULT,
+        api.EVENTS_MAX,
         HISTORY_LIMIT_MAX,
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tests.unit.pages import CODE, ROOT, entries, page, rows, section
 
+from softunicast.core.events import KINDS
 from softunicast.core.leases import LeaseEvent, LeaseState
 from softunicast.kernel import abi, probe
 from softunicast.kernel.reasons import MEANING
@@ -20,12 +21,20 @@ SOURCE = ROOT / "src/softunicast"
 # -- kernel --------------------------------------------------------------------------------------------------
 
 MAP = re.compile(r"struct \{(.*?)\} (\w+) SEC\(\"\.maps\"\);", re.DOTALL)
-TYPES = {"ARRAY": "array", "LPM_TRIE": "LPM trie", "HASH": "hash", "PERCPU_ARRAY": "per-CPU array"}
+TYPES = {
+    "ARRAY": "array",
+    "LPM_TRIE": "LPM trie",
+    "HASH": "hash",
+    "LRU_HASH": "LRU hash",
+    "PERCPU_ARRAY": "per-CPU array",
+}
 
 
 def test_every_map() -> None:
-    maps = {name: body for body, name in MAP.findall((ROOT / "bpf/maps.h").read_text())}
-    sized = dict(re.findall(r'"(\w+)": limits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
+    headers = "".join((ROOT / "bpf" / name).read_text() for name in ("maps.h", "scratch.h"))
+    header = re.sub(r"#else.*?#endif", "", headers, flags=re.DOTALL)  # IPv6
+    maps = {name: body for body, name in MAP.findall(header)}
+    sized = dict(re.findall(r'"(\w+)": .*\blimits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
     said = {
         **entries(section(page("maps"), "Tables: written by the agent")),
         **entries(section(page("maps"), "Made by packets")),
@@ -148,3 +157,14 @@ def test_every_event_of_the_log() -> None:
         events, levels = CODE.findall(row[0]), row[1].split(", ")
         said |= set(zip(events, levels * len(events) if len(levels) == 1 else levels, strict=True))
     assert said == found
+
+
+def test_every_kind_of_event() -> None:
+    said = {CODE.findall(row[0])[0]: (row[1], row[2]) for row in rows(section(page("events"), "Kinds"))}
+    known = {
+        name: ("-" if kind.nat_event is None else str(kind.nat_event), kind.meaning)
+        for name, kind in KINDS.items()
+    }
+    assert said == known
+    logged = set(re.findall(r'log\.(?:info|warning|error)\(\s*"([^"]+)"', sources()))
+    assert known.keys() <= logged

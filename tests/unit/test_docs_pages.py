@@ -9,7 +9,8 @@ import tomllib
 import pytest
 from tests.unit.pages import CODE, PAGES, ROOT, blocks, files, prose
 
-from softunicast.core.config import parse_config, parse_inventory
+from softunicast.core.config import parse_config
+from softunicast.core.inventory import parse_inventory
 
 
 def anchors(text: str) -> set[str]:

@@ -9,14 +9,10 @@ Errors are {"error": {"what", "fix", "exit_code"}}.
 from __future__ import annotations
 
 import asyncio
-import grp
 import json
-import os
 import socket
-import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +21,9 @@ from aiohttp import web
 
 from softunicast.agent import views
 from softunicast.agent.daemon import Daemon
-from softunicast.core.errors import HostError, InputError, SoftunicastError
+from softunicast.agent.listening import REQUESTS_MAX, STOP_TIMEOUT_S, listen
+from softunicast.core.errors import InputError, SoftunicastError
+from softunicast.core.events import EVENTS_MAX
 from softunicast.core.ledger import HISTORY_LIMIT_MAX
 from softunicast.core.slices import Slice
 from softunicast.kernel.explain import Explanation
@@ -33,13 +31,11 @@ from softunicast.kernel.frames import End, build
 from softunicast.observe.logs import Log
 
 GROUP: Final = "softunicast"
-REQUESTS_MAX: Final = 32  # at a time; people and scripts on one host
 BODY_BYTES_MAX: Final = 4096  # the question of `explain` has 200
 FLOWS_DEFAULT: Final = 1000
 FLOWS_MAX: Final = 1_000_000
 HISTORY_DEFAULT: Final = 100
 IDLE_CONNECTION_S: Final = 15.0
-STOP_TIMEOUT_S: Final = 2.0
 
 Explain = Callable[[bytes, str, bool], Explanation]
 
@@ -59,10 +55,21 @@ class Api:
     async def start(self) -> None:
         """Raises HostError when the socket cannot be made, or when another agent answers on it."""
         app = web.Application(middlewares=[self._guarded], client_max_size=BODY_BYTES_MAX)
-        for name in ("status", "slices", "leases", "pools", "servers", "flows", "drops", "traffic"):
+        for name in (
+            "status",
+            "slices",
+            "leases",
+            "pools",
+            "onramps",
+            "servers",
+            "flows",
+            "drops",
+            "traffic",
+            "events",
+        ):
             app.router.add_get(f"/v1/{name}", getattr(self, f"_{name}"))
         app.router.add_post("/v1/explain", self._explained)
-        listener = _listen(self._path)
+        listener = listen(self._path, socket.SOCK_STREAM, "socket", group=GROUP)
         self._runner = web.AppRunner(
             app, access_log=None, keepalive_timeout=IDLE_CONNECTION_S, shutdown_timeout=STOP_TIMEOUT_S
         )
@@ -137,8 +144,21 @@ class Api:
         async with self._walk:
             await daemon.kernel(datapath.flows, 0, used.see)
         return web.json_response(
-            views.pools(daemon.config.pools, daemon.me.site, daemon.latest_snapshot(), state, used.counts())
+            views.pools(
+                daemon.config.pools,
+                daemon.me.site,
+                daemon.latest_snapshot(),
+                state,
+                used.counts(),
+                daemon.watch.usage,
+            )
         )
+
+    async def _onramps(self, request: web.Request) -> web.Response:
+        _only(request)
+        config = self._daemon.config
+        found = await self._daemon.kernel(self._daemon.effects.look_at_onramps, list(config.onramps))
+        return web.json_response(views.onramps(config, found))
 
     async def _servers(self, request: web.Request) -> web.Response:
         _only(request)
@@ -167,6 +187,15 @@ class Api:
     async def _traffic(self, request: web.Request) -> web.Response:
         _only(request)
         return web.json_response(await self._daemon.kernel(self._daemon.effects.datapath.traffic))
+
+    async def _events(self, request: web.Request) -> web.Response:
+        query = _only(request, "since", "limit")
+        since = _number(query, "since", 0.0)
+        book = self._daemon.event_log.book
+        found = book.since(int(since or 0), _count(query, EVENTS_MAX, EVENTS_MAX))
+        return web.json_response(
+            {"last": book.last, "events": [views.event(one) for one in found]}, dumps=views.as_text
+        )
 
     async def _explained(self, request: web.Request) -> web.Response:
         question = _Question.read(await request.read())
@@ -246,47 +275,3 @@ def _count(query: Mapping[str, str], default: int, highest: int) -> int:
 def _refusal(status: int, what: str, fix: str | None, exit_code: int) -> web.Response:
     error: dict[str, Any] = {"what": what, "fix": fix, "exit_code": exit_code}
     return web.json_response({"error": error}, status=status)
-
-
-def _listen(path: Path) -> socket.socket:
-    """A listening socket that from its first moment on only its owner and the group can open."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _clear(path)
-        mask = os.umask(0o117)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
-        with suppress(KeyError, PermissionError):
-            os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
-        listener.listen(REQUESTS_MAX)
-    except OSError as error:
-        listener.close()
-        raise HostError(
-            f"cannot listen on {path}: {error.strerror or error}", "see [agent] socket in the configuration"
-        ) from error
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _clear(path: Path) -> None:
-    """Removes the socket of an agent that died, and nothing else."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise HostError(
-                f"{path} is in the way, and no socket", "remove it, or set another [agent] socket"
-            )
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(STOP_TIMEOUT_S)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-    raise HostError(f"another agent answers on {path}", "stop it first, or set another [agent] socket")

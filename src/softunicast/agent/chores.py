@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Final
+from typing import Final, cast
 
 from softunicast.agent.decisions import grown
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.kernel_thread import KernelThread
+from softunicast.agent.watch import Watch
 from softunicast.core.errors import HostError, SoftunicastError
+from softunicast.observe.events import EventLog
 from softunicast.observe.logs import Log
 
 SWEEP_S: Final = 10.0
@@ -44,17 +47,25 @@ class Trouble:
         self.text = None
 
 
-async def sweep(kernel: KernelThread, effects: NodeEffects, log: Log) -> None:
-    """Frees what expired claims keep of the kernel's memory. Ports are free without it."""
+async def sweep(kernel: KernelThread, effects: NodeEffects, watch: Watch, log: Log) -> None:
+    """Frees what expired claims keep of the kernel's memory, and looks how full everything is. Ports are free without
+    it; when clients are refused for lack of memory, it does not wait for its time."""
+    trouble = Trouble("sweep", log)
 
     async def once() -> None:
+        watch.hurry.clear()
         freed, live = await kernel(effects.datapath.sweep)
+        watch.swept(live, await kernel(effects.datapath.usage), effects.datapath.state)
         log.debug("claims swept", freed=freed, live=live)
 
-    await _every(SWEEP_S, once, Trouble("sweep", log))
+    while True:
+        await asyncio.sleep(DROPS_S)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(watch.hurry.wait(), SWEEP_S - DROPS_S)
+        await trouble.meet(once)
 
 
-async def report_drops(kernel: KernelThread, effects: NodeEffects, log: Log) -> None:
+async def report_drops(kernel: KernelThread, effects: NodeEffects, watch: Watch, log: EventLog) -> None:
     """One event a second at most for each reason whose counter grew, with the last such packet."""
     counts = {drop.reason: drop.packets for drop in await kernel(effects.datapath.drops)}
 
@@ -64,9 +75,11 @@ async def report_drops(kernel: KernelThread, effects: NodeEffects, log: Log) -> 
             last = asdict(drop.last) if drop.last else None
             reason = drop.reason.name.lower()
             log.warning("packets dropped", reason=reason, packets=more, total=drop.packets, last=last)
+            watch.dropped(drop, more, effects.datapath.state)
+        log.flush()
         counts.update({drop.reason: drop.packets for drop in drops})
 
-    await _every(DROPS_S, once, Trouble("drop counters", log))
+    await _every(DROPS_S, once, Trouble("drop counters", cast(Log, log)))
 
 
 async def watch_uplink(kernel: KernelThread, effects: NodeEffects) -> None:

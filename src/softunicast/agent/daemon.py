@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Final
+from typing import Final, cast
 
 from softunicast import __version__
 from softunicast.agent import chores
@@ -22,6 +22,7 @@ from softunicast.agent.effects import NodeEffects, Stopped
 from softunicast.agent.keeper import LeaseKeeper, Timing
 from softunicast.agent.kernel_thread import KernelThread
 from softunicast.agent.views import owners
+from softunicast.agent.watch import Watch
 from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, desired
 from softunicast.core.errors import LedgerError
@@ -29,6 +30,7 @@ from softunicast.core.ledger import Ledger
 from softunicast.core.pools import select
 from softunicast.core.records import Server, Snapshot
 from softunicast.core.slices import Slice
+from softunicast.observe.events import EventLog
 from softunicast.observe.logs import Log
 
 REAPPLY_S: Final = 5.0  # settings, addresses and on-ramps that others broke are whole again after this
@@ -49,8 +51,10 @@ class Daemon:
         kernel: KernelThread,
         effects: NodeEffects,
         timing: Timing,
-        log: Log,
+        plain_log: Log,
     ) -> None:
+        self.event_log = EventLog(plain_log)
+        log = cast(Log, self.event_log)  # the part of it that is used
         self.config = config
         self.me = me
         self.ledger = ledger
@@ -60,6 +64,7 @@ class Daemon:
         self.snapshot: Snapshot | None = None
         self._started_ns = timing.now_ns()
         self.adopted = effects.datapath.adopted
+        self.watch = Watch(config.pools, config.limits, log)
         self.ledger_trouble = Trouble("ledger", log)
         self.kernel_trouble = Trouble("kernel", log)
         self._timing = timing
@@ -97,8 +102,8 @@ class Daemon:
         kernel, effects = self.kernel, self.effects
         tasks = [
             asyncio.create_task(self._follow()),
-            asyncio.create_task(chores.sweep(kernel, effects, self._log)),
-            asyncio.create_task(chores.report_drops(kernel, effects, self._log)),
+            asyncio.create_task(chores.sweep(kernel, effects, self.watch, self._log)),
+            asyncio.create_task(chores.report_drops(kernel, effects, self.watch, self.event_log)),
             asyncio.create_task(chores.watch_uplink(kernel, effects)),
             asyncio.create_task(stop.wait()),
         ]
@@ -296,6 +301,7 @@ class Daemon:
         found += [f"on-ramp {name} is not there" for name in self.effects.missing_onramps]
         troubles = (self.keeper.refusal, self.ledger_trouble.text, self.kernel_trouble.text)
         found += [text for text in troubles if text]
+        found += self.watch.problems()
         found += [
             f"pool {name} has {number} slices less than it may have: none are free"
             for name, number in self.keeper.missing.items()

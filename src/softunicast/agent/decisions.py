@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 from typing import Final
 
 from softunicast.core.desired import KernelState
@@ -16,7 +15,7 @@ from softunicast.core.errors import HostError
 from softunicast.core.leases import RENEWALS_PER_TTL, Lease, LeaseState
 from softunicast.core.pools import Pool, select
 from softunicast.core.records import Server, Snapshot
-from softunicast.core.slices import Slice
+from softunicast.core.slices import IPAddress, Slice
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop
 
@@ -52,8 +51,7 @@ def adoption(snapshot: Snapshot, me: str, actual: KernelState) -> Adoption:
 
 def _deadline_in(actual: KernelState, lease: Lease) -> int:
     """The deadline of the lease in the kernel's table, or 0."""
-    address = lease.slice.address
-    table = actual.addresses.get(address) if isinstance(address, IPv4Address) else None
+    table = actual.addresses.get(lease.slice.address)
     if table is None or table.slice_ports != lease.slice.ports:
         return 0
     owner = table.owners.get(lease.slice.port_first // table.slice_ports)
@@ -94,14 +92,23 @@ def check_identity(snapshot: Snapshot, me: Server, adopted: Collection[Slice], n
 
 @dataclass(frozen=True, slots=True)
 class Wants:
-    """`missing`: pool name -> how many more slices it may have. `surplus`: held leases that no pool needs."""
+    """`missing`: (pool name, family) -> how many more slices it may have. `surplus`: held leases that no pool needs."""
 
-    missing: Mapping[str, int]
+    missing: Mapping[tuple[str, int], int]
     surplus: tuple[Lease, ...]
+
+    @property
+    def by_pool(self) -> dict[str, int]:
+        """How many more slices each pool may have, of any family."""
+        total: dict[str, int] = {}
+        for (name, _), number in self.missing.items():
+            total[name] = total.get(name, 0) + number
+        return total
 
 
 def wants(snapshot: Snapshot, pools: Iterable[Pool], site: str, held: Iterable[Lease]) -> Wants:
-    """Compares the leases held with what the pools may have. A slice counts for every pool that matches.
+    """Compares the leases held with what the pools may have: `slices_max` of each family that the pool has
+    addresses of (of IPv4, while it has none at all). A slice counts for every pool that matches.
 
     Each pool keeps its lowest slices, first those that an earlier pool keeps anyway. Draining leases count for
     nothing: they are on their way out. Raises UnknownNameError for a tag that no address carries.
@@ -110,13 +117,18 @@ def wants(snapshot: Snapshot, pools: Iterable[Pool], site: str, held: Iterable[L
         (lease for lease in held if lease.state is LeaseState.HELD), key=lambda lease: lease.slice
     )
     kept: set[Slice] = set()
-    missing: dict[str, int] = {}
+    missing: dict[tuple[str, int], int] = {}
     for pool in pools:
         addresses = {address.address for address in select(pool, snapshot.addresses, site)}
-        matching = [lease.slice for lease in leases if lease.slice.address in addresses]
-        matching.sort(key=lambda slice_: slice_ not in kept)
-        kept.update(matching[: pool.slices_max])
-        missing[pool.name] = max(0, pool.slices_max - len(matching))
+        for version in sorted({address.version for address in addresses} or {4}):
+            matching = [
+                lease.slice
+                for lease in leases
+                if lease.slice.version == version and lease.slice.address in addresses
+            ]
+            matching.sort(key=lambda slice_: slice_ not in kept)
+            kept.update(matching[: pool.slices_max])
+            missing[pool.name, version] = max(0, pool.slices_max - len(matching))
     return Wants(missing, tuple(lease for lease in leases if lease.slice not in kept))
 
 
@@ -150,7 +162,7 @@ def without_new_flows(state: KernelState) -> KernelState:
     return replace(state, pools=pools)
 
 
-def addresses_here(state: KernelState, me: str) -> frozenset[IPv4Address]:
+def addresses_here(state: KernelState, me: str) -> frozenset[IPAddress]:
     """The addresses of which this server has a slice."""
     return frozenset(
         address

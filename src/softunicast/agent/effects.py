@@ -1,8 +1,8 @@
 """The one place where the agent changes anything outside the ledger: data path and host, in a safe order.
 
-Taking part:     ARP is told to be quiet about addresses on `lo` before there are any; an on-ramp forwards only
-                 while the egress program is attached to it, so that no packet leaves untranslated; addresses
-                 come last, when director and guard already watch them.
+Taking part:     TUN devices for programs are made; ARP is told to be quiet about addresses on `lo` before there
+                 are any; an on-ramp forwards only while the egress program is attached to it, so that no packet
+                 leaves untranslated; addresses come last, when director and guard already watch them.
 Letting go:      no new flows; on-ramps stop forwarding; addresses go while director and guard still watch, or
                  the kernel would answer for them from ports that are not ours; then programs, then the rest.
 
@@ -11,22 +11,29 @@ All of it blocks: call it from the kernel thread. Nothing is decided here.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from softunicast.agent.decisions import addresses_here, without_new_flows
 from softunicast.agent.host import HostChanges
 from softunicast.core.desired import KernelState
-from softunicast.core.errors import SoftunicastError
+from softunicast.core.errors import HostError, KernelError, SoftunicastError
+from softunicast.core.onramps import Tun
 from softunicast.core.slices import Slice
 from softunicast.kernel import links
 from softunicast.kernel.flows import Drop, Flow
-from softunicast.kernel.sysctl import ipv4_conf
+from softunicast.kernel.sysctl import ipv4_conf, ipv6_conf
+from softunicast.kernel.usage import Usage
 
 # The kernel takes the larger of an interface's value and that of "all", so the interface's is raised, never set.
 ARP_ANSWER_FOR_ITSELF: Final = 1  # arp_ignore: only for addresses of the interface that was asked
 ARP_SPEAK_FOR_ITSELF: Final = 2  # arp_announce: only with the best address of the interface that asks
+
+
+Device = tuple[links.Interface | None, str]
 
 
 class DataPath(Protocol):
@@ -40,9 +47,11 @@ class DataPath(Protocol):
     def apply(self, wanted: KernelState) -> int: ...
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]: ...
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]: ...
+    def attachment(self, onramp: str) -> str: ...
     def drops(self) -> list[Drop]: ...
     def traffic(self) -> dict[str, int]: ...
     def sweep(self) -> tuple[int, int]: ...
+    def usage(self) -> dict[str, Usage]: ...
     def close(self) -> None: ...
     def remove(self) -> None: ...
 
@@ -67,6 +76,7 @@ class NodeEffects:
         uplink: str,
         me: str,
         index_of: Callable[[str], int | None] = links.index_of,
+        tuns: Mapping[str, Tun] = MappingProxyType({}),
     ) -> None:
         self.datapath = datapath
         self.host = host
@@ -74,6 +84,7 @@ class NodeEffects:
         self.uplink = uplink
         self._me = me
         self._index_of = index_of
+        self.tuns = tuns
         self._uplink_index = index_of(uplink)
         self._onramps: dict[str, int] = {}  # those in use: name -> number
 
@@ -87,12 +98,22 @@ class NodeEffects:
         On-ramps whose interface is not there wait in `missing_onramps`. One that was made anew under its old
         name is detached first, because the attachment went with the old interface.
         """
-        present = {name: index for name in wanted.onramps if (index := self._index_of(name)) is not None}
+        changes, refused = self._make_tuns()
+        present = {
+            name: index
+            for name in wanted.onramps
+            if name not in refused and (index := self._index_of(name)) is not None
+        }
         self.missing_onramps = tuple(sorted(set(wanted.onramps) - set(present)))
         kept = {name: wanted.onramps[name] for name in present}
         renewed = {name for name in present if self._onramps.get(name, present[name]) != present[name]}
-        changes = self._quieten([self.uplink, *present])
-        for name in set(self._forwarding()) - {ipv4_conf(name, "forwarding") for name in present}:
+        changes += self._quieten([self.uplink, *present])
+        forwarding = {ipv4_conf(name, "forwarding") for name in present}
+        # Not where nobody needs it: an interface that forwards IPv6 takes no router's advertisements any more.
+        forwarding |= {
+            ipv6_conf(name, "forwarding") for name in present if 6 in wanted.pools[kept[name]].families
+        }
+        for name in set(self._forwarding()) - forwarding:
             self.host.restore_setting(name)
             changes += 1
         if renewed:
@@ -100,11 +121,45 @@ class NodeEffects:
             changes += self.datapath.apply(replace(wanted, onramps=without))
         changes += self.datapath.apply(replace(wanted, onramps=kept))
         self._onramps = present
-        changes += sum(self.host.raise_setting(ipv4_conf(name, "forwarding"), 1) for name in present)
+        changes += self.host.keep_tuns(self.tuns)
+        changes += sum(self.host.raise_setting(name, 1) for name in sorted(forwarding))
         # An apply that was under way when the uplink went must not bring back what leave_addresses took.
         addresses = frozenset() if self.uplink_is_gone() else addresses_here(wanted, self._me)
         changes += self.host.have_addresses(addresses)
+        if refused:
+            raise next(iter(refused.values()))
         return changes
+
+    def _make_tuns(self) -> tuple[int, dict[str, SoftunicastError]]:
+        """How many had to be made, and why others could not be: what else there is to do is not held up by that."""
+        made, refused = 0, {}
+        for name, tun in self.tuns.items():
+            try:
+                made += self.host.have_tun(name, tun)
+            except SoftunicastError as error:
+                refused[name] = error
+        return made, refused
+
+    def open_tun(self, name: str) -> int:
+        """A descriptor of the on-ramp's TUN device for a program. Raises HostError when it cannot have one now."""
+        if not self.datapath.attachment(name):
+            raise HostError(f"on-ramp {name} is not ready", "ask again in a moment")
+        try:
+            return self.host.open_tun(name, self.tuns[name])
+        except KernelError as error:
+            if error.errno == errno.EBUSY:
+                raise HostError(f"another program has on-ramp {name}", "end it first") from error
+            raise
+
+    def look_at_onramps(self, names: Iterable[str]) -> dict[str, Device]:
+        """The interface of each, and how it is attached; None for one that is not there."""
+        found: dict[str, Device] = {}
+        for name in names:
+            try:
+                found[name] = links.interface(name), self.datapath.attachment(name)
+            except HostError:
+                found[name] = None, ""
+        return found
 
     def leave_addresses(self) -> None:
         """Director and guard are gone: when the uplink comes back without them, the kernel must not answer from

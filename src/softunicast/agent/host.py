@@ -1,9 +1,9 @@
-"""What the agent changes on the host beside the data path: network settings, and addresses on `lo`.
+"""What the agent changes on the host beside the data path: network settings, addresses on `lo`, TUN devices.
 
 Every change is written to a journal, with what was there before, and only then made; the journal outlives a
 crash, so that the clean stop of a later agent still restores what was there before the first one. A setting is
-only ever raised to what is needed, and only put back while it is as we left it; an address that was there before
-us is not ours to remove. Settings and addresses do not survive a boot, and neither does the journal's word.
+only ever raised to what is needed, and only put back while it is as we left it; an address or device that was
+there before us is not ours to remove. None of them survives a boot, and neither does the journal's word.
 
 All of it blocks for milliseconds: call it from the kernel thread.
 """
@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Protocol
 
+from softunicast.core.endpoints import address_order
 from softunicast.core.errors import HostError, SoftunicastError
-from softunicast.kernel import links, sysctl
+from softunicast.core.onramps import Tun
+from softunicast.core.slices import IPAddress
+from softunicast.kernel import links, sysctl, tun
 
 JOURNAL_FILE: Final = "host.json"
 JOURNAL_FORMAT: Final = 1
@@ -26,13 +30,17 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class HostCalls(Protocol):
-    """The four things done to the host, and how to look first."""
+    """The things done to the host, and how to look first."""
 
     def read(self, name: str) -> int | None: ...
     def write(self, name: str, value: int) -> None: ...
-    def addresses(self) -> frozenset[IPv4Address]: ...
-    def add(self, address: IPv4Address) -> bool: ...
-    def remove(self, address: IPv4Address) -> bool: ...
+    def addresses(self) -> frozenset[IPAddress]: ...
+    def add(self, address: IPAddress) -> bool: ...
+    def remove(self, address: IPAddress) -> bool: ...
+    def find_tun(self, name: str) -> tun.Found | None: ...
+    def make_tun(self, name: str, device: Tun) -> None: ...
+    def open_tun(self, name: str, device: Tun) -> int: ...
+    def remove_tun(self, name: str) -> None: ...
 
 
 class KernelCalls:
@@ -43,6 +51,10 @@ class KernelCalls:
     addresses = staticmethod(links.loopback_addresses)
     add = staticmethod(links.add_loopback_address)
     remove = staticmethod(links.remove_loopback_address)
+    find_tun = staticmethod(tun.find)
+    make_tun = staticmethod(tun.make)
+    open_tun = staticmethod(tun.attach)
+    remove_tun = staticmethod(tun.remove)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,8 @@ class HostChanges:
         self._boot_id = boot_id
         self._calls = calls
         self.settings: dict[str, Setting] = {}
-        self.addresses: set[IPv4Address] = set()
+        self.addresses: set[IPAddress] = set()
+        self.tuns: set[str] = set()
 
     @classmethod
     def open(cls, state_dir: Path, calls: HostCalls | None = None) -> HostChanges:
@@ -92,22 +105,54 @@ class HostChanges:
         del self.settings[name]
         self._save()
 
-    def have_addresses(self, wanted: frozenset[IPv4Address]) -> bool:
+    def have_addresses(self, wanted: frozenset[IPAddress]) -> bool:
         """Puts the wanted addresses on `lo` and takes those of ours away that are not; True when any moved."""
         there = self._calls.addresses()
         missing = wanted - there
         if missing - self.addresses:
             self.addresses |= missing
             self._save()
-        for address in sorted(missing):
+        for address in sorted(missing, key=address_order):
             self._calls.add(address)
         surplus = self.addresses - wanted
-        for address in sorted(surplus):
+        for address in sorted(surplus, key=address_order):
             self._calls.remove(address)
         if surplus:
             self.addresses -= surplus
             self._save()
         return bool(missing or surplus)
+
+    def have_tun(self, name: str, device: Tun) -> bool:
+        """Makes the device, also anew when it is not as it was made: the program that has it is cut off. False when
+        it is there. Raises HostError when an interface of that name is not ours."""
+        found = self._calls.find_tun(name)
+        if found is not None and name not in self.tuns:
+            raise HostError(
+                f"there is an interface {name}, which is to be made for an on-ramp",
+                "give the on-ramp another name, or remove the interface",
+            )
+        if found is not None and found.is_as_made(device):
+            return False
+        if found is not None:
+            self._calls.remove_tun(name)
+        if name not in self.tuns:
+            self.tuns.add(name)
+            self._save()
+        self._calls.make_tun(name, device)
+        return True
+
+    def open_tun(self, name: str, device: Tun) -> int:
+        """A descriptor of a device that `have_tun` made. KernelError with EBUSY while a program has it."""
+        return self._calls.open_tun(name, device)
+
+    def keep_tuns(self, wanted: Collection[str]) -> bool:
+        """Removes the devices of ours that are not wanted; True when there was one."""
+        surplus = self.tuns - set(wanted)
+        for name in sorted(surplus):
+            self._calls.remove_tun(name)
+            self.tuns.discard(name)
+            self._save()
+        return bool(surplus)
 
     def restore(self) -> list[SoftunicastError]:
         """Undoes everything, as far as it goes; returns what went wrong. The journal goes with the last."""
@@ -121,7 +166,11 @@ class HostChanges:
                 self.restore_setting(name)
             except SoftunicastError as error:
                 errors.append(error)
-        if not self.settings and not self.addresses:
+        try:
+            self.keep_tuns(())
+        except SoftunicastError as error:
+            errors.append(error)
+        if not self.settings and not self.addresses and not self.tuns:
             self._path.unlink(missing_ok=True)
         return errors
 
@@ -136,10 +185,11 @@ class HostChanges:
                 str(name): Setting(int(value["original"]), int(value["ours"]))
                 for name, value in journal["settings"].items()
             }
-            self.addresses = {IPv4Address(text) for text in journal["addresses"]}
+            self.addresses = {ip_address(text) for text in journal["addresses"]}
+            self.tuns = {str(name) for name in journal.get("tuns", ())}
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, AddressValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise HostError(
                 f"cannot read what an earlier agent changed on this host, {self._path}: {error}",
                 "look at it, undo by hand what it lists, then remove the file",
@@ -154,7 +204,8 @@ class HostChanges:
                 name: {"original": setting.original, "ours": setting.ours}
                 for name, setting in self.settings.items()
             },
-            "addresses": [str(address) for address in sorted(self.addresses)],
+            "addresses": [str(address) for address in sorted(self.addresses, key=address_order)],
+            "tuns": sorted(self.tuns),
         }
         fresh = self._path.with_suffix(".new")
         try:

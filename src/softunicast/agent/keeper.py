@@ -139,9 +139,10 @@ class LeaseKeeper:
             for lease in self._wants(snapshot).surplus:
                 await self._drain(lease)
             for pool in self._pools:
-                if missing := self._wants(snapshot).missing[pool.name]:
-                    await self._take(snapshot, pool, missing)
-            self.missing = self._wants(snapshot).missing
+                for version in (4, 6):
+                    if missing := self._wants(snapshot).missing.get((pool.name, version)):
+                        await self._take(snapshot, pool, version, missing)
+            self.missing = self._wants(snapshot).by_pool
             self.refusal = None
         except InputError as error:
             self.refusal = str(error)
@@ -201,9 +202,15 @@ class LeaseKeeper:
                 self._confirm(renewed, sent_ns, self._settled_ns())
                 self._log.warning("slice taken up", slice=lease.slice, epoch=lease.epoch)
 
-    async def _take(self, snapshot: Snapshot, pool: Pool, missing: int) -> None:
+    async def _take(self, snapshot: Snapshot, pool: Pool, version: int, missing: int) -> None:
         proposals = choose(
-            snapshot, pool, self._server, self._site, missing + SPARE_PROPOSALS, self._ledger.now()
+            snapshot,
+            pool,
+            self._server,
+            self._site,
+            missing + SPARE_PROPOSALS,
+            self._ledger.now(),
+            version,
         )
         for slice_ in proposals:
             if missing == 0:

@@ -12,12 +12,14 @@ import asyncio
 import random
 import signal
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from softunicast import __version__
 from softunicast.agent.api import Api
 from softunicast.agent.daemon import Daemon
+from softunicast.agent.descriptors import Descriptors, Holders, holders_of
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.host import JOURNAL_FILE, HostChanges
 from softunicast.agent.keeper import Timing
@@ -42,6 +44,7 @@ def run(config: Config) -> None:
     require_privileges()
     probe.require()
     me, onramps = identify(config)
+    holders = holders_of(config)
     # A mistake in the configuration shows at the first start. After a crash the data path is to be taken over
     # whatever became of one on-ramp meanwhile; it waits, as it would have in a running agent.
     if onramps and not (Path(config.agent.state_dir) / JOURNAL_FILE).exists():
@@ -55,7 +58,7 @@ def run(config: Config) -> None:
         )
     lock = StateLock.take(Path(config.agent.state_dir))
     try:
-        asyncio.run(_run(config, me))
+        asyncio.run(_run(config, me, holders))
     finally:
         lock.release()
 
@@ -81,10 +84,12 @@ def identify(config: Config) -> tuple[Server, tuple[str, ...]]:
             f"use one it has: {', '.join(map(str, addresses)) or 'none'}",
         )
     me = Server(config.server.name, config.server.site, config.uplink.address or addresses[0], uplink.mac)
-    return me, tuple(name for name in config.onramps if links.index_of(name) is None)
+    return me, tuple(
+        name for name in config.onramps if name not in config.tuns and links.index_of(name) is None
+    )
 
 
-async def _run(config: Config, me: Server) -> None:
+async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> None:
     log = logs.logger(server=me.name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,22 +107,28 @@ async def _run(config: Config, me: Server) -> None:
             config.uplink.interface,
             me.name,
             config.limits,
-            config.attach,
+            {**config.attach, config.uplink.interface: config.uplink.attach},
+            config.sources,
+            config.rules,
         )
     except BaseException:
         kernel.close()
         await ledger.close()
         raise
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
-    effects = NodeEffects(datapath, host, config.uplink.interface, me.name)
+    effects = NodeEffects(datapath, host, config.uplink.interface, me.name, tuns=config.tuns)
     daemon = Daemon(config, me, ledger, kernel, effects, timing, log)
     api = Api(daemon, partial(explain, datapath), Path(config.agent.socket), log)
+    descriptors = Descriptors(daemon, holders, log)
     restore = not datapath.adopted
     try:
         await daemon.begin()
         await api.start()
+        await descriptors.start()
         restore = False  # from here on only a clean stop takes anything back
-        log.info("agent ready", version=__version__, adopted=datapath.adopted, address=me.address)
+        daemon.event_log.info(
+            "agent ready", version=__version__, adopted=datapath.adopted, address=me.address
+        )
         notify("READY=1")
         await daemon.run(stop)
         restore = config.agent.on_stop == "restore"
@@ -127,6 +138,7 @@ async def _run(config: Config, me: Server) -> None:
         raise
     finally:
         notify("STOPPING=1")
+        await descriptors.stop()
         await api.stop()
         clean = await daemon.end(restore)
         log.info("agent stopped", restored=restore and clean)

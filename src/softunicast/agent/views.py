@@ -6,20 +6,24 @@ are written as ranges ("198.51.100.10:2048-4095").
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from ipaddress import AddressValueError, IPv4Address
 from typing import Any, Final
 
+from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, SlotOwner
+from softunicast.core.endpoints import address_order, endpoint_text, parse_endpoint
 from softunicast.core.errors import InputError, UnknownNameError
+from softunicast.core.events import Event
 from softunicast.core.leases import Lease
 from softunicast.core.pools import Pool, select
 from softunicast.core.records import HistoryEntry, Snapshot
 from softunicast.core.slices import Slice
 from softunicast.kernel.flows import Drop, Flow
-from softunicast.kernel.frames import End
+from softunicast.kernel.links import Interface
 from softunicast.kernel.reasons import MEANING
+from softunicast.kernel.usage import Usage
 
 Row = dict[str, Any]
 PROTOCOLS: Final = ("tcp", "udp", "icmp")
@@ -27,7 +31,7 @@ PROTOCOLS: Final = ("tcp", "udp", "icmp")
 
 def owners(state: KernelState) -> Iterator[tuple[Slice, SlotOwner]]:
     """Every slice in the kernel's table that somebody owns, in order."""
-    for address in sorted(state.addresses):
+    for address in sorted(state.addresses, key=address_order):
         table = state.addresses[address]
         for slot in sorted(table.owners):
             yield Slice.of(address, slot * table.slice_ports, table.slice_ports), table.owners[slot]
@@ -90,9 +94,14 @@ def history(entry: HistoryEntry) -> Row:
 
 
 def pools(
-    configured: Iterable[Pool], site: str, snapshot: Snapshot, state: KernelState, used: Mapping[Slice, int]
+    configured: Iterable[Pool],
+    site: str,
+    snapshot: Snapshot,
+    state: KernelState,
+    used: Mapping[Slice, int],
+    usage: Mapping[str, Usage],
 ) -> list[Row]:
-    """This server's pools. `used`: ports with a live flow, by slice."""
+    """This server's pools. `used`: ports with a live flow, by slice; `usage`: as of the last sweep."""
     rows = []
     for pool in configured:
         held = state.pools[pool.name].slices if pool.name in state.pools else ()
@@ -108,7 +117,32 @@ def pools(
                 "slices": [str(slice_) for slice_ in held],
                 "ports": sum(slice_.ports for slice_ in held),
                 "ports_used": sum(used.get(slice_, 0) for slice_ in held),
+                "busiest": usage[pool.name].busiest if pool.name in usage else 0,
+                "busiest_to": usage[pool.name].destination if pool.name in usage else None,
                 "onramps": sorted(name for name, of in state.onramps.items() if of == pool.name),
+            }
+        )
+    return rows
+
+
+def onramps(config: Config, found: Mapping[str, tuple[Interface | None, str]]) -> list[Row]:
+    """The configured on-ramps with the interface of each, where it is there, and how it is attached."""
+    rows = []
+    for name in sorted(config.onramps):
+        device, attachment = found[name]
+        tun = config.tuns.get(name)
+        rows.append(
+            {
+                "name": name,
+                "kind": "interface" if tun is None else "fd",
+                "pool": config.onramps[name],
+                "state": "missing" if device is None else "ready" if attachment else "waiting",
+                "attach": attachment or None,
+                "layer": None if device is None else "ip" if device.bare else "ethernet",
+                "address": str(device.addresses[0]) if device and device.addresses else None,
+                "mtu": device.mtu if device else None,
+                "sources": [str(one) for one in config.sources.get(name, ())],
+                "open": device is not None and device.carrier if tun else None,
             }
         )
     return rows
@@ -126,7 +160,7 @@ class PortsUsed:
     def see(self, flow: Flow) -> bool:
         """False: the flow itself is not wanted in any list."""
         address, _, port = flow.local.rpartition(":")
-        for slice_ in self._by_address.get(address, ()):
+        for slice_ in self._by_address.get(address.strip("[]"), ()):
             if slice_.port_first <= int(port) <= slice_.port_last:
                 self._ports[slice_].add(int(port))
         return False
@@ -149,6 +183,23 @@ def servers(snapshot: Snapshot, me: str) -> list[Row]:
         }
         for server in sorted(snapshot.servers, key=lambda server: server.name)
     ]
+
+
+def event(one: Event) -> Row:
+    """One event; `kind` is its log line's name with _ for blanks."""
+    return {
+        "number": one.number,
+        "at": round(one.at, 3),
+        "kind": one.kind.replace(" ", "_"),
+        "count": one.count,
+        "nat_event": one.nat_event,
+        "details": one.details,
+    }
+
+
+def as_text(value: object) -> str:
+    """JSON in which slices and the like are written as in logs."""
+    return json.dumps(value, default=str)
 
 
 def drops(found: Iterable[Drop]) -> list[Row]:
@@ -178,7 +229,7 @@ def flow_filter(query: Mapping[str, str]) -> Callable[[Flow], bool] | None:
             return False
         for name, end in ends.items():
             value: str = getattr(flow, name)
-            if value != end and value.rpartition(":")[0] != end:
+            if value != end and value.rpartition(":")[0].strip("[]") != end:
                 return False
         return True
 
@@ -187,7 +238,4 @@ def flow_filter(query: Mapping[str, str]) -> Callable[[Flow], bool] | None:
 
 def _end(text: str) -> str:
     """In the form that flows are written in."""
-    try:
-        return str(End.parse(text)) if ":" in text else str(IPv4Address(text))
-    except AddressValueError as error:
-        raise InputError(f"{text[:40]!r} is not an IPv4 address", "write it like 10.0.0.2:40000") from error
+    return endpoint_text(*parse_endpoint(text))

@@ -65,6 +65,7 @@ def read_config(path: Path) -> Config:
 
 def intentions(config: Config) -> Iterator[str]:
     """What the agent would do with this configuration on this host, line by line."""
+    from softunicast.agent.descriptors import holders_of
     from softunicast.agent.start import identify
 
     yield f"{config.path}: no problems"
@@ -77,6 +78,10 @@ def intentions(config: Config) -> Iterator[str]:
     except HostError as error:
         yield f"would register {server.name} at site {server.site}"
         yield f"note: on this host, {error}"
+    try:
+        holders_of(config)
+    except HostError as error:
+        yield f"note: on this host, {error}"
     if not Path(config.ledger.path).exists():
         yield f"note: there is no ledger {config.ledger.path} on this host"
     yield f"would attach director and guard to {config.uplink.interface}, pinned in {agent.bpffs}"
@@ -88,5 +93,8 @@ def intentions(config: Config) -> Iterator[str]:
         if clients:
             yield f"would translate what comes in by {', '.join(clients)} into pool {pool.name}"
     yield f"would renew leases of {agent.ttl_s:g} s every {agent.ttl_s / 3:g} s and listen on {agent.socket}"
+    for name, tun in config.tuns.items():
+        users = ", ".join([*tun.users, *(f"group {group}" for group in tun.groups)])
+        yield f"would make the TUN device {name} ({tun.address}) for {users}, handed out at {agent.fd_socket}"
     after = "give everything back" if agent.on_stop == "restore" else "leave the data path running"
     yield f"would {after} when stopped"

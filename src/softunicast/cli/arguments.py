@@ -8,44 +8,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import AddressValueError, IPv4Address
 
+from softunicast.core.endpoints import endpoint_text, parse_endpoint
 from softunicast.core.errors import InputError
-
-PORT_MAX = 65535
+from softunicast.core.slices import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """One end of a conversation; `port` is None when only the address matters."""
 
-    address: IPv4Address
+    address: IPAddress
     port: int | None
 
     def __str__(self) -> str:
-        return str(self.address) if self.port is None else f"{self.address}:{self.port}"
+        return endpoint_text(self.address, self.port)
 
 
 def end(text: str) -> End:
-    """`10.0.0.2:40000`."""
+    """`10.0.0.2:40000`, `[2001:db8::2]:40000`."""
     found = end_or_address(text)
     if found.port is None:
-        raise InputError(f"{text} has no port", f"write it like {text}:40000")
+        raise InputError(f"{text} has no port", f"write it like {endpoint_text(found.address, 40000)}")
     return found
 
 
 def end_or_address(text: str) -> End:
-    """`10.0.0.2:40000` or `10.0.0.2`."""
-    host, colon, port = text.partition(":")
-    try:
-        address = IPv4Address(host)
-    except AddressValueError as error:
-        raise InputError(f"{text!r} is not an IPv4 address", "write it like 10.0.0.2:40000") from error
-    if not colon:
-        return End(address, None)
-    if not (port.isascii() and port.isdecimal() and int(port) <= PORT_MAX):
-        raise InputError(f"{text} has no valid port", f"use one of 0-{PORT_MAX}")
-    return End(address, int(port))
+    """The same, or the address alone."""
+    return End(*parse_endpoint(text))
 
 
 def instant(text: str) -> float:

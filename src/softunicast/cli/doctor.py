@@ -7,7 +7,7 @@ knows, and printed.
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,15 +99,21 @@ def _scope(socket: str, config: Config | None, status: Any, noted: HostChanges |
     from softunicast.kernel.doctor import Scope
 
     slices, pools = (client.get(socket, f"/v1/{noun}") if status else [] for noun in ("slices", "pools"))
-    onramps = config.onramps if config else {name for pool in pools for name in pool["onramps"]}
+    onramps = set(config.onramps) if config else {name for pool in pools for name in pool["onramps"]}
+    if config is not None and status is None:
+        onramps -= set(config.tuns)  # the agent makes them
     return Scope(
         bpffs=Path((AgentConfig() if config is None else config.agent).bpffs),
         uplink=config.uplink.interface if config else status and str(status["uplink"]),
         onramps=tuple(sorted(onramps)),
+        onramps6=tuple(
+            sorted({name for pool in pools for name in pool["onramps"] if ":" in "".join(pool["addresses"])})
+        ),
         agent_answers=status is not None,
         noted_settings=() if noted is None else tuple(noted.settings),
         noted_addresses=frozenset() if noted is None else frozenset(noted.addresses),
-        shared=frozenset(IPv4Address(row["address"]) for row in slices),
+        noted_tuns=() if noted is None else tuple(sorted(noted.tuns)),
+        shared=frozenset(ip_address(row["address"]) for row in slices),
     )
 
 

@@ -63,7 +63,7 @@ def apply(file: Path, path: Path, as_json: bool) -> None:
       tags = { country = "gb" }
       slice_ports = 2048
     """
-    from softunicast.core.config import parse_inventory
+    from softunicast.core.inventory import parse_inventory
 
     inventory = parse_inventory(_text(file), str(file))
     changes = direct.run(path, lambda ledger: ledger.apply_inventory(inventory), make=True)

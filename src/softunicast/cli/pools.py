@@ -14,6 +14,7 @@ COLUMNS: list[show.Column] = [
     ("SLICES", lambda row: row["slices"]),
     ("PORTS", lambda row: row["ports"]),
     ("IN USE", lambda row: row["ports_used"]),
+    ("BUSIEST", lambda row: row["busiest"]),
 ]
 
 
@@ -24,7 +25,8 @@ def command(socket: str, as_json: bool) -> None:
     """This server's pools: tags, addresses, slices, ports in use.
 
     A pool is a selection of addresses by tag. SLICES and PORTS are what this server holds in it now; one port
-    serves many destinations, so flows can be many more than ports in use.
+    serves many destinations, so flows can be many more than ports in use. BUSIEST is how many go to the one
+    destination that has most: the pool is full when that is PORTS.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The agent's configuration file and the inventory file: TOML text in, frozen records out.
+"""The agent's configuration file: TOML text in, frozen records out.
 
 Every problem is reported at once, with its line and its fix; an unknown key is a problem, because a setting
 that does nothing is worse than one that is refused. Texts only: whether an interface exists, a path can be
@@ -7,34 +7,35 @@ written or a tag is carried by some address is for whoever uses the values. Defa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from typing import Final
 
+from softunicast.core.config_sharing import client_limits, thresholds
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
-from softunicast.core.pools import PROTOCOLS, TAG_PATTERN, Behaviour, ClientLimits, Pool, Timers, check_tags
-from softunicast.core.records import (
-    SLICE_PORTS_DEFAULT,
-    SLICE_PORTS_MAX,
-    SLICE_PORTS_MIN,
-    Address,
-    Block,
-    Inventory,
+from softunicast.core.onramp_rules import OnrampRules
+from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
+from softunicast.core.pools import (
+    ICMP_ERRORS_PER_S,
+    PROTOCOLS,
+    TAG_PATTERN,
+    WARN_AT,
+    WARN_CLEAR_AT,
+    WHEN_FULL,
+    Behaviour,
+    Pool,
+    Timers,
+    check_tags,
 )
-from softunicast.core.slices import Slice
-from softunicast.core.toml_reader import Problems, Section, reason, suggestion
+from softunicast.core.toml_reader import Problems, Section, reason
 
 POOL_SLICES_MAX: Final = 256  # the same number as in bpf/abi.h: slices one server can use in one pool
 POOLS_MAX: Final = 256  # entries of the kernel's table of pools
-ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
-CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
+ICMP_ERRORS_MAX: Final = 1_000_000  # one for each microsecond
 TIMER_MAX_S: Final = 7 * 86400
 SOCKET_BYTES_MAX: Final = 107  # sockaddr_un.sun_path less its zero byte
-_INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
-_NOT_INTERFACES: Final = (".", "..", "all", "default")  # the last two mean every interface to sysctl
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,14 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class UplinkConfig:
-    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4."""
+    """Where packets leave. `address`: how site neighbours reach it; None: the interface's first IPv4.
+
+    `attach`: by what the director takes packets: "auto", "tc" or "xdp".
+    """
 
     interface: str
     address: IPv4Address | None = None
+    attach: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class AgentConfig:
     """
 
     socket: str = "/run/softunicast/agent.sock"
+    fd_socket: str = "/run/softunicast/fd.sock"
     state_dir: str = "/run/softunicast"
     bpffs: str = "/sys/fs/bpf/softunicast"
     ttl_s: float = TTL_DEFAULT_S
@@ -83,16 +89,25 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes of the kernel's tables: flows of this server, shared addresses and slices of its site."""
+    """Sizes of the kernel's tables: flows and clients of this server, shared addresses and slices of its site,
+    datagrams in fragments, and fragments that wait for their first; and from which share of `flows_max` on the
+    operator is warned."""
 
-    flows_max: int = 1_048_576
+    flows_max: int = 262_144
+    clients_max: int = 65_536
     addresses_max: int = 1024
     slots_max: int = 65_536
+    fragments_max: int = 16_384
+    held_max: int = 1024
+    warn_at: float = WARN_AT
+    warn_clear_at: float = WARN_CLEAR_AT
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration without problems. `onramps`: interface name -> pool name; `attach`: -> "auto", "tc", "xdp"."""
+    """A configuration without problems. By the name of an on-ramp's interface: `onramps` -> pool name; `attach` ->
+    "auto", "tc", "xdp"; `sources` -> the addresses its clients may have, where listed; `tuns` -> those that the agent
+    makes; `rules` -> what it exempts and clamps."""
 
     path: str
     server: ServerConfig
@@ -103,6 +118,9 @@ class Config:
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
     attach: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
+    tuns: Mapping[str, Tun] = field(default_factory=dict)
+    rules: Mapping[str, OnrampRules] = field(default_factory=dict)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -114,18 +132,25 @@ def parse_config(text: str, path: str) -> Config:
     ledger = document.section("ledger", needed_for="with kind and path")
     limits = _limits(document.section("limits"))
     pools = _pools(document, limits)
-    interface = _interface(uplink)
-    onramps, attach = _onramps(document, interface, [pool.name for pool in pools])
+    interface = interface_name(uplink)
+    onramps = parse_onramps(document, interface, [pool.name for pool in pools])
     config = Config(
         path=path,
         server=ServerConfig(server.name("name", TAG_PATTERN), server.name("site", TAG_PATTERN)),
-        uplink=UplinkConfig(interface, _ipv4(uplink, "address") if uplink.have("address") else None),
+        uplink=UplinkConfig(
+            interface,
+            _ipv4(uplink, "address") if uplink.have("address") else None,
+            uplink.choice("attach", ATTACHMENTS, "auto"),
+        ),
         ledger=LedgerConfig(ledger.choice("kind", ("sqlite",)), ledger.path("path")),
         agent=_agent(document.section("agent")),
         limits=limits,
         pools=pools,
-        onramps=onramps,
-        attach=attach,
+        onramps={one.name: one.pool for one in onramps},
+        attach={one.name: one.attach for one in onramps},
+        sources={one.name: one.sources for one in onramps if one.sources},
+        tuns={one.name: one.tun for one in onramps if one.tun},
+        rules={one.name: one.rules for one in onramps},
     )
     for section in (server, uplink, ledger, document):
         section.done()
@@ -133,43 +158,12 @@ def parse_config(text: str, path: str) -> Config:
     return config
 
 
-def parse_inventory(text: str, path: str) -> Inventory:
-    """Blocks and addresses for the ledger; raises ConfigError with every problem of the file."""
-    problems = Problems(path)
-    document = Section.parse(text, problems)
-    blocks: list[Block] = []
-    for section in document.sections("blocks"):
-        prefix = _block(section)
-        for other in blocks:
-            if prefix is not None and prefix.overlaps(other.prefix):
-                section.wrong("prefix", f"{prefix} overlaps {other.prefix}", "give each address one block")
-        if prefix is not None:
-            blocks.append(Block(prefix))
-        section.done()
-    prefixes = {block.prefix for block in blocks}
-    lengths = {prefix.length for prefix in prefixes}
-    addresses: dict[IPv4Address, Address] = {}
-    for section in document.sections("addresses"):
-        entry = _address(section)
-        if entry is not None:
-            address = entry.address
-            assert isinstance(address, IPv4Address)
-            if address in addresses:
-                section.wrong("address", f"{address} is here twice", "leave one of them out")
-            elif not any(Slice.of(address).parent(length) in prefixes for length in lengths):
-                section.wrong("address", f"{address} is in no block", "add a [[blocks]] with its prefix")
-            addresses[address] = entry
-        section.done()
-    document.done()
-    problems.refuse()
-    return Inventory(tuple(blocks), tuple(addresses.values()))
-
-
 def _agent(section: Section) -> AgentConfig:
     base = AgentConfig()
     # A lease must outlast its margin of a second, the poll and a few failed tries to renew.
     agent = AgentConfig(
         socket=section.path("socket", base.socket),
+        fd_socket=section.path("fd_socket", base.fd_socket),
         state_dir=section.path("state_dir", base.state_dir),
         bpffs=section.path("bpffs", base.bpffs),
         ttl_s=section.number("ttl_s", base.ttl_s, 3.0, 86400.0),
@@ -180,8 +174,11 @@ def _agent(section: Section) -> AgentConfig:
         log_level=section.choice("log_level", ("debug", "info", "warning", "error"), base.log_level),
         log_format=section.choice("log_format", ("auto", "json", "console"), base.log_format),
     )
-    if len(agent.socket.encode()) > SOCKET_BYTES_MAX:
-        section.wrong("socket", "too long for a socket", f"use at most {SOCKET_BYTES_MAX} bytes")
+    for key in ("socket", "fd_socket"):
+        if len(getattr(agent, key).encode()) > SOCKET_BYTES_MAX:
+            section.wrong(key, "too long for a socket", f"use at most {SOCKET_BYTES_MAX} bytes")
+    if agent.fd_socket == agent.socket:
+        section.wrong("fd_socket", "the API listens there", "give it another path")
     if agent.settle_s < agent.poll_s:
         section.wrong(
             "settle_s",
@@ -195,11 +192,16 @@ def _agent(section: Section) -> AgentConfig:
 
 
 def _limits(section: Section) -> Limits:
-    base = Limits()
+    base, (warn_at, warn_clear_at) = Limits(), thresholds(section)
     limits = Limits(
         flows_max=section.number("flows_max", base.flows_max, 1024, 1 << 26),
+        clients_max=section.number("clients_max", base.clients_max, 16, 1 << 26),
         addresses_max=section.number("addresses_max", base.addresses_max, 1, 1 << 20),
         slots_max=section.number("slots_max", base.slots_max, 16, 1 << 24),
+        fragments_max=section.number("fragments_max", base.fragments_max, 1024, 1 << 22),
+        held_max=section.number("held_max", base.held_max, 64, 1 << 18),
+        warn_at=warn_at,
+        warn_clear_at=warn_clear_at,
     )
     section.done()
     return limits
@@ -220,7 +222,15 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
         timers.done()
         slices_max = section.number("slices_max", 1, 1, min(POOL_SLICES_MAX, limits.slots_max))
         pool = Pool(
-            name, _tags(section), slices_max, Timers(**values), _behaviour(section), _client_limits(section)
+            name,
+            read_tags(section),
+            slices_max,
+            Timers(**values),
+            _behaviour(section),
+            client_limits(section),
+            section.number("icmp_errors_per_s", ICMP_ERRORS_PER_S, 0, ICMP_ERRORS_MAX),
+            section.choice("when_full", WHEN_FULL, WHEN_FULL[0]),
+            *thresholds(section),
         )
         section.done()
         if name:
@@ -228,15 +238,6 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
     if len(sections) > POOLS_MAX:
         document.wrong("pools", f"{len(sections)} pools", f"use at most {POOLS_MAX}")
     return tuple(pools.values())
-
-
-def _client_limits(section: Section) -> ClientLimits:
-    table = section.section("client_limits")
-    limits = ClientLimits(
-        table.number("flows_max", 0, 0, CLIENT_MAX), table.number("new_per_s", 0, 0, CLIENT_MAX)
-    )
-    table.done()
-    return limits
 
 
 def _behaviour(section: Section) -> Behaviour:
@@ -265,42 +266,14 @@ def _behaviour(section: Section) -> Behaviour:
     return Behaviour(mapping, filtering)
 
 
-def _onramps(document: Section, uplink: str, pools: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    onramps: dict[str, str] = {}
-    attach: dict[str, str] = {}
-    sections = document.sections("onramps")
-    for section in sections:
-        interface = _interface(section)
-        pool = section.text("pool")
-        if interface and interface in onramps:
-            section.wrong("interface", f"{interface} is an on-ramp already", "give each interface one pool")
-        if interface and interface == uplink:
-            section.wrong("interface", f"{interface} is the uplink", "name the interface clients come in by")
-        if pool and pool not in pools:
-            section.wrong("pool", f"no pool {pool}", suggestion(pool, pools) if pools else "add a [[pools]]")
-        attach.setdefault(interface, section.choice("attach", ("auto", "tc", "xdp"), "auto"))
-        section.done()
-        onramps.setdefault(interface, pool)
-    if len(sections) > ONRAMPS_MAX:
-        document.wrong("onramps", f"{len(sections)} on-ramps", f"use at most {ONRAMPS_MAX}")
-    return onramps, attach
-
-
-def _tags(section: Section) -> dict[str, str]:
+def read_tags(section: Section) -> dict[str, str]:
+    """`tags` of a pool or an address."""
     tags = section.texts("tags")
     try:
         check_tags(tags)
     except InputError as error:
         section.wrong("tags", *reason(error))
     return tags
-
-
-def _interface(section: Section) -> str:
-    name = section.text("interface")
-    if name and (not _INTERFACE.fullmatch(name) or name in _NOT_INTERFACES or not name.isascii()):
-        section.wrong("interface", f"{name!r} is no interface name", "give one as `ip link` prints it")
-        return ""
-    return name
 
 
 def _ipv4(section: Section, key: str) -> IPv4Address | None:
@@ -310,26 +283,3 @@ def _ipv4(section: Section, key: str) -> IPv4Address | None:
     except AddressValueError:
         section.wrong(key, f"{text!r} is not an IPv4 address", "write it like 192.0.2.1")
         return None
-
-
-def _block(section: Section) -> Slice | None:
-    text = section.text("prefix")
-    try:
-        prefix = Slice.parse(text) if text else None
-    except InputError as error:
-        section.wrong("prefix", *reason(error))
-        return None
-    if prefix is not None and (prefix.is_port_slice or prefix.version != 4):
-        section.wrong("prefix", f"{text} is no IPv4 block", "give whole addresses, like 198.51.100.0/24")
-        return None
-    return prefix
-
-
-def _address(section: Section) -> Address | None:
-    address = _ipv4(section, "address")
-    site = section.name("site", TAG_PATTERN)
-    tags = _tags(section)
-    ports = section.number("slice_ports", SLICE_PORTS_DEFAULT, SLICE_PORTS_MIN, SLICE_PORTS_MAX)
-    if ports & (ports - 1):
-        section.wrong("slice_ports", f"{ports} is not a power of two", f"use {1 << ports.bit_length() - 1}")
-    return None if address is None else Address(address, site, tags, ports)

@@ -2,21 +2,29 @@
 
 A pure function of a snapshot, this server's name, its configuration, and what the agent knows about its own
 leases (until when they last, and which have settled). The result is compared with what the kernel holds
-(`plan.py`) and the difference applied; nothing here knows how. IPv4 only, as the data path is; another
-site's addresses are left out, since this server's neighbours are only those of its own site.
+(`plan.py`) and the difference applied; nothing here knows how. Another site's addresses are left out, since
+this server's neighbours are only those of its own site.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import BEHAVIOUR_DEFAULT, NO_LIMITS, Behaviour, ClientLimits, Pool, Timers
+from softunicast.core.pools import (
+    BEHAVIOUR_DEFAULT,
+    ICMP_ERRORS_PER_S,
+    NO_LIMITS,
+    WHEN_FULL,
+    Behaviour,
+    ClientLimits,
+    Pool,
+    Timers,
+)
 from softunicast.core.records import Address, Snapshot
-from softunicast.core.slices import Slice
+from softunicast.core.slices import IPAddress, Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +50,19 @@ class AddressTable:
 
 @dataclass(frozen=True, slots=True)
 class PoolSlices:
-    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps,
-    and what one client may take."""
+    """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, what one
+    client may take, how many ICMP errors it is sent per second, and of which families (4, 6) it has addresses:
+    clients of another are refused by name. `several`: a client may get a second address, so that clients'
+    addresses have to be remembered."""
 
     timers: Timers
     slices: tuple[Slice, ...]
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    icmp_errors_per_s: int = ICMP_ERRORS_PER_S
+    when_full: str = WHEN_FULL[0]
+    several: bool = False
+    families: frozenset[int] = frozenset({4})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,7 @@ class KernelState:
     """
 
     blocks: frozenset[Slice]
-    addresses: Mapping[IPv4Address, AddressTable]
+    addresses: Mapping[IPAddress, AddressTable]
     servers: Mapping[str, str]
     pools: Mapping[str, PoolSlices]
     onramps: Mapping[str, str]
@@ -83,16 +97,12 @@ def desired(
     """
     site = _site_of(snapshot, me)
     servers = {server.name: server.mac for server in snapshot.servers if server.site == site}
-    addresses = {
-        address.address: address
-        for address in snapshot.addresses
-        if isinstance(address.address, IPv4Address) and address.site == site
-    }
-    owners: dict[IPv4Address, dict[int, SlotOwner]] = {address: {} for address in addresses}
+    addresses = {address.address: address for address in snapshot.addresses if address.site == site}
+    owners: dict[IPAddress, dict[int, SlotOwner]] = {address: {} for address in addresses}
     opening: list[tuple[Slice, Address]] = []
     for lease in snapshot.leases:
         where = lease.slice.address
-        if not isinstance(where, IPv4Address) or where not in addresses:
+        if where not in addresses:
             continue
         address = addresses[where]
         if not _is_steered(lease, address, servers):
@@ -104,7 +114,7 @@ def desired(
             opening.append((lease.slice, address))
     opening.sort(key=lambda item: item[0])
     return KernelState(
-        blocks=frozenset(block.prefix for block in snapshot.blocks if block.prefix.version == 4),
+        blocks=frozenset(block.prefix for block in snapshot.blocks),
         addresses={
             address: AddressTable(addresses[address].slice_ports, slots) for address, slots in owners.items()
         },
@@ -115,11 +125,20 @@ def desired(
                 tuple(slice_ for slice_, address in opening if pool.matches(address)),
                 pool.behaviour,
                 pool.client_limits,
+                pool.icmp_errors_per_s,
+                pool.when_full,
+                pool.slices_max > 1,
+                _families(pool, addresses.values()),
             )
             for pool in pools
         },
         onramps=dict(onramps),
     )
+
+
+def _families(pool: Pool, addresses: Iterable[Address]) -> frozenset[int]:
+    """Those that the pool has addresses of; IPv4 while it has none, because that is what its clients expect."""
+    return frozenset(item.address.version for item in addresses if pool.matches(item)) or frozenset({4})
 
 
 def _site_of(snapshot: Snapshot, me: str) -> str:

@@ -25,7 +25,7 @@ from softunicast.core.records import (
     Server,
     Snapshot,
 )
-from softunicast.core.slices import IPAddress, Slice
+from softunicast.core.slices import SYSTEM_PORTS, IPAddress, Slice, first_slice
 
 HISTORY_LIMIT_MAX = 10_000
 """Entries that one `history` answer holds at most: renewals wait while a backend reads them."""
@@ -132,18 +132,17 @@ def plan_inventory(wanted: Inventory, actual: Inventory, leases: Iterable[Lease]
 
 
 def check_unit(slice: Slice, address: Address) -> None:
-    """Raises InputError unless the slice is one that `address` is cut into, and not its first: the ports
-    below `slice_ports`, the well-known ones among them, are never given out."""
+    """Raises InputError unless the slice is one that `address` is cut into, and above the system ports."""
     whole = Slice.of(address.address)
     if not whole.contains(slice) or slice.ports != address.slice_ports:
         raise InputError(
             f"{slice} is not a slice of {address.address}, which is cut by {address.slice_ports} ports",
-            f"ask for one like {Slice.of(address.address, address.slice_ports, address.slice_ports)}",
+            f"ask for one like {first_slice(address.address, address.slice_ports)}",
         )
-    if slice.port_first == 0:
+    if slice.port_first < SYSTEM_PORTS and not slice.is_address:
         raise InputError(
-            f"{slice} is the first slice of its address, which is never given out",
-            f"start with {Slice.of(address.address, address.slice_ports, address.slice_ports)}",
+            f"{slice} has ports below {SYSTEM_PORTS}, which are never given out",
+            f"start with {first_slice(address.address, address.slice_ports)}",
         )
 
 
@@ -193,10 +192,11 @@ def _check_addresses(inventory: Inventory) -> None:
     lengths = sorted({prefix.length for prefix in prefixes})
     for address in inventory.addresses:
         ports = address.slice_ports
-        if not SLICE_PORTS_MIN <= ports <= SLICE_PORTS_MAX or ports & (ports - 1):
+        most = SLICE_PORTS_MAX[address.address.version]
+        if not SLICE_PORTS_MIN <= ports <= most or ports & (ports - 1):
             raise InputError(
                 f"address {address.address} cannot be cut into slices of {ports} ports",
-                f"use a power of two from {SLICE_PORTS_MIN} to {SLICE_PORTS_MAX}",
+                f"use a power of two from {SLICE_PORTS_MIN} to {most}",
             )
         if address.address in seen:
             raise InputError(f"address {address.address} is there twice", "keep one of them")

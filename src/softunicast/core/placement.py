@@ -1,8 +1,9 @@
 """Placement: which free slices a server asks the ledger for.
 
 It only proposes: another server may ask for the same slice at the same time, and the ledger decides. So it
-may be simple, but it must never propose what cannot be had. The first slice of an address is never proposed
-(its ports are the well-known ones), nor one that overlaps a lease which is live or still quarantined.
+may be simple, but it must never propose what cannot be had. No slice with system ports is ever proposed
+(but for a whole IPv6 address, of which the data path leaves them out), nor one that overlaps a lease which is live
+or still quarantined.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from collections.abc import Iterable, Iterator
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import Pool, select
 from softunicast.core.records import Address, Snapshot
-from softunicast.core.slices import PORTS, IPAddress, Slice
+from softunicast.core.slices import PORTS, IPAddress, Slice, first_slice
 
 
 def choose(
-    snapshot: Snapshot, pool: Pool, server: str, site: str, wanted: int, now: float
+    snapshot: Snapshot, pool: Pool, server: str, site: str, wanted: int, now: float, version: int = 4
 ) -> tuple[Slice, ...]:
-    """Up to `wanted` further slices for `server` to ask for, in the order to ask; fewer when fewer are free.
+    """Up to `wanted` further slices of a family for `server` to ask for, in the order to ask; fewer when fewer are
+    free. `version`: 4 or 6.
 
     Each is the lowest free slice of an address. Addresses take turns: first those of which this server has
     the fewest slices, then those with the fewest taken at all, then the lowest. `now` is in seconds on the
     clock of the leases' times. Raises UnknownNameError when the pool names a tag that no address carries.
     """
-    addresses = select(pool, snapshot.addresses, site)
+    addresses = [item for item in select(pool, snapshot.addresses, site) if item.address.version == version]
     taken = _taken(snapshot.leases, now)
     turns = []
     for order, address in enumerate(addresses):
@@ -59,13 +61,13 @@ def _is_over(lease: Lease, now: float) -> bool:
 
 
 def _free(address: Address, leases: Iterable[Lease]) -> Iterator[Slice]:
-    """Free slices, lowest first, never the first one. A lease of another size covers what it touches."""
+    """Free slices, lowest first, above the system ports. A lease of another size covers what it touches."""
     ports = address.slice_ports
     busy = {
         slot
         for lease in leases
         for slot in range(lease.slice.port_first // ports, lease.slice.port_last // ports + 1)
     }
-    for slot in range(1, PORTS // ports):
+    for slot in range(first_slice(address.address, ports).port_first // ports, PORTS // ports):
         if slot not in busy:
             yield Slice.of(address.address, slot * ports, ports)

@@ -24,7 +24,8 @@ class Timers:
     """How long an idle flow keeps its port, in seconds. Defaults are the least that the RFCs on NAT allow.
 
     TCP: RFC 5382 REQ-5 (2 h 4 min established, 4 min while opening or closing); UDP: RFC 4787 REQ-5
-    (the recommended 5 min); ICMP queries: RFC 5508 REQ-2 (60 s).
+    (the recommended 5 min); ICMP queries: RFC 5508 REQ-2 (60 s). `rest_s`: after its mapping, the port of a
+    client to which anybody could send is nobody's for so long (RFC 6888 REQ-8).
     """
 
     tcp_opening_s: int = 240
@@ -32,6 +33,7 @@ class Timers:
     tcp_closing_s: int = 240
     udp_s: int = 300
     icmp_s: int = 60
+    rest_s: int = 120
 
 
 PROTOCOLS: Final = ("tcp", "udp", "icmp")
@@ -55,21 +57,40 @@ BEHAVIOUR_DEFAULT: Final = Behaviour()
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """What one client of a pool may take, 0 for no limit (RFC 6888 REQ-4).
+    """What one client of a pool may take, 0 for no limit (RFC 6888 REQ-4 and 5).
 
-    `flows_max`: flows (and mappings) at once. `new_per_s`: new flows per second, a second's worth at once.
+    `flows_max`: flows (and mappings) at once, `tcp_max` and so on: of these by protocol; a TCP conversation that
+    is over is none. `state_max`: entries of the kernel's table, those of ended conversations included.
+    `new_per_s`: new flows per second, a second's worth at once.
     """
 
     flows_max: int = 0
+    tcp_max: int = 0
+    udp_max: int = 0
+    icmp_max: int = 0
+    state_max: int = 0
     new_per_s: int = 0
 
 
 NO_LIMITS: Final = ClientLimits()
+ICMP_ERRORS_PER_S: Final = 100  # many more than a person or a program can use, few enough to cost nothing
+WHEN_FULL: Final = ("another", "refuse")
+WARN_AT, WARN_CLEAR_AT = 0.8, 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool."""
+    """Addresses by tag, and the policy for them. A server holds up to `slices_max` slices for the pool.
+
+    `icmp_errors_per_s`: how many of the server's own ICMP errors one client is sent per second; 0: none
+    (RFC 5508 REQ-9 and REQ-10 f).
+
+    `warn_at`: the share of the pool's ports, taken towards its busiest destination, from which on the operator is
+    warned; down to `warn_clear_at` again, told that it is over.
+
+    `when_full`: what a client gets whose address has no free port towards a destination: "another" address, or
+    "refuse" (RFC 6888 REQ-2, RFC 7857 section 4).
+    """
 
     name: str
     tags: Mapping[str, str]
@@ -77,6 +98,10 @@ class Pool:
     timers: Timers = Timers()
     behaviour: Behaviour = BEHAVIOUR_DEFAULT
     client_limits: ClientLimits = NO_LIMITS
+    icmp_errors_per_s: int = ICMP_ERRORS_PER_S
+    when_full: str = WHEN_FULL[0]
+    warn_at: float = WARN_AT
+    warn_clear_at: float = WARN_CLEAR_AT
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""

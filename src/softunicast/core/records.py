@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from softunicast.core.leases import Lease
 
 # A slice of an address is a power of two of ports between these. Fewer than 16 would spend more on
-# bookkeeping than on traffic; 65536 would leave only the first slice, which is never given out.
+# bookkeeping than on traffic; 65536 would leave only the first slice, whose first ports are the system's. Of IPv6,
+# of which there is enough, a server may have a whole address; the data path leaves its system ports out.
 SLICE_PORTS_MIN = 16
-SLICE_PORTS_MAX = 32768
+SLICE_PORTS_MAX = {4: 32768, 6: 65536}
 SLICE_PORTS_DEFAULT = 2048
 
 

@@ -23,6 +23,7 @@ IPAddress = IPv4Address | IPv6Address
 
 PORT_BITS: Final = 16
 PORTS: Final = 1 << PORT_BITS
+SYSTEM_PORTS: Final = 1024  # RFC 6335: those below are for servers, and never given out
 _PORT_MASK: Final = PORTS - 1
 _ADDRESS_BITS: Final = {4: 32, 6: 128}
 
@@ -202,6 +203,11 @@ def slice_of_port(address: IPAddress, port: int, ports: int) -> Slice:
     if not 0 <= port < PORTS:
         raise InputError(f"port {port} is out of range", "stay within 0-65535")
     return Slice.of(address, port & -ports, ports)
+
+
+def first_slice(address: IPAddress, ports: int) -> Slice:
+    """The lowest slice of `ports` ports of an address that may be given out: above the system ports, or all of it."""
+    return Slice.of(address, max(SYSTEM_PORTS, ports) % PORTS, ports)
 
 
 def slices_of(address: IPAddress, ports: int) -> tuple[Slice, ...]:

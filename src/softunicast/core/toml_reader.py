@@ -132,6 +132,36 @@ class Section:
         )
         return default
 
+    def number_or_choice(self, key: str, options: tuple[str, ...], low: int, high: int) -> int | str:
+        """A whole number from `low` to `high`, or one of `options`, of which the first is the default."""
+        value = self._value(key, options[0], "a number or a text")
+        if value in options or (type(value) is int and low <= value <= high):
+            found: int | str = value
+            return found
+        words = " or ".join(f'"{option}"' for option in options)
+        self.wrong(
+            key, f"{_shown(value)} is not possible", f"give {words}, or a whole number from {low} to {high}"
+        )
+        return options[0]
+
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self._value(key, default, "true or false")
+        if isinstance(value, bool):
+            return value
+        self.wrong(key, f"{_shown(value)} is neither true nor false", f"write {key} = true or {key} = false")
+        return default
+
+    def list_of_texts(self, key: str, count_max: int) -> list[str]:
+        """Texts that are not empty, at most so many; missing is none."""
+        values = self._value(key, [], "a list of texts")
+        if not isinstance(values, list) or not all(isinstance(one, str) and one for one in values):
+            self.wrong(key, f"{_shown(values)} is not a list of texts", f'write {key} = ["...", "..."]')
+            return []
+        if len(values) > count_max:
+            self.wrong(key, f"{len(values)} entries", f"use at most {count_max}")
+        return values[:count_max]
+
     def texts(self, key: str) -> dict[str, str]:
         """A table of texts, such as tags; missing is empty."""
         found = {}

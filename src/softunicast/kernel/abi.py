@@ -1,6 +1,7 @@
 """Generated from bpf/abi.h by `make abi`: structs and enums shared with the data path. Do not edit.
 
-Addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and be32.
+IPv4 addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and
+be32. IPv6 addresses are bytes, in structs of their own (with a 6 in their names).
 Byte order is little endian: the objects are built for bpfel.
 """
 
@@ -15,31 +16,36 @@ class Reason(IntEnum):
     NONE = 0
     MALFORMED = 1
     FRAGMENT = 2
-    ICMP_ERROR = 3
-    PROTOCOL = 4
-    INTERNAL = 5
-    NO_OWNER = 6
-    LEASE_EXPIRED = 7
-    STEER_LOOP = 8
-    NO_NEIGHBOUR = 9
-    NO_POOL = 10
-    NO_SLICE = 11
-    SLICE_FULL = 12
-    TABLE_FULL = 13
-    CLIENT_FLOWS = 14
-    CLIENT_RATE = 15
-    NO_FLOW = 16
-    NO_ROUTE = 17
-    HOP_LIMIT = 18
-    TOO_BIG = 19
-    FAMILY = 20
-    FILTERED = 21
-    GUARD_FOREIGN = 22
-    GUARD_NOBODY = 23
-    GUARD_EXPIRED = 24
-    GUARD_FRAGMENT = 25
-    GUARD_PROTOCOL = 26
-    MAX = 27
+    FRAGMENT_LOST = 3
+    ICMP_ERROR = 4
+    PROTOCOL = 5
+    INTERNAL = 6
+    NO_OWNER = 7
+    LEASE_EXPIRED = 8
+    STEER_LOOP = 9
+    NO_NEIGHBOUR = 10
+    NO_POOL = 11
+    NO_SLICE = 12
+    SLICE_FULL = 13
+    TABLE_FULL = 14
+    CLIENT_FLOWS = 15
+    CLIENT_STATE = 16
+    CLIENT_RATE = 17
+    CLIENT_TABLE = 18
+    NO_FLOW = 19
+    NO_ROUTE = 20
+    HOP_LIMIT = 21
+    TOO_BIG = 22
+    FAMILY = 23
+    FILTERED = 24
+    UNSOLICITED = 25
+    SPOOFED = 26
+    GUARD_FOREIGN = 27
+    GUARD_NOBODY = 28
+    GUARD_EXPIRED = 29
+    GUARD_FRAGMENT = 30
+    GUARD_PROTOCOL = 31
+    MAX = 32
 
 
 class Traffic(IntEnum):
@@ -51,9 +57,13 @@ class Traffic(IntEnum):
     NEW_FLOW = 5
     REUSED = 6
     ICMP_SENT = 7
-    FAST_OUT = 8
-    FAST_IN = 9
-    MAX = 10
+    ICMP_MUTED = 8
+    FAST_OUT = 9
+    FAST_IN = 10
+    HELD = 11
+    RELEASED = 12
+    CUT = 13
+    MAX = 14
 
 
 class Hook(IntEnum):
@@ -76,6 +86,7 @@ class TcpSeen(IntEnum):
     FIN_OUT = 4
     FIN_IN = 8
     RST = 16
+    COUNTED = 32
 
 
 class Behaviour(IntEnum):
@@ -85,12 +96,22 @@ class Behaviour(IntEnum):
     FILTERING_TCP = 8
     FILTERING_UDP = 16
     FILTERING_ICMP = 32
+    LIMIT = 64
+    SEVERAL = 128
+    ONE_ADDRESS = 256
 
 
 class AbiLimit(IntEnum):
-    ABI_VERSION = 2
+    ABI_VERSION = 3
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
+    LINE_GROUPS = 7
+    LINE_ADDRESSES = 16
+    LINE_OWNERS = 32
+    GROUP_BIT = 268435456
+    GROUP_TRIES = 8
+    TICK_NS = 67108864
+    ONRAMP_SOURCES_MAX = 16
 
 
 class Settings(NamedTuple):
@@ -98,6 +119,7 @@ class Settings(NamedTuple):
     uplink: int
     self: int
     uplink_mtu: int
+    group_mask: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -107,8 +129,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIII")
-SETTINGS_BYTES: Final = 16
+_settings = Struct("<IIIII")
+SETTINGS_BYTES: Final = 20
 
 
 class BlockKey(NamedTuple):
@@ -127,40 +149,86 @@ _block_key = Struct("<II")
 BLOCK_KEY_BYTES: Final = 8
 
 
-class AddressKey(NamedTuple):
-    address: int
+class BlockKey6(NamedTuple):
+    prefix_length: int
+    address: bytes
 
     def pack(self) -> bytes:
-        return _address_key.pack(*self)
+        return _block_key6.pack(*self)
 
     @classmethod
-    def unpack(cls, data: bytes) -> AddressKey:
-        return cls._make(_address_key.unpack(data))
+    def unpack(cls, data: bytes) -> BlockKey6:
+        return cls._make(_block_key6.unpack(data))
 
 
-_address_key = Struct("<I")
-ADDRESS_KEY_BYTES: Final = 4
+_block_key6 = Struct("<I16s")
+BLOCK_KEY6_BYTES: Final = 20
 
 
-class Address(NamedTuple):
-    base: int
-    shift: int
+class Group(NamedTuple):
+    number: int
+    line: int
 
     def pack(self) -> bytes:
-        return _address.pack(*self)
+        return _group.pack(*self)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Address:
-        return cls._make(_address.unpack(data))
+    def unpack(cls, data: bytes) -> Group:
+        return cls._make(_group.unpack(data))
 
 
-_address = Struct("<II")
-ADDRESS_BYTES: Final = 8
+_group = Struct("<II")
+GROUP_BYTES: Final = 8
+
+
+class GroupLine(NamedTuple):
+    groups: bytes
+    overflowed: int
+
+    def pack(self) -> bytes:
+        return _group_line.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> GroupLine:
+        return cls._make(_group_line.unpack(data))
+
+
+_group_line = Struct("<56sI4x")
+GROUP_LINE_BYTES: Final = 64
+
+
+class AddressLine(NamedTuple):
+    where: bytes
+
+    def pack(self) -> bytes:
+        return _address_line.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> AddressLine:
+        return cls._make(_address_line.unpack(data))
+
+
+_address_line = Struct("<64s")
+ADDRESS_LINE_BYTES: Final = 64
+
+
+class OwnerLine(NamedTuple):
+    owners: bytes
+
+    def pack(self) -> bytes:
+        return _owner_line.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> OwnerLine:
+        return cls._make(_owner_line.unpack(data))
+
+
+_owner_line = Struct("<64s")
+OWNER_LINE_BYTES: Final = 64
 
 
 class Slot(NamedTuple):
     deadline_ns: int
-    owner: int
     epoch: int
 
     def pack(self) -> bytes:
@@ -171,7 +239,7 @@ class Slot(NamedTuple):
         return cls._make(_slot.unpack(data))
 
 
-_slot = Struct("<QII")
+_slot = Struct("<QI4x")
 SLOT_BYTES: Final = 16
 
 
@@ -210,16 +278,40 @@ _pool_slice = Struct("<IIHH")
 POOL_SLICE_BYTES: Final = 12
 
 
+class PoolSlice6(NamedTuple):
+    address: bytes
+    slot: int
+    first: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _pool_slice6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolSlice6:
+        return cls._make(_pool_slice6.unpack(data))
+
+
+_pool_slice6 = Struct("<16sIHH")
+POOL_SLICE6_BYTES: Final = 24
+
+
 class Pool(NamedTuple):
     tcp_opening_ns: int
     tcp_established_ns: int
     tcp_closing_ns: int
     udp_ns: int
     icmp_ns: int
+    rest_ns: int
     slice_count: int
     behaviour: int
     client_flows_max: int
+    client_tcp_max: int
+    client_udp_max: int
+    client_icmp_max: int
+    client_state_max: int
     client_rate_max: int
+    errors_max: int
     name: bytes
     slices: bytes
 
@@ -231,14 +323,81 @@ class Pool(NamedTuple):
         return cls._make(_pool.unpack(data))
 
 
-_pool = Struct("<QQQQQIIII48s3072s")
-POOL_BYTES: Final = 3176
+_pool = Struct("<QQQQQQIIIIIIIII4x48s3072s")
+POOL_BYTES: Final = 3208
+
+
+class Pool6(NamedTuple):
+    tcp_opening_ns: int
+    tcp_established_ns: int
+    tcp_closing_ns: int
+    udp_ns: int
+    icmp_ns: int
+    rest_ns: int
+    slice_count: int
+    behaviour: int
+    client_flows_max: int
+    client_tcp_max: int
+    client_udp_max: int
+    client_icmp_max: int
+    client_state_max: int
+    client_rate_max: int
+    errors_max: int
+    name: bytes
+    slices: bytes
+
+    def pack(self) -> bytes:
+        return _pool6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Pool6:
+        return cls._make(_pool6.unpack(data))
+
+
+_pool6 = Struct("<QQQQQQIIIIIIIII4x48s6144s")
+POOL6_BYTES: Final = 6280
+
+
+class Source(NamedTuple):
+    address: int
+    mask: int
+
+    def pack(self) -> bytes:
+        return _source.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source:
+        return cls._make(_source.unpack(data))
+
+
+_source = Struct("<II")
+SOURCE_BYTES: Final = 8
+
+
+class Source6(NamedTuple):
+    address: bytes
+    mask: bytes
+
+    def pack(self) -> bytes:
+        return _source6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Source6:
+        return cls._make(_source6.unpack(data))
+
+
+_source6 = Struct("<16s16s")
+SOURCE6_BYTES: Final = 32
 
 
 class Onramp(NamedTuple):
     pool: int
     address: int
     xdp_mtu: int
+    mss: int
+    mss_mtu: int
+    source_count: int
+    sources: bytes
     name: bytes
 
     def pack(self) -> bytes:
@@ -249,8 +408,64 @@ class Onramp(NamedTuple):
         return cls._make(_onramp.unpack(data))
 
 
-_onramp = Struct("<III16s")
-ONRAMP_BYTES: Final = 28
+_onramp = Struct("<IIIIII128s16s")
+ONRAMP_BYTES: Final = 168
+
+
+class Onramp6(NamedTuple):
+    pool: int
+    address: bytes
+    xdp_mtu: int
+    mss: int
+    mss_mtu: int
+    source_count: int
+    sources: bytes
+    name: bytes
+
+    def pack(self) -> bytes:
+        return _onramp6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Onramp6:
+        return cls._make(_onramp6.unpack(data))
+
+
+_onramp6 = Struct("<I16sIIII512s16s")
+ONRAMP6_BYTES: Final = 564
+
+
+class ExemptKey(NamedTuple):
+    prefix_length: int
+    onramp: int
+    address: int
+
+    def pack(self) -> bytes:
+        return _exempt_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ExemptKey:
+        return cls._make(_exempt_key.unpack(data))
+
+
+_exempt_key = Struct("<III")
+EXEMPT_KEY_BYTES: Final = 12
+
+
+class ExemptKey6(NamedTuple):
+    prefix_length: int
+    onramp: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _exempt_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ExemptKey6:
+        return cls._make(_exempt_key6.unpack(data))
+
+
+_exempt_key6 = Struct("<II16s")
+EXEMPT_KEY6_BYTES: Final = 24
 
 
 class FlowKey(NamedTuple):
@@ -271,6 +486,26 @@ class FlowKey(NamedTuple):
 
 _flow_key = Struct("<IIHHIB3x")
 FLOW_KEY_BYTES: Final = 20
+
+
+class FlowKey6(NamedTuple):
+    client: bytes
+    remote: bytes
+    client_port: int
+    remote_port: int
+    onramp: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _flow_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> FlowKey6:
+        return cls._make(_flow_key6.unpack(data))
+
+
+_flow_key6 = Struct("<16s16sHHIB3x")
+FLOW_KEY6_BYTES: Final = 44
 
 
 class Flow(NamedTuple):
@@ -298,6 +533,31 @@ _flow = Struct("<QQIH6s6sHIII6s2x")
 FLOW_BYTES: Final = 56
 
 
+class Flow6(NamedTuple):
+    refresh_ns: int
+    hop_ns: int
+    local: bytes
+    local_port: int
+    hop_destination: bytes
+    hop_source: bytes
+    hop_mtu: int
+    acknowledged: int
+    sent: int
+    hairpin: int
+    client_mac: bytes
+
+    def pack(self) -> bytes:
+        return _flow6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Flow6:
+        return cls._make(_flow6.unpack(data))
+
+
+_flow6 = Struct("<QQ16sH6s6sHIII6s2x4x")
+FLOW6_BYTES: Final = 72
+
+
 class ClaimKey(NamedTuple):
     local: int
     remote: int
@@ -317,15 +577,34 @@ _claim_key = Struct("<IIHHB3x")
 CLAIM_KEY_BYTES: Final = 16
 
 
+class ClaimKey6(NamedTuple):
+    local: bytes
+    remote: bytes
+    local_port: int
+    remote_port: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _claim_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClaimKey6:
+        return cls._make(_claim_key6.unpack(data))
+
+
+_claim_key6 = Struct("<16s16sHHB3x")
+CLAIM_KEY6_BYTES: Final = 40
+
+
 class Claim(NamedTuple):
     expires_ns: int
-    since_ns: int
-    refresh_in_ns: int
     flow: bytes
     state: int
     pool: int
     acknowledged: int
     sent: int
+    since_ticks: int
+    refresh_in_ticks: int
     client_mac: bytes
     onramp_mac: bytes
 
@@ -337,8 +616,32 @@ class Claim(NamedTuple):
         return cls._make(_claim.unpack(data))
 
 
-_claim = Struct("<QQQ20sIIII6s6s")
-CLAIM_BYTES: Final = 72
+_claim = Struct("<Q20sIIIIII6s6s")
+CLAIM_BYTES: Final = 64
+
+
+class Claim6(NamedTuple):
+    expires_ns: int
+    flow: bytes
+    state: int
+    pool: int
+    acknowledged: int
+    sent: int
+    since_ticks: int
+    refresh_in_ticks: int
+    client_mac: bytes
+    onramp_mac: bytes
+
+    def pack(self) -> bytes:
+        return _claim6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Claim6:
+        return cls._make(_claim6.unpack(data))
+
+
+_claim6 = Struct("<Q44sIIIIII6s6s")
+CLAIM6_BYTES: Final = 88
 
 
 class ClientKey(NamedTuple):
@@ -357,9 +660,29 @@ _client_key = Struct("<II")
 CLIENT_KEY_BYTES: Final = 8
 
 
+class ClientKey6(NamedTuple):
+    onramp: int
+    address: bytes
+
+    def pack(self) -> bytes:
+        return _client_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> ClientKey6:
+        return cls._make(_client_key6.unpack(data))
+
+
+_client_key6 = Struct("<I16s")
+CLIENT_KEY6_BYTES: Final = 20
+
+
 class Client(NamedTuple):
     next_ns: int
-    flows: int
+    claims: int
+    tcp: int
+    udp: int
+    icmp: int
+    address: int
 
     def pack(self) -> bytes:
         return _client.pack(*self)
@@ -369,19 +692,80 @@ class Client(NamedTuple):
         return cls._make(_client.unpack(data))
 
 
-_client = Struct("<QI4x")
-CLIENT_BYTES: Final = 16
+_client = Struct("<QIIIII4x")
+CLIENT_BYTES: Final = 32
+
+
+class DatagramKey(NamedTuple):
+    source: int
+    destination: int
+    interface: int
+    id: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _datagram_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> DatagramKey:
+        return cls._make(_datagram_key.unpack(data))
+
+
+_datagram_key = Struct("<IIIHB1x")
+DATAGRAM_KEY_BYTES: Final = 16
+
+
+class DatagramKey6(NamedTuple):
+    source: bytes
+    destination: bytes
+    interface: int
+    id: int
+    protocol: int
+
+    def pack(self) -> bytes:
+        return _datagram_key6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> DatagramKey6:
+        return cls._make(_datagram_key6.unpack(data))
+
+
+_datagram_key6 = Struct("<16s16sIHB1x")
+DATAGRAM_KEY6_BYTES: Final = 40
+
+
+class Datagram(NamedTuple):
+    since_ns: int
+    last: int
+    known: int
+    gone: int
+    total: int
+    source_port: int
+    destination_port: int
+    id: int
+
+    def pack(self) -> bytes:
+        return _datagram.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Datagram:
+        return cls._make(_datagram.unpack(data))
+
+
+_datagram = Struct("<QIIIIHHH2x")
+DATAGRAM_BYTES: Final = 32
 
 
 class Sample(NamedTuple):
     at_ns: int
-    source: int
-    destination: int
+    source: bytes
+    destination: bytes
     source_port: int
     destination_port: int
     interface: int
     protocol: int
     hook: int
+    family: int
 
     def pack(self) -> bytes:
         return _sample.pack(*self)
@@ -391,8 +775,8 @@ class Sample(NamedTuple):
         return cls._make(_sample.unpack(data))
 
 
-_sample = Struct("<QIIHHIBB6x")
-SAMPLE_BYTES: Final = 32
+_sample = Struct("<Q16s16sHHIBBB5x")
+SAMPLE_BYTES: Final = 56
 
 
 class Drop(NamedTuple):
@@ -407,14 +791,17 @@ class Drop(NamedTuple):
         return cls._make(_drop.unpack(data))
 
 
-_drop = Struct("<Q32s")
-DROP_BYTES: Final = 40
+_drop = Struct("<Q56s")
+DROP_BYTES: Final = 64
 
 
 class Sweep(NamedTuple):
     now_ns: int
     freed: int
     live: int
+    freed_max: int
+    live_max: int
+    run: int
 
     def pack(self) -> bytes:
         return _sweep.pack(*self)
@@ -424,5 +811,74 @@ class Sweep(NamedTuple):
         return cls._make(_sweep.unpack(data))
 
 
-_sweep = Struct("<QQQ")
-SWEEP_BYTES: Final = 24
+_sweep = Struct("<QQQQQI4x")
+SWEEP_BYTES: Final = 48
+
+
+class Sweeping(NamedTuple):
+    swept_ns: int
+    again_ns: int
+    runs: int
+
+    def pack(self) -> bytes:
+        return _sweeping.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Sweeping:
+        return cls._make(_sweeping.unpack(data))
+
+
+_sweeping = Struct("<QQQ8x")
+SWEEPING_BYTES: Final = 32
+
+
+class Usage(NamedTuple):
+    at_ns: int
+    flows: int
+    busiest: int
+    destination: bytes
+
+    def pack(self) -> bytes:
+        return _usage.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Usage:
+        return cls._make(_usage.unpack(data))
+
+
+_usage = Struct("<QII16s")
+USAGE_BYTES: Final = 32
+
+
+class Usage6(NamedTuple):
+    at_ns: int
+    flows: int
+    busiest: int
+    destination: bytes
+
+    def pack(self) -> bytes:
+        return _usage6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Usage6:
+        return cls._make(_usage6.unpack(data))
+
+
+_usage6 = Struct("<QII40s")
+USAGE6_BYTES: Final = 56
+
+
+class UsageCell(NamedTuple):
+    run: int
+    flows: int
+
+    def pack(self) -> bytes:
+        return _usage_cell.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> UsageCell:
+        return cls._make(_usage_cell.unpack(data))
+
+
+_usage_cell = Struct("<II")
+USAGE_CELL_BYTES: Final = 8

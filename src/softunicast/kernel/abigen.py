@@ -1,4 +1,6 @@
-"""Writes kernel/abi.py from the BTF of abi.bpf.o: `python -m softunicast.kernel.abigen [--check]`.
+"""Writes kernel/abi.py from the BTF of abi.bpf.o and abi6.bpf.o: `python -m softunicast.kernel.abigen [--check]`.
+
+A struct that has an address in it is another one for IPv6: it is there twice, the second time with a 6 in its name.
 
 BTF is the type information inside a compiled BPF object (Documentation/bpf/btf.rst in the kernel tree). It
 is read here as bytes, with the standard library, so that the generated file needs nothing at run time. Only
@@ -11,7 +13,8 @@ import re
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,7 @@ from softunicast.core.errors import KernelError
 from softunicast.kernel.libbpf import ffi, kernel_error, load_library
 
 OBJECT: Final = Path(__file__).parent / "bpf" / "abi.bpf.o"
+OBJECT6: Final = Path(__file__).parent / "bpf" / "abi6.bpf.o"
 TARGET: Final = Path(__file__).parent / "abi.py"
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
@@ -111,8 +115,9 @@ def _enum_source(enum: Type) -> str:
     return f"class {_class_name(enum.name)}(IntEnum):\n{rows}"
 
 
-def _struct_source(types: list[Type], record: Type) -> str:
+def _struct_source(types: list[Type], record: Type, suffix: str = "") -> str:
     """A NamedTuple with SIZE, pack and unpack. Byte arrays are bytes; inner structs are packed bytes."""
+    title = record.name + suffix
     fields, formats, end = [], ["<"], 0
     for name, type_id, bits in record.members:
         offset, size, inner = bits // 8, _size(types, type_id), _resolve(types, type_id)
@@ -129,27 +134,50 @@ def _struct_source(types: list[Type], record: Type) -> str:
         formats.append(f"{record.size_or_type - end}x")
     rows = "".join(f"    {name}: {kind}\n" for name, kind in fields)
     return (
-        f"class {_class_name(record.name)}(NamedTuple):\n{rows}\n"
-        f"    def pack(self) -> bytes:\n        return _{record.name}.pack(*self)\n\n"
-        f"    @classmethod\n    def unpack(cls, data: bytes) -> {_class_name(record.name)}:\n"
-        f"        return cls._make(_{record.name}.unpack(data))\n\n\n"
-        f'_{record.name} = Struct("{"".join(formats)}")\n'
-        f"{record.name.upper()}_BYTES: Final = {record.size_or_type}\n"
+        f"class {_class_name(title)}(NamedTuple):\n{rows}\n"
+        f"    def pack(self) -> bytes:\n        return _{title}.pack(*self)\n\n"
+        f"    @classmethod\n    def unpack(cls, data: bytes) -> {_class_name(title)}:\n"
+        f"        return cls._make(_{title}.unpack(data))\n\n\n"
+        f'_{title} = Struct("{"".join(formats)}")\n'
+        f"{title.upper()}_BYTES: Final = {record.size_or_type}\n"
     )
 
 
-def generate(path: Path = OBJECT) -> str:
+def _named_alike(record: Type, usual: Type) -> Type:
+    """With the field names of the struct for IPv4: C must call some of them otherwise (bpf/family.h)."""
+    names = [name for name, _, _ in usual.members]
+    members = tuple(
+        (names[at] if at < len(names) else name, kind, bits)
+        for at, (name, kind, bits) in enumerate(record.members)
+    )
+    return replace(record, members=members)
+
+
+def _structs(path: Path, path6: Path) -> Iterator[str]:
+    types, types6 = read_btf(path), read_btf(path6)
+    others = {found.name.removesuffix("6"): found for found in types6 if found.kind == STRUCT}
+    for record in types:
+        if record.kind != STRUCT or not record.name:
+            continue
+        yield _struct_source(types, record)
+        other = _named_alike(others[record.name], record)
+        if _struct_source(types6, replace(other, name=record.name)) != _struct_source(types, record):
+            yield _struct_source(types6, replace(other, name=record.name), "6")
+
+
+def generate(path: Path = OBJECT, path6: Path = OBJECT6) -> str:
     """The text of abi.py."""
     types = read_btf(path)
     parts = [
         '"""Generated from bpf/abi.h by `make abi`: structs and enums shared with the data path. Do not edit.\n\n'
-        "Addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and be32.\n"
+        "IPv4 addresses and ports marked `be` in abi.h are integers as they lie in memory; convert with be16 and\n"
+        "be32. IPv6 addresses are bytes, in structs of their own (with a 6 in their names).\n"
         'Byte order is little endian: the objects are built for bpfel.\n"""\n\n'
         "from __future__ import annotations\n\nfrom enum import IntEnum\nfrom struct import Struct\n"
         "from typing import Final, NamedTuple\n"
     ]
     parts += [_enum_source(found) for found in types if found.kind == ENUM]
-    parts += [_struct_source(types, found) for found in types if found.kind == STRUCT and found.name]
+    parts += _structs(path, path6)
     return _formatted("\n\n".join(parts))
 
 

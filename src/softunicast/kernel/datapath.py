@@ -8,9 +8,11 @@ Acts in the network namespace of the calling thread.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
@@ -18,15 +20,21 @@ from typing import Final, Self
 from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
+from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, links
+from softunicast.kernel import abi, layout, links
+from softunicast.kernel.address_places import group_lines
+from softunicast.kernel.attachment import choose_attachment, suits_xdp
+from softunicast.kernel.exempt import set_exempt
+from softunicast.kernel.families import FAMILIES, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
-from softunicast.kernel.native_xdp import have_native_xdp, takes_redirected
+from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
     ATTACH_TCX_EGRESS,
     ATTACH_TCX_INGRESS,
+    TCX_FIRST,
     BpfObject,
     Link,
     attach_xdp,
@@ -34,20 +42,41 @@ from softunicast.kernel.objects import (
     mount_bpffs,
 )
 from softunicast.kernel.tables import Tables
+from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
-OBJECTS: Final = ("director", "guard", "egress", "fast", "sweep")
-TABLES: Final = ("settings", "blocks", "addresses", "slots", "servers", "pools", "onramps")
+OBJECTS: Final = (
+    *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
+    *("director_tc6", "guard6", "egress6", "sweep6"),
+)
+ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
+FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
+TABLES: Final = (
+    *("settings", "groups", "owners", "slots", "servers"),
+    *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
+)
+TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
 class Datapath:
     """See the module. `adopted` says whether `open` found a running one."""
 
-    def __init__(self, folder: Path, uplink: str, server: str, attach: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        uplink: str,
+        server: str,
+        attach: Mapping[str, str],
+        sources: Mapping[str, Sequence[IPv4Network]],
+        rules: Mapping[str, OnrampRules],
+    ) -> None:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
+        self.director = "director"  # or "director_tc": the program at the uplink
+        self._sources = sources
+        self._rules = rules
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -62,16 +91,20 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
+        sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
+        rules: Mapping[str, OnrampRules] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
-        `attach`: on-ramp -> "tc", "xdp" or "auto" (what `choose_attachment` finds best; also when not named).
+        `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
+        `sources`: on-ramp -> the addresses that its clients may have (any when not named).
+        `rules`: on-ramp -> what it exempts and clamps.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach)
+        made = cls(bpffs, uplink, server, attach, sources, rules)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -87,11 +120,18 @@ class Datapath:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         _refuse_other_abi(self.folder / "maps" / "settings")
         sizes = {
+            "groups": group_lines(limits.addresses_max),
             "addresses": limits.addresses_max,
+            "owners": -(-limits.slots_max // abi.AbiLimit.LINE_OWNERS),
             "slots": limits.slots_max,
             "flows": limits.flows_max,
             "claims": limits.flows_max,
+            "datagrams": limits.fragments_max,
+            "held": limits.held_max,
+            "clients": limits.clients_max,
         }
+        sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims", "clients")}
+        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
@@ -100,26 +140,44 @@ class Datapath:
         index = links.interface(self.uplink).index
         self._drop_links_of_others()
         self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
-        director = self._objects["director"].programs["director"]
-        self._links["director"] = attach_xdp(director, index, self._pin("director", self.uplink))
+        self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
+        # Each behind those for IPv4, which have most to do, and let IPv6 pass.
+        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
         mtu = links.interface(self.uplink).mtu
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu)
+        mask = self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
 
-    def _attach(self, obj: str, program: str, interface: str, index: int, kind: int) -> None:
+    def _attach_director(self, index: int) -> None:
+        """In XDP or at tc; the other one, of an agent that was told otherwise, goes when this one is there."""
+        device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
+        if wanted == "xdp" or (wanted == "auto" and suits_xdp(device)):
+            self.director, other = "director", "director_tc"
+            program = self._objects["director"].programs["director"]
+            self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
+        else:
+            self.director, other = "director_tc", "director"
+            self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        pin = self._pin(other, self.uplink)
+        if pin.exists():
+            _link_of(pin).remove()
+
+    def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
         name = program if interface == self.uplink else pin.name
-        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin))
+        self._keep(name, Link.attach(self._objects[obj].programs[program], index, kind, pin, flags))
 
     def _keep(self, name: str, link: Link) -> None:
         before, self._links[name] = self._links.get(name), link
@@ -129,14 +187,26 @@ class Datapath:
     def _attach_onramp(self, interface: str, pool: str) -> None:
         """tc always; XDP in front of it where it pays, for established flows."""
         device = links.interface(interface)
-        address, pin = device.addresses[0].ip if device.addresses else None, self._pin("fast", interface)
-        self._tables.set_onramp(interface, pool, address, 0)
+        attach = choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink)
+        addresses, pin = links.source_addresses(device), self._pin("fast", interface)
+        sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
+        mss = rules.mss, self._mss_mtu(interface)
+        self._tables.set_onramp(interface, pool, addresses, 0, sources, *mss)
+        set_exempt(self._maps["exempt"], device.index, rules.exempt)
+        if device.bare:
+            if not self._pin("wrap", interface).exists():
+                for program in TRANSLATORS:
+                    self._detach(program, interface)  # programs run in the order in which they were attached
+            self._attach("wrap", "wrap", interface, device.index, ATTACH_TCX_INGRESS)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
-        if choose_attachment(device, self._attach_by.get(interface, "auto"), self.uplink) == "xdp":
+        self._attach("egress6", "egress_out6", interface, device.index, ATTACH_TCX_INGRESS)
+        if not device.bare:
+            self._detach("wrap", interface)
+        if attach == "xdp":
             self._keep(pin.name, attach_xdp(self._objects["fast"].programs["fast"], device.index, pin))
             # Else replies take tc, and only the clients' packets the short way.
             if takes_redirected(interface):
-                self._tables.set_onramp(interface, pool, address, device.mtu)
+                self._tables.set_onramp(interface, pool, addresses, device.mtu, sources, *mss)
         else:
             self._detach("fast", interface)
 
@@ -144,9 +214,8 @@ class Datapath:
         """Attachments to an uplink that is not configured any more."""
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
-            if program not in ("egress_out", "fast") and interface != self.uplink:
-                fd = load_library().bpf_obj_get(str(pin).encode())
-                Link(check(fd, f"opening {pin}"), pin).remove()
+            if program not in ON_ONRAMPS and interface != self.uplink:
+                _link_of(pin).remove()
 
     # tables
 
@@ -187,13 +256,14 @@ class Datapath:
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
-            if tables.state.onramps.get(interface) != pool or not self._is_attached(interface):
+            changed = tables.state.onramps.get(interface) != pool or self._has_other_mtu(interface)
+            if changed or not self._is_attached(interface):
                 self._attach_onramp(interface, pool)
                 changes += 1
         for interface in set(tables.state.onramps) - set(wanted.onramps):
-            self._detach("fast", interface)
-            self._detach("egress_out", interface)
-            tables.remove_onramp(interface)
+            for program in ON_ONRAMPS:
+                self._detach(program, interface)
+            set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
 
@@ -207,7 +277,24 @@ class Datapath:
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""
         index = links.index_of(interface)
-        return f"egress_out@{interface}" in self._links and self._tables.onramp_index(interface) == index
+        attached = all(f"{program}@{interface}" in self._links for program in TRANSLATORS)
+        return attached and self._tables.onramp_index(interface) == index
+
+    def attachment(self, onramp: str) -> str:
+        """By what the packets of its clients are taken: "tc" or "xdp"; "" while by nothing."""
+        if not self._is_attached(onramp):
+            return ""
+        return "xdp" if f"fast@{onramp}" in self._links else "tc"
+
+    def _mss_mtu(self, interface: str) -> int:
+        """What SYNs of an on-ramp that clamps by the path must leave room for; 0 for others."""
+        if not self._rules.get(interface, NO_RULES).mss_by_path:
+            return 0
+        return min(links.interface(name).mtu for name in (interface, self.uplink))
+
+    def _has_other_mtu(self, interface: str) -> bool:
+        there = links.index_of(interface) is not None
+        return there and self._mss_mtu(interface) != self._tables.mss_mtu(interface)
 
     def _self_index(self) -> int:
         value = self._maps["settings"].get(index_key(0))
@@ -217,11 +304,14 @@ class Datapath:
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         """How many live flows there are (of those `wanted`), and the first `limit` of them."""
-        return list_flows(self._maps["claims"], limit, wanted)
+        return list_flows(self._claims(), limit, wanted)
 
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
         """Live flows of each slice."""
-        return count_by_slice(self._maps["claims"], slices)
+        return count_by_slice(self._claims(), slices)
+
+    def _claims(self) -> list[Map]:
+        return [self._maps[family.named("claims")] for family in FAMILIES]
 
     def drops(self) -> list[Drop]:
         """Every reason with its count and its last packet."""
@@ -233,15 +323,26 @@ class Datapath:
 
     def sweep(self) -> tuple[int, int]:
         """Frees expired claims; returns (freed, live)."""
+        done = [self._sweep(family.named("sweep")) for family in FAMILIES]
+        return sum(part.freed for part in done), sum(part.live for part in done)
+
+    def _sweep(self, name: str) -> abi.Sweep:
         context = ffi.new("char[]", abi.SWEEP_BYTES)
         options = ffi.new("struct bpf_test_run_opts *")
         options.sz = ffi.sizeof("struct bpf_test_run_opts")
         options.ctx_in = context  # written back to
         options.ctx_size_in = abi.SWEEP_BYTES
-        program = self._objects["sweep"].programs["sweep"]
+        program = self._objects[name].programs[name]
         check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-        done = abi.Sweep.unpack(bytes(ffi.buffer(context)))
-        return done.freed, done.live
+        return abi.Sweep.unpack(bytes(ffi.buffer(context)))
+
+    def usage(self) -> dict[str, Usage]:
+        """How full each pool was at the last sweep; a pool without flows is not there."""
+        return read_usage(self._maps, self._tables.pool_numbers())
+
+    def memory_bytes(self) -> dict[str, int]:
+        """What each map takes of the kernel's memory now, by the kernel's own account."""
+        return {name: table.memory_bytes() for name, table in self._maps.items()}
 
     def table_descriptors(self) -> dict[str, int]:
         """Descriptors of the tables, for programs that shall see the same world (explain)."""
@@ -272,8 +373,13 @@ class Datapath:
 
 
 def _removal_rank(name: str) -> int:
-    order = ("fast", "egress_out", "egress_in", "director", "guard")
+    order = (*ON_ONRAMPS, "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
+
+
+def _link_of(pin: Path) -> Link:
+    fd = load_library().bpf_obj_get(str(pin).encode())
+    return Link(check(fd, f"opening {pin}"), pin)
 
 
 def _remove_pins(folder: Path) -> None:
@@ -298,24 +404,9 @@ def _refuse_other_abi(pin: Path) -> None:
         raise KernelError(
             f"the running data path has layout {found}, this version of softunicast layout "
             f"{abi.AbiLimit.ABI_VERSION}",
-            fix="stop the agent cleanly with the version that started it, then start this one",
+            errno.EINVAL,
+            layout.OTHER_VERSION,
         )
-
-
-def choose_attachment(device: links.Interface, wanted: str, uplink: str) -> str:
-    """ "tc" or "xdp". XDP is for devices that bring frames from a wire and whose driver runs it; a veth or a TUN
-    brings large packets from a local stack, which XDP would force to be cut (no GSO). HostError when XDP is
-    wanted and the uplink would lose its frames."""
-    if wanted == "tc" or (wanted == "auto" and not (device.kind is None and have_native_xdp(device.name))):
-        return "tc"
-    if takes_redirected(uplink):
-        return "xdp"
-    if wanted == "xdp":
-        raise HostError(
-            f"{uplink} does not send what XDP redirects to it: {device.name} cannot be attached by XDP",
-            f'set attach = "tc" for {device.name}',
-        )
-    return "tc"
 
 
 def attach_pass(interface: str, pin: Path) -> None:

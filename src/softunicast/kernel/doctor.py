@@ -11,19 +11,30 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from softunicast.core.endpoints import address_order
 from softunicast.core.errors import HostError, SoftunicastError
+from softunicast.core.slices import IPAddress
 from softunicast.kernel import links, probe, sysctl
 from softunicast.kernel.attached import TCX_EGRESS, TCX_INGRESS, XDP, Attached, attached
 from softunicast.kernel.native_xdp import have_native_xdp
 from softunicast.kernel.probe import Feature
 
 JIT: Final = "net/core/bpf_jit_enable"
-ON_UPLINK: Final = ((XDP, "director"), (TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
-OURS: Final = frozenset({*ON_UPLINK, (TCX_INGRESS, "egress_out")})
+DIRECTORS: Final = ((XDP, "director"), (TCX_INGRESS, "director_tc"))  # one of them
+ON_UPLINK: Final = (
+    *((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard")),
+    *((TCX_INGRESS, "director_tc6"), (TCX_INGRESS, "egress_in6"), (TCX_EGRESS, "guard6")),
+)
+ON_ONRAMPS: Final = (
+    (TCX_INGRESS, "egress_out"),
+    (TCX_INGRESS, "egress_out6"),
+    (TCX_INGRESS, "wrap"),
+    (XDP, "fast"),
+)
+OURS: Final = frozenset({*DIRECTORS, *ON_UPLINK, *ON_ONRAMPS})
 START_AGAIN: Final = "start the agent again, it takes over; stopped cleanly it removes everything"
 
 
@@ -48,17 +59,19 @@ class Scope:
     """What to look at. `uplink` is None when nobody could tell which interface it is, `agent_answers` when
     there may be an agent or not.
 
-    `noted_settings` and `noted_addresses`: what the journal of an agent says it has changed on this host.
-    `shared`: the addresses that the agent's data path knows.
+    `noted_settings`, `noted_addresses`, `noted_tuns`: what the journal of an agent says it has changed on this host.
+    `shared`: the addresses that the agent's data path knows; `onramps6`: on-ramps whose pool has some of IPv6.
     """
 
     bpffs: Path
     uplink: str | None = None
     onramps: tuple[str, ...] = ()
+    onramps6: tuple[str, ...] = ()
     agent_answers: bool | None = False
     noted_settings: tuple[str, ...] = ()
-    noted_addresses: frozenset[IPv4Address] = frozenset()
-    shared: frozenset[IPv4Address] = frozenset()
+    noted_addresses: frozenset[IPAddress] = frozenset()
+    noted_tuns: tuple[str, ...] = ()
+    shared: frozenset[IPAddress] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ class Facts:
     attached: tuple[Attached, ...] = ()
     settings: Mapping[str, int | None] = field(default_factory=dict)
     pins: int = 0
-    loopback: frozenset[IPv4Address] = frozenset()
+    loopback: frozenset[IPAddress] = frozenset()
 
 
 def examine(scope: Scope) -> tuple[Finding, ...]:
@@ -124,6 +137,8 @@ def _settings_of_interest(scope: Scope) -> Iterator[str]:
     yield JIT
     for onramp in scope.onramps:
         yield sysctl.ipv4_conf(onramp, "forwarding")
+    for onramp in scope.onramps6:
+        yield sysctl.ipv6_conf(onramp, "forwarding")
     for interface in {scope.uplink, *scope.onramps, "all"} - {None}:
         yield sysctl.ipv4_conf(str(interface), "arp_ignore")
 
@@ -197,8 +212,9 @@ def _settings(scope: Scope, facts: Facts) -> Iterator[Finding]:
         yield Finding(Severity.OK, "BPF programs are compiled (net.core.bpf_jit_enable)")
     if not scope.agent_answers:
         return  # the agent changes the rest when it starts, and puts it back when it stops
-    for onramp in scope.onramps:
-        name = sysctl.ipv4_conf(onramp, "forwarding")
+    forwarding = [(onramp, sysctl.ipv4_conf(onramp, "forwarding")) for onramp in scope.onramps]
+    forwarding += [(onramp, sysctl.ipv6_conf(onramp, "forwarding")) for onramp in scope.onramps6]
+    for onramp, name in forwarding:
         if facts.settings.get(name) == 0:
             what = f"{onramp} does not forward, so its clients' packets are dropped as no_route"
             yield Finding(Severity.ERROR, what, f"find out who sets it to 0; echo 1 > /proc/sys/{name}")
@@ -213,13 +229,16 @@ def _settings(scope: Scope, facts: Facts) -> Iterator[Finding]:
 
 def _programs(scope: Scope, facts: Facts) -> Iterator[Finding]:
     ours = [one for one in facts.attached if (one.hook, one.program) in OURS]
+    there = {(one.hook, one.program) for one in ours if one.interface == scope.uplink}
     for one in facts.attached:
-        if one.interface == scope.uplink and one.hook == XDP and one not in ours:
+        in_the_way = one.interface == scope.uplink and one.hook == XDP and one not in ours
+        if in_the_way and (TCX_INGRESS, "director_tc") not in there:
             what = f"{one.interface} runs another XDP program, {one.program}: the director cannot attach"
-            yield Finding(Severity.ERROR, what, f"ip link set dev {one.interface} xdp off, or stop its owner")
+            fix = f'ip link set dev {one.interface} xdp off, or stop its owner; or [uplink] attach = "tc"'
+            yield Finding(Severity.ERROR, what, fix)
     if scope.agent_answers and facts.may_load and scope.uplink in facts.interfaces:
-        there = {(one.hook, one.program) for one in ours if one.interface == scope.uplink}
-        missing = [f"{program} ({hook})" for hook, program in ON_UPLINK if (hook, program) not in there]
+        missing = [] if there & set(DIRECTORS) else ["director (xdp or tcx ingress)"]
+        missing += [f"{program} ({hook})" for hook, program in ON_UPLINK if (hook, program) not in there]
         if missing:
             what = f"the agent answers, but {scope.uplink} is without {', '.join(missing)}"
             yield Finding(Severity.ERROR, what, "restart the agent, it attaches them again")
@@ -235,19 +254,21 @@ def _leftovers(scope: Scope, facts: Facts) -> Iterator[Finding]:
     strangers = facts.loopback - scope.noted_addresses
     if scope.agent_answers is not False:
         strangers &= scope.shared  # others may well be the operator's own
-    for address in sorted(strangers):
-        fix = f"if nothing else needs it: ip address del {address}/32 dev lo"
+    for address in sorted(strangers, key=address_order):
+        fix = f"if nothing else needs it: ip address del {address}/{address.max_prefixlen} dev lo"
         yield Finding(Severity.NOTE, f"{address} on lo, and no agent noted that it put it there", fix)
     if scope.agent_answers is not False:
         return
     left = facts.loopback & scope.noted_addresses
-    for address in sorted(left):
+    for address in sorted(left, key=address_order):
         yield Finding(Severity.WARNING, f"{address} on lo, put there by an agent that is gone", START_AGAIN)
+    for name in scope.noted_tuns:
+        yield Finding(Severity.WARNING, f"the TUN device {name}, made by an agent that is gone", START_AGAIN)
     if facts.pins:
         what = f"{facts.pins} pins in {scope.bpffs} and no agent"
         yield Finding(Severity.WARNING, what, START_AGAIN)
     if scope.noted_settings:
         what = f"settings changed by an agent that is gone: {', '.join(scope.noted_settings)}"
         yield Finding(Severity.WARNING, what, START_AGAIN)
-    if facts.may_load and not (left or facts.pins or scope.noted_settings):
+    if facts.may_load and not (left or facts.pins or scope.noted_settings or scope.noted_tuns):
         yield Finding(Severity.OK, "nothing is left over of an earlier agent")

@@ -8,7 +8,7 @@ counters, so that what was counted is exactly this packet's story.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,13 +16,16 @@ from typing import Final
 from softunicast.core.errors import InputError
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.families import IPV4, IPV6, Family
 from softunicast.kernel.flows import differences, read_drops, read_traffic
 from softunicast.kernel.frames import describe, mac_text
 from softunicast.kernel.objects import BpfObject
 from softunicast.kernel.reasons import MEANING
 from softunicast.kernel.testrun import run_tc, run_xdp
+from softunicast.kernel.words import mac_bytes
 
-_COPIED: Final = ("claims", "flows")
+_COPIED: Final = ("claims", "flows", "clients")
+_ROOM: Final = 16  # for what one packet can add to them
 
 
 @dataclass
@@ -42,25 +45,35 @@ class Explanation:
 
 
 class _Copy:
-    """The programs on copied claims and flows."""
+    """The programs for a family, on copied claims and flows."""
 
-    def __init__(self, datapath: Datapath) -> None:
+    def __init__(self, datapath: Datapath, family: Family) -> None:
         self.objects: dict[str, BpfObject] = {}
         self.datapath = datapath
+        self.director = datapath.director if family is IPV4 else "director_tc"
+        self._family = family
+        copied = [family.named(name) for name in _COPIED]
         shared = datapath.table_descriptors()
-        sizes = {name: datapath.map(name).max_entries for name in _COPIED}
+        # No larger than need be, because all of it is allocated; and full where the original is.
+        items = {name: list(datapath.map(name).items()) for name in copied}
+        sizes = {name: min(len(items[name]) + _ROOM, datapath.map(name).max_entries) for name in copied}
         try:
-            egress = self.objects["egress"] = BpfObject.load("egress", None, sizes, shared)
-            private = {name: egress.maps[name].fd for name in (*_COPIED, "drops", "traffic")}
-            for name in ("director", "guard"):
-                self.objects[name] = BpfObject.load(name, None, None, shared | private)
-            for name in _COPIED:
-                egress.maps[name].set_many(datapath.map(name).items())
+            egress = self._load("egress", sizes, shared)
+            private = {name: egress.maps[name].fd for name in (*copied, "drops", "traffic")}
+            for name in (self.director, "guard"):
+                self._load(name, {}, shared | private)
+            for name in copied:
+                egress.maps[name].set_many(items[name])
         except BaseException:
             self.close()
             raise
 
+    def _load(self, name: str, sizes: Mapping[str, int], shared: Mapping[str, int]) -> BpfObject:
+        obj = self.objects[name] = BpfObject.load(self._family.named(name), None, sizes, shared)
+        return obj
+
     def program(self, name: str) -> int:
+        name = self._family.named(name)
         return next(obj.programs[name] for obj in self.objects.values() if name in obj.programs)
 
     def dropped(self) -> Reason | None:
@@ -76,8 +89,8 @@ class _Copy:
 
 
 @contextmanager
-def _copy(datapath: Datapath) -> Iterator[_Copy]:
-    copy = _Copy(datapath)
+def _copy(datapath: Datapath, family: Family) -> Iterator[_Copy]:
+    copy = _Copy(datapath, family)
     try:
         yield copy
     finally:
@@ -86,19 +99,36 @@ def _copy(datapath: Datapath) -> Iterator[_Copy]:
 
 def explain(datapath: Datapath, frame: bytes, interface: str, leaving: bool = False) -> Explanation:
     """`frame` arrives on the on-ramp or the uplink named `interface`; or, `leaving`, a local program sends it."""
+    frame = _not_to_be_cut(frame)
     found = Explanation(packet_in=describe(frame))
     if interface != datapath.uplink and interface not in datapath.state.onramps:
         known = ", ".join([datapath.uplink, *sorted(datapath.state.onramps)])
         raise InputError(f"{interface} is neither the uplink nor an on-ramp", f"use one of: {known}")
-    with _copy(datapath) as copy:
+    with _copy(datapath, IPV6 if frame[12:14] == b"\x86\xdd" else IPV4) as copy:
         if leaving:
             _guard(copy, frame, found)
         elif interface == datapath.uplink:
-            _from_uplink(copy, frame, found)
+            _from_uplink(copy, _to_this_server(datapath, frame), found)
         else:
             _from_onramp(copy, frame, interface, found)
         found.reason = copy.dropped()
     return found
+
+
+def _not_to_be_cut(frame: bytes) -> bytes:
+    """The same packet with DF, whole: the programs send the pieces of one that they cut, and nothing may be sent."""
+    if frame[12:15] != b"\x08\x00\x45" or len(frame) < 34:
+        return frame
+    before, after = frame[20:22], (0x4000).to_bytes(2, "big")
+    total = (0xFFFF ^ int.from_bytes(frame[24:26], "big")) + (0xFFFF ^ int.from_bytes(before, "big")) + 0x4000
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return frame[:20] + after + frame[22:24] + (0xFFFF ^ total).to_bytes(2, "big") + frame[26:]
+
+
+def _to_this_server(datapath: Datapath, frame: bytes) -> bytes:
+    """The same packet, in a frame that is for this server: what a switch floods is left alone."""
+    return mac_bytes(datapath.own_mac) + frame[6:] if datapath.own_mac else frame
 
 
 def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) -> None:
@@ -131,7 +161,7 @@ def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) 
 
 def _guard(copy: _Copy, frame: bytes, found: Explanation) -> None:
     uplink = copy.datapath.uplink
-    result = run_tc(copy.program("guard"), frame, socket.if_nametoindex(uplink))
+    result = run_tc(copy.program("guard"), frame, socket.if_nametoindex(uplink), came_by=0)
     if result.verdict == "drop":
         found.steps.append("guard: dropped")
         found.verdict = "dropped by the guard"
@@ -142,26 +172,27 @@ def _guard(copy: _Copy, frame: bytes, found: Explanation) -> None:
 
 def _from_uplink(copy: _Copy, frame: bytes, found: Explanation) -> None:
     before = copy.counted()
-    index = socket.if_nametoindex(copy.datapath.uplink)
-    result = run_xdp(copy.program("director"), frame, index)
+    index, program = socket.if_nametoindex(copy.datapath.uplink), copy.program(copy.director)
+    run = run_xdp if copy.director == "director" else run_tc
+    result = run(program, frame, index)
     counted = differences(before, copy.counted())
-    if result.verdict == "tx":
+    if "steered" in counted:
         mac = mac_text(result.frame)
         names = [name for name, known in copy.datapath.state.servers.items() if known == mac]
         found.steps.append(f"director: another server's slice: sent on to {', '.join(names)} ({mac})")
         found.verdict, found.packet_out = f"steered to {', '.join(names)}", describe(result.frame)
-    elif result.verdict == "pass" and "here" in counted:
-        found.steps.append("director: a slice of this server")
-        _to_client(copy, frame, found)
-    elif result.verdict == "redirect":
+    elif "fast_in" in counted:
         found.steps.append("director: reply of an established flow, given to its client at once")
         found.verdict, found.packet_out = "given to the client", describe(result.frame)
-    elif result.verdict == "pass":
-        found.steps.append("director: not a soft-unicast destination, untouched")
-        found.verdict = "passed to this server"
-    else:
+    elif "here" in counted:
+        found.steps.append("director: a slice of this server")
+        _to_client(copy, frame, found)
+    elif result.verdict == "drop":
         found.steps.append("director: dropped")
         found.verdict = "dropped"
+    else:
+        found.steps.append("director: not a soft-unicast destination, untouched")
+        found.verdict = "passed to this server"
 
 
 def _to_client(copy: _Copy, frame: bytes, found: Explanation) -> None:

@@ -6,14 +6,18 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from ipaddress import IPv4Address, IPv6Address
+from itertools import chain
+from typing import Any, Final
 
+from softunicast.core.endpoints import endpoint_text
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi
+from softunicast.kernel.families import IPV4, IPV6, Family
 from softunicast.kernel.maps import Map
 from softunicast.kernel.words import be16, index_key, word_address
 
-PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp"}
+PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}  # ICMPv6 is IPv6's ICMP
 BUSY: Final = (1 << 64) - 1
 NS: Final = 1_000_000_000
 HOOKS: Final = {hook.value: hook.name.lower().replace("_", " ") for hook in abi.Hook}
@@ -57,9 +61,9 @@ class Drop:
     last: Sample | None
 
 
-def end_text(address: int, port: int) -> str:
+def end_text(address: int | bytes, port: int) -> str:
     """ "198.51.100.10:2049" from two words of a map."""
-    return f"{word_address(address)}:{be16(port)}"
+    return endpoint_text(word_address(address), be16(port))
 
 
 def protocol_name(number: int) -> str:
@@ -83,21 +87,26 @@ def tcp_state(seen: int) -> str:
     return "established" if seen & both_ways == both_ways else "opening"
 
 
-def live_claims(claims: Map, now_ns: int) -> Iterator[tuple[abi.ClaimKey, abi.Claim]]:
-    """Claims that have not expired at `now_ns` (CLOCK_MONOTONIC)."""
+def _family_of(claims: Map) -> Family:
+    return IPV6 if claims.key_bytes == abi.CLAIM_KEY6_BYTES else IPV4
+
+
+def live_claims(claims: Map, now_ns: int) -> Iterator[tuple[Any, Any]]:
+    """Claims (abi.ClaimKey and abi.Claim of the table's family) that have not expired at `now_ns` (CLOCK_MONOTONIC)."""
+    family = _family_of(claims)
     for key, value in claims.items():
-        claim = abi.Claim.unpack(value)
+        claim = family.claim.unpack(value)
         if now_ns < claim.expires_ns < BUSY:
-            yield abi.ClaimKey.unpack(key), claim
+            yield family.claim_key.unpack(key), claim
 
 
 def list_flows(
-    claims: Map, limit: int, wanted: Callable[[Flow], bool] | None = None
+    tables: Iterable[Map], limit: int, wanted: Callable[[Flow], bool] | None = None
 ) -> tuple[int, list[Flow]]:
-    """How many live flows there are (of those `wanted`), and the first `limit` of them."""
+    """How many live flows there are (of those `wanted`) in the claims of each family, and the first `limit` of them."""
     now_ns, names = time.monotonic_ns(), dict[int, str]()
     total, shown = 0, list[Flow]()
-    for key, claim in live_claims(claims, now_ns):
+    for key, claim in chain.from_iterable(live_claims(claims, now_ns) for claims in tables):
         if wanted is None and len(shown) >= limit:
             total += 1
             continue
@@ -109,8 +118,9 @@ def list_flows(
     return total, shown
 
 
-def _flow(key: abi.ClaimKey, claim: abi.Claim, now_ns: int, names: dict[int, str]) -> Flow:
-    client = abi.FlowKey.unpack(claim.flow)
+def _flow(key: Any, claim: Any, now_ns: int, names: dict[int, str]) -> Flow:
+    family = IPV4 if isinstance(key, abi.ClaimKey) else IPV6
+    client = family.flow_key.unpack(claim.flow)
     if client.onramp not in names:
         names[client.onramp] = interface_name(client.onramp)
     return Flow(
@@ -118,32 +128,33 @@ def _flow(key: abi.ClaimKey, claim: abi.Claim, now_ns: int, names: dict[int, str
         protocol=protocol_name(key.protocol),
         client=end_text(client.client, client.client_port),
         local=end_text(key.local, key.local_port),
-        remote=end_text(key.remote, key.remote_port) if key.remote else "any",
-        state=_state(key, claim),
-        age_s=round((now_ns - claim.since_ns) / NS, 3),
+        remote="any" if key.remote == family.nowhere else end_text(key.remote, key.remote_port),
+        state=_state(family, key, claim),
+        age_s=round(max(0, now_ns - claim.since_ticks * abi.AbiLimit.TICK_NS) / NS, 3),
         expires_in_s=round((claim.expires_ns - now_ns) / NS, 3),
     )
 
 
-def _state(key: abi.ClaimKey, claim: abi.Claim) -> str:
-    if not key.remote:
+def _state(family: Family, key: Any, claim: Any) -> str:
+    if key.remote == family.nowhere:
         return "mapping"
     return tcp_state(claim.state) if key.protocol == socket.IPPROTO_TCP else "open"
 
 
-def count_by_slice(claims: Map, slices: Iterable[Slice]) -> dict[Slice, int]:
-    """Live flows of each slice, in one pass. Slices must not overlap."""
+def count_by_slice(tables: Iterable[Map], slices: Iterable[Slice]) -> dict[Slice, int]:
+    """Live flows of each slice, in one pass over the claims of each family. Slices must not overlap."""
     counts = dict.fromkeys(slices, 0)
-    places: dict[tuple[int, int, int], Slice] = {}
+    places: dict[tuple[int, int, int, int], Slice] = {}
     masks = set[int]()
     for part in counts:
         mask = -part.ports & 0xFFFF
         masks.add(mask)
-        places[int(part.address), mask, part.port_first] = part
-    for key, _ in live_claims(claims, time.monotonic_ns()):
-        address, port = int(word_address(key.local)), be16(key.local_port)
+        places[part.version, int(part.address), mask, part.port_first] = part
+    now_ns = time.monotonic_ns()
+    for key, _ in chain.from_iterable(live_claims(claims, now_ns) for claims in tables):
+        address, port = word_address(key.local), be16(key.local_port)
         for mask in masks:
-            found = places.get((address, mask, port & mask))
+            found = places.get((address.version, int(address), mask, port & mask))
             if found is not None:
                 counts[found] += 1
     return counts
@@ -169,9 +180,15 @@ def _sample(sample: abi.Sample, now_ns: int) -> Sample:
         hook=HOOKS.get(sample.hook, str(sample.hook)),
         interface=interface_name(sample.interface),
         protocol=protocol_name(sample.protocol),
-        source=end_text(sample.source, sample.source_port),
-        destination=end_text(sample.destination, sample.destination_port),
+        source=_sample_end(sample, sample.source, sample.source_port),
+        destination=_sample_end(sample, sample.destination, sample.destination_port),
     )
+
+
+def _sample_end(sample: abi.Sample, address: bytes, port: int) -> str:
+    if sample.family == 6:
+        return endpoint_text(IPv6Address(address), be16(port))
+    return endpoint_text(IPv4Address(address[:4]), be16(port))
 
 
 def read_traffic(traffic: Map) -> dict[str, int]:

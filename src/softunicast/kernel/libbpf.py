@@ -29,6 +29,10 @@ int bpf_map__fd(const struct bpf_map *map);
 int bpf_map__set_pin_path(struct bpf_map *map, const char *path);
 int bpf_map__set_max_entries(struct bpf_map *map, uint32_t max_entries);
 uint32_t bpf_map__max_entries(const struct bpf_map *map);
+int bpf_map__type(const struct bpf_map *map);
+uint32_t bpf_map__key_size(const struct bpf_map *map);
+uint32_t bpf_map__value_size(const struct bpf_map *map);
+uint32_t bpf_map__map_flags(const struct bpf_map *map);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 
 const char *bpf_program__name(const struct bpf_program *prog);

@@ -12,35 +12,46 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any, Final
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from softunicast.core.errors import HostError, KernelError
+from softunicast.core.slices import IPAddress
 
 LOOPBACK: Final = "lo"
 _AF_INET: Final = 2
+_AF_INET6: Final = 10
 _IFF_UP: Final = 1
 _ARPHRD_ETHER: Final = 1
+_ARPHRD_NONE: Final = 0xFFFE
 # An address of this scope is good for receiving and for sockets bound to it, and for nothing else: the kernel
 # never picks it as the source of a packet that leaves, nor of an ARP request.
 _SCOPE_HOST: Final = 254
+# IPv6 has no such scope. What comes closest: no detection of duplicates, and deprecated from the start, so that the
+# kernel picks any other address before it. Neighbour discovery is answered by the interface that has the address.
+_IPV6_QUIET: Final = {"flags": 0x02, "preferred": 0, "valid": 0xFFFFFFFF}
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One interface. `mac` is None unless it is Ethernet; `kind` is None unless it is virtual ("veth", "tun");
-    `addresses` are in the kernel's order; `mtu` in bytes."""
+    """One interface. `mac` is None unless it is Ethernet; `bare` when its packets are IP and nothing in front, as of
+    a TUN or a WireGuard device; `kind` is None unless it is virtual ("veth", "tun"); `addresses` (IPv4) and
+    `addresses6` are in the kernel's order; `mtu` in bytes; `carrier`: a cable is in, or a program has the descriptor
+    of a TUN."""
 
     name: str
     index: int
     mac: str | None
+    bare: bool
     up: bool
+    carrier: bool
     mtu: int
     kind: str | None
     addresses: tuple[IPv4Interface, ...]
+    addresses6: tuple[IPv6Interface, ...] = ()
 
 
 def interface(name: str) -> Interface:
@@ -55,14 +66,21 @@ def interface(name: str) -> Interface:
             IPv4Interface((_attribute(message, "IFA_LOCAL"), message["prefixlen"]))
             for message in netlink.get_addr(family=_AF_INET, index=index)
         )
+        addresses6 = tuple(
+            IPv6Interface((_attribute(message, "IFA_ADDRESS"), message["prefixlen"]))
+            for message in netlink.get_addr(family=_AF_INET6, index=index)
+        )
     return Interface(
         name=name,
         index=index,
         mac=_attribute(link, "IFLA_ADDRESS") if link["ifi_type"] == _ARPHRD_ETHER else None,
+        bare=link["ifi_type"] == _ARPHRD_NONE,
         up=bool(link["flags"] & _IFF_UP),
+        carrier=bool(_attribute(link, "IFLA_CARRIER")),
         mtu=int(_attribute(link, "IFLA_MTU")),
         kind=_attribute(info, "IFLA_INFO_KIND") if (info := _attribute(link, "IFLA_LINKINFO")) else None,
         addresses=addresses,
+        addresses6=addresses6,
     )
 
 
@@ -74,36 +92,52 @@ def index_of(name: str) -> int | None:
         return None
 
 
-def loopback_addresses() -> frozenset[IPv4Address]:
-    """The addresses that `lo` has, other than 127.0.0.0/8."""
-    addresses = (address.ip for address in interface(LOOPBACK).addresses)
+def source_addresses(device: Interface) -> tuple[IPAddress, ...]:
+    """What the interface's own packets may come from: of IPv6, those that are good beyond the link come first."""
+    known = sorted((address.ip for address in device.addresses6), key=lambda address: address.is_link_local)
+    return (*(address.ip for address in device.addresses), *known)
+
+
+def loopback_addresses() -> frozenset[IPAddress]:
+    """The addresses that `lo` has, other than 127.0.0.0/8 and ::1."""
+    device = interface(LOOPBACK)
+    addresses: list[IPAddress] = [address.ip for address in device.addresses]
+    addresses += [address.ip for address in device.addresses6]
     return frozenset(address for address in addresses if not address.is_loopback)
 
 
-def add_loopback_address(address: IPv4Address) -> bool:
-    """Gives `lo` the address, /32 and scope host. False when it was there already."""
+def add_loopback_address(address: IPAddress) -> bool:
+    """Gives `lo` the address, with the longest prefix and such that the kernel does not use it for its own packets.
+    False when it was there already."""
     return _change_loopback("add", address, errno.EEXIST)
 
 
-def remove_loopback_address(address: IPv4Address) -> bool:
-    """Takes the /32 from `lo`. False when it was not there."""
+def remove_loopback_address(address: IPAddress) -> bool:
+    """Takes the address from `lo`. False when it was not there."""
     return _change_loopback("del", address, errno.EADDRNOTAVAIL)
 
 
-def _change_loopback(command: str, address: IPv4Address, done_errno: int) -> bool:
-    scope = {"scope": _SCOPE_HOST} if command == "add" else {}
-    with _netlink(f"{command} {address}/32 on lo") as netlink:
+def _change_loopback(command: str, address: IPAddress, done_errno: int) -> bool:
+    scope: dict[str, Any] = {}
+    if command == "add":
+        scope = {"scope": _SCOPE_HOST} if address.version == 4 else _IPV6_QUIET
+    with _netlink(f"{command} {address}/{address.max_prefixlen} on lo") as netlink:
         try:
             netlink.addr(
                 command,
                 index=netlink.link_lookup(ifname=LOOPBACK)[0],
                 address=str(address),
-                prefixlen=32,
+                prefixlen=address.max_prefixlen,
                 **scope,
             )
         except NetlinkError as error:
             if error.code == done_errno:
                 return False
+            if error.code == errno.EACCES and address.version == 6:
+                raise HostError(
+                    f"cannot {command} {address} on lo: IPv6 is off there",
+                    "sysctl -w net.ipv6.conf.lo.disable_ipv6=0",
+                ) from error
             raise
     return True
 

@@ -7,9 +7,12 @@ hundred times faster than key by key. Per-CPU values are read as one bytes per p
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
 from softunicast.kernel.libbpf import check, ffi, kernel_error, load_library
 
@@ -32,6 +35,11 @@ class Map:
     def _stored_bytes(self) -> int:
         """What the kernel copies per value: per-CPU values are padded to 8 bytes and repeated."""
         return (self.value_bytes + 7) // 8 * 8 * self.cpus if self.cpus else self.value_bytes
+
+    def memory_bytes(self) -> int:
+        """What the kernel accounts to the map. Since 6.4 that is what it takes now, before what it could take."""
+        lines = Path(f"/proc/self/fdinfo/{self.fd}").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or None when there is none."""
@@ -74,6 +82,23 @@ class Map:
                 ),
                 f"writing {len(part)} entries of map {self.name}",
             )
+
+    @contextmanager
+    def words(self, form: Literal["H", "I", "Q"]) -> Iterator[memoryview[int]]:
+        """The values of an array (BPF_F_MMAPABLE) as the kernel holds them: words of 16 ("H"), 32 ("I")
+        or 64 bits ("Q"). Each is read and written at once: programs see the old one or the new one."""
+        try:
+            memory = mmap.mmap(self.fd, self.max_entries * self.value_bytes)
+        except OSError as error:
+            raise kernel_error(error.errno or 0, f"mapping map {self.name} into memory") from error
+        with memory, memoryview(memory) as raw, raw.cast(form) as view:
+            yield view
+
+    def set_words(self, form: Literal["H", "I", "Q"], words: Iterable[tuple[int, int]]) -> None:
+        """Writes words by their number: see `words`."""
+        with self.words(form) as view:
+            for number, word in words:
+                view[number] = word
 
     def delete(self, key: bytes) -> bool:
         """False when there was no such key."""

@@ -25,6 +25,7 @@ ATTACH_XDP: Final = 37
 ATTACH_TCX_INGRESS: Final = 46
 ATTACH_TCX_EGRESS: Final = 47
 XDP_GENERIC, XDP_NATIVE = 1 << 1, 1 << 2
+TCX_FIRST: Final = 1 << 3  # BPF_F_BEFORE, and nothing named: before all others
 
 _LOG_BYTES: Final = 1 << 20
 _BPFFS_MAGIC: Final = 0xCAFE4A11
@@ -65,13 +66,7 @@ class BpfObject:
         name, for maps that are created now. `shared`: descriptors of maps to use instead of new ones.
         Raises KernelError with the telling line of the verifier.
         """
-        library = load_library()
-        path = OBJECTS / f"{name}.bpf.o"
-        if not path.exists():
-            raise HostError(f"loading {path.name}: the BPF objects are not built", "make setup")
-        handle = library.bpf_object__open_file(str(path).encode(), ffi.NULL)
-        if handle == ffi.NULL:
-            raise kernel_error(ffi.errno, f"opening {path.name}")
+        handle = open_object(name)
         made = cls(handle, name)
         try:
             made._load(pins, sizes or {}, shared or {})
@@ -91,9 +86,8 @@ class BpfObject:
             if name in shared:
                 check(library.bpf_map__reuse_fd(handle, shared[name]), f"sharing map {name}")
             elif pins is not None:
-                pin = pins / name
-                _refuse_other_size(pin, sizes.get(name))
-                check(library.bpf_map__set_pin_path(handle, str(pin).encode()), f"pinning map {name}")
+                pin = str(pins / name).encode()
+                check(library.bpf_map__set_pin_path(handle, pin), f"pinning map {name}")
         for handle in self._each(library.bpf_object__next_program):
             name = ffi.string(library.bpf_program__name(handle)).decode()
             logs[name] = ffi.new("char[]", _LOG_BYTES)
@@ -123,21 +117,15 @@ class BpfObject:
             self._handle = None
 
 
-def _refuse_other_size(pin: Path, wanted: int | None) -> None:
-    """A pinned map of another size cannot be used; libbpf would only say EINVAL."""
-    if wanted is None or not pin.exists():
-        return
-    fd = load_library().bpf_obj_get(str(pin).encode())
-    if fd < 0:
-        return
-    found = map_of_fd(fd, pin.name).max_entries
-    os.close(fd)
-    if found != wanted:
-        raise KernelError(
-            f"map {pin.name} is pinned with {found} entries, the configuration asks for {wanted}",
-            errno.EINVAL,
-            "keep the old size in [limits], or stop the agent cleanly (this removes the pins) and start again",
-        )
+def open_object(name: str) -> Any:
+    """The file bpf/NAME.bpf.o of this package, read and not loaded. Close the handle when done."""
+    path = OBJECTS / f"{name}.bpf.o"
+    if not path.exists():
+        raise HostError(f"loading {path.name}: the BPF objects are not built", "make setup")
+    handle = load_library().bpf_object__open_file(str(path).encode(), ffi.NULL)
+    if handle == ffi.NULL:
+        raise kernel_error(ffi.errno, f"opening {path.name}")
+    return handle
 
 
 def _load_error(name: str, code: int, logs: Mapping[str, Any]) -> KernelError:

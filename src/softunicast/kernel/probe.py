@@ -197,7 +197,7 @@ def _have_test_run() -> bool:
 _PROBES: Final[dict[str, _Probe]] = {
     "btf": _Probe("5.4", "programs that fit this kernel's structures", _have_btf, "CONFIG_DEBUG_INFO_BTF"),
     "bpffs": _Probe("4.4", "a data path that outlives the agent", _have_filesystem("bpf")),
-    "xdp": _Probe("5.9", "the director", _have_xdp, "CONFIG_NET"),
+    "xdp": _Probe("5.9", "the director on network cards", _have_xdp, "CONFIG_NET"),
     "xdp-frags": _Probe("5.18", "the director on uplinks with large packets", _have_xdp_frags),
     "tcx": _Probe("6.6", "egress and the guard", _have_tcx, "CONFIG_NET_XGRESS"),
     "syscall-programs": _Probe("5.14", "freeing expired claims", _have_syscall_programs),
@@ -213,7 +213,9 @@ _PROBES: Final[dict[str, _Probe]] = {
     ),
     "bpf_ktime_get_coarse_ns": _Probe("5.11", "deadlines and timers", _have_helper(_SCHED_CLS, 160)),
     "bpf_check_mtu": _Probe("5.12", "replies too large for an on-ramp", _have_helper(_SCHED_CLS, 163)),
+    "bpf_clone_redirect": _Probe("4.2", "fragments", _have_helper(_SCHED_CLS, 13)),
     "bpf_skb_change_tail": _Probe("4.9", "ICMP errors to clients", _have_helper(_SCHED_CLS, 38)),
+    "bpf_skb_change_head": _Probe("4.10", "on-ramps without Ethernet", _have_helper(_SCHED_CLS, 43)),
     "bpf_skb_adjust_room": _Probe("4.13", "ICMP errors to clients", _have_helper(_SCHED_CLS, 50)),
     "bpf_skc_lookup_tcp": _Probe(
         "5.2", "leaving the ports of sockets alone", _have_helper(_SCHED_CLS, 99), "CONFIG_INET"

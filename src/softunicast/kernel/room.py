@@ -6,6 +6,8 @@ places out.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
@@ -20,10 +22,12 @@ _K = TypeVar("_K")
 
 
 def check_room(sizes: Mapping[str, int], actual: KernelState, wanted: KernelState) -> None:
-    """Entries and names. `sizes`: entries by table. Raises KernelError (no room) or InputError."""
+    """Entries and names, of either family. `sizes`: entries by table. Raises KernelError (no room) or InputError."""
     counts = {
-        "blocks": len(actual.blocks | wanted.blocks),
-        "addresses": len({*actual.addresses, *wanted.addresses}),
+        "blocks": max(Counter(block.version for block in actual.blocks | wanted.blocks).values(), default=0),
+        "addresses": max(
+            Counter(address.version for address in {*actual.addresses, *wanted.addresses}).values(), default=0
+        ),
         "servers": len({*actual.servers, *wanted.servers}) + 1,  # 0 stands for nobody
         "pools": len({*actual.pools, *wanted.pools}),
         "onramps": len({*actual.onramps, *wanted.onramps}),
@@ -35,9 +39,10 @@ def check_room(sizes: Mapping[str, int], actual: KernelState, wanted: KernelStat
     for name in {*wanted.servers, *wanted.pools}:
         name_bytes(name)
     for name, pool in wanted.pools.items():
-        if len(pool.slices) > SLICES_MAX:
+        count = max(Counter(slice_.version for slice_ in pool.slices).values(), default=0)
+        if count > SLICES_MAX:
             raise InputError(
-                f"pool {name} has {len(pool.slices)} slices, a server can use {SLICES_MAX}",
+                f"pool {name} has {count} slices, a server can use {SLICES_MAX}",
                 "lower slices_max",
             )
 
@@ -49,16 +54,19 @@ def place_regions(taken: Iterable[tuple[int, int]], slots: Mapping[_K, int], lim
     KernelError when one finds none.
     """
     used, found = sorted(taken), dict[_K, int]()
+    searched = dict[int, int]()  # by size: below there is no gap for one more of it
     for key, wanted in slots.items():
-        at = 0
-        for first, length in used:
-            if at + wanted <= first:
-                break
+        at = searched.get(wanted, 0)
+        index = bisect_left(used, (at, 0))
+        while index < len(used) and at + wanted > used[index][0]:
+            first, length = used[index]
             at = max(at, -(-(first + length) // wanted) * wanted)
+            index += 1
         if at + wanted > limit:
             raise KernelError(
                 f"no room for {wanted} more slices in the table of {limit}", fix="raise limits.slots_max"
             )
         found[key] = at
-        used = sorted([*used, (at, wanted)])
+        used.insert(index, (at, wanted))
+        searched[wanted] = at + wanted
     return found

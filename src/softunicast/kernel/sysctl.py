@@ -20,6 +20,11 @@ def ipv4_conf(interface: str, key: str) -> str:
     return f"net/ipv4/conf/{interface}/{key}"
 
 
+def ipv6_conf(interface: str, key: str) -> str:
+    """The same for IPv6."""
+    return f"net/ipv6/conf/{interface}/{key}"
+
+
 def read(name: str) -> int | None:
     """The value, or None when there is no such setting (the interface is gone)."""
     try:

@@ -9,30 +9,36 @@ point to them, slots before the pools that open flows in them, additions before 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
-from typing import Final
+from ipaddress import IPv4Network
+from typing import Any, Final
 
-from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.desired import KernelState, PoolSlices
 from softunicast.core.plan import diff
-from softunicast.core.pools import PROTOCOLS, Behaviour, ClientLimits, Timers
-from softunicast.core.slices import Slice, slice_of_port
+from softunicast.core.pools import NO_LIMITS, PROTOCOLS, WHEN_FULL, Behaviour, ClientLimits, Timers
+from softunicast.core.slices import IPAddress, Slice, slice_of_port
 from softunicast.kernel import abi
+from softunicast.kernel.families import FAMILIES, Family, family_of
 from softunicast.kernel.maps import Map
-from softunicast.kernel.room import check_room, place_regions
+from softunicast.kernel.room import check_room
+from softunicast.kernel.slot_tables import SlotTables
 from softunicast.kernel.words import address_word, bytes_name, index_key, mac_bytes, name_bytes, word_address
 
-PORTS: Final = 65536
 NS: Final = 1_000_000_000
 EMPTY: Final = KernelState(frozenset(), {}, {}, {}, {})
-NOBODY: Final = SlotOwner("", 0, 0)
 
 
-def _pool_slices(pool: abi.Pool) -> Iterator[Slice]:
+def _pool_slices(family: Family, pool: Any) -> Iterator[Slice]:
     for at in range(pool.slice_count):
-        entry = abi.PoolSlice.unpack(pool.slices[at * abi.POOL_SLICE_BYTES :][: abi.POOL_SLICE_BYTES])
+        step = family.pool_slice_bytes
+        entry = family.pool_slice.unpack(pool.slices[at * step :][:step])
         yield Slice.of(word_address(entry.address), entry.first, entry.mask + 1)
+
+
+def _block_key(block: Slice) -> bytes:
+    key: bytes = family_of(block.address).block_key(block.length, address_word(block.address)).pack()
+    return key
 
 
 def _behaviour_bits(behaviour: Behaviour) -> int:
@@ -41,11 +47,26 @@ def _behaviour_bits(behaviour: Behaviour) -> int:
     return sum(bits)
 
 
+def _sharing_bits(pool: PoolSlices) -> int:
+    bits = abi.Behaviour.LIMIT if pool.client_limits != NO_LIMITS else 0
+    bits |= abi.Behaviour.ONE_ADDRESS if pool.when_full == "refuse" else 0
+    return bits | (abi.Behaviour.SEVERAL if pool.several else 0)
+
+
 def _behaviour(bits: int) -> Behaviour:
     def having(what: str) -> frozenset[str]:
         return frozenset(name for name in PROTOCOLS if bits & abi.Behaviour[f"{what}_{name.upper()}"])
 
     return Behaviour(having("MAPPING"), having("FILTERING"))
+
+
+def _sources(family: Family, sources: Sequence[IPv4Network]) -> list[bytes]:
+    """The prefixes of a family. Where only the other one has any, none of this may come in: one that none fits."""
+    if family.version == 4:
+        return [
+            abi.Source(address_word(one.network_address), address_word(one.netmask)).pack() for one in sources
+        ]
+    return [family.source(b"\xff" * 16, bytes(16)).pack()] if sources else []
 
 
 @dataclass
@@ -56,7 +77,7 @@ class Tables:
     me: str
     state: KernelState = EMPTY
     _servers: dict[str, int] = field(default_factory=dict)
-    _regions: dict[IPv4Address, tuple[int, int]] = field(default_factory=dict)  # first slot, slots
+    _slots: SlotTables = field(default_factory=SlotTables)
     _pools: dict[str, int] = field(default_factory=dict)
     _onramps: dict[str, int] = field(default_factory=dict)
 
@@ -73,15 +94,16 @@ class Tables:
             pools={},
             onramps={},
         )
-        addresses = dict(self._read_addresses(names))
-        pools = dict(self._read_pools())
+        addresses = dict(self._slots.read(self.maps, names))
+        pools = self._read_pools()
         self.state = replace(self.state, addresses=addresses, pools=pools, onramps=dict(self._read_onramps()))
         return self.state
 
     def _read_blocks(self) -> Iterator[Slice]:
-        for key, _ in self.maps["blocks"].items():
-            block = abi.BlockKey.unpack(key)
-            yield Slice.parse(f"{word_address(block.address)}/{block.prefix_length}")
+        for family in FAMILIES:
+            for key, _ in self.maps[family.named("blocks")].items():
+                block = family.block_key.unpack(key)
+                yield Slice.parse(f"{word_address(block.address)}/{block.prefix_length}")
 
     def _read_servers(self) -> Iterator[tuple[str, str]]:
         self._servers = {}
@@ -92,40 +114,36 @@ class Tables:
                 self._servers[name] = int.from_bytes(key, "little")
                 yield name, server.mac.hex(":")
 
-    def _read_addresses(self, names: Mapping[int, str]) -> Iterator[tuple[IPv4Address, AddressTable]]:
-        self._regions = {}
-        slots: dict[int, SlotOwner] = {}
-        for key, value in self.maps["slots"].items():
-            slot = abi.Slot.unpack(value)
-            if slot.owner:
-                owner = SlotOwner(names.get(slot.owner, "?"), slot.epoch, slot.deadline_ns)
-                slots[int.from_bytes(key, "little")] = owner
-        for key, value in self.maps["addresses"].items():
-            address, table = word_address(abi.AddressKey.unpack(key).address), abi.Address.unpack(value)
-            self._regions[address] = (table.base, PORTS >> table.shift)
-            indices = range(PORTS >> table.shift)
-            owners = {index: slots[table.base + index] for index in indices if table.base + index in slots}
-            yield address, AddressTable(1 << table.shift, owners)
-
-    def _read_pools(self) -> Iterator[tuple[str, PoolSlices]]:
+    def _read_pools(self) -> dict[str, PoolSlices]:
         self._pools = {}
-        for key in self.maps["pools"].every_key():
-            value = self.maps["pools"].get(key)
-            if value is None:
-                continue
-            pool = abi.Pool.unpack(value)
-            name = bytes_name(pool.name)
-            self._pools[name] = int.from_bytes(key, "little")
-            timers = Timers(*(ns // NS for ns in pool[:5]))
-            yield (
-                name,
-                PoolSlices(
-                    timers,
-                    tuple(_pool_slices(pool)),
+        found: dict[str, PoolSlices] = {}
+        for family in FAMILIES:
+            table = self.maps[family.named("pools")]
+            for key in table.every_key():
+                if (value := table.get(key)) is None:
+                    continue
+                pool = family.pool.unpack(value)
+                name = bytes_name(pool.name)
+                self._pools[name] = int.from_bytes(key, "little")
+                before = found.get(name)
+                found[name] = PoolSlices(
+                    Timers(*(ns // NS for ns in pool[:6])),
+                    (*(before.slices if before else ()), *_pool_slices(family, pool)),
                     _behaviour(pool.behaviour),
-                    ClientLimits(pool.client_flows_max, pool.client_rate_max),
-                ),
-            )
+                    ClientLimits(
+                        flows_max=pool.client_flows_max,
+                        tcp_max=pool.client_tcp_max,
+                        udp_max=pool.client_udp_max,
+                        icmp_max=pool.client_icmp_max,
+                        state_max=pool.client_state_max,
+                        new_per_s=pool.client_rate_max,
+                    ),
+                    pool.errors_max,
+                    WHEN_FULL[bool(pool.behaviour & abi.Behaviour.ONE_ADDRESS)],
+                    bool(pool.behaviour & abi.Behaviour.SEVERAL),
+                    frozenset({family.version}) | (before.families if before else frozenset()),
+                )
+        return found
 
     def _read_onramps(self) -> Iterator[tuple[str, str]]:
         self._onramps = {}
@@ -159,29 +177,23 @@ class Tables:
     def check(self, wanted: KernelState) -> None:
         """InputError or KernelError when the tables cannot hold what is wanted beside what is there."""
         check_room({name: table.max_entries for name, table in self.maps.items()}, self.state, wanted)
-        self._new_regions(wanted)
-
-    def _new_regions(self, wanted: KernelState) -> dict[IPv4Address, int]:
-        """First slots of new and resized tables. The regions in use stay so until the end."""
-        slots = {
-            address: PORTS // table.slice_ports
-            for address, table in wanted.addresses.items()
-            if (actual := self.state.addresses.get(address)) is None
-            or actual.slice_ports != table.slice_ports
-        }
-        return place_regions(self._regions.values(), slots, self.maps["slots"].max_entries)
+        self._slots.plan(self.maps, wanted.addresses, self.state.addresses)
 
     # writing: additions and changes, then removals; what `newest` and `check` have let pass
 
+    def _blocks(self, block: Slice) -> Map:
+        return self.maps[family_of(block.address).named("blocks")]
+
     def add(self, wanted: KernelState) -> int:
         """Everything that is new or different. Returns the number of entries written."""
-        written, regions = 0, self._new_regions(wanted)
+        written, actual = 0, self.state.addresses
+        plan = self._slots.plan(self.maps, wanted.addresses, actual)
+        self._slots.begin(self.maps, plan)
         for block in wanted.blocks - self.state.blocks:
-            key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
-            self.maps["blocks"].set(key.pack(), bytes(4))
+            self._blocks(block).set(_block_key(block), bytes(4))
             written += 1
         for address, table in wanted.addresses.items():
-            written += self._set_address(address, table, regions.get(address))
+            written += self._slots.write(self.maps, address, table, actual.get(address), plan, self._servers)
         for name, pool in wanted.pools.items():
             written += self._set_pool(name, pool)
         return written
@@ -190,13 +202,14 @@ class Tables:
         """Everything that is not wanted any more; `state` is `wanted` afterwards, but for the on-ramps."""
         removed = 0
         for name in diff(wanted.pools, self.state.pools).remove:
-            self.maps["pools"].delete(index_key(self._pools.pop(name)))
+            index = self._pools.pop(name)
+            for family in FAMILIES:
+                self.maps[family.named("pools")].delete(index_key(index))
             removed += 1
         for address, table in self.state.addresses.items():
-            removed += self._clear_slots(address, table, wanted.addresses.get(address))
+            removed += self._slots.clear(self.maps, address, table, wanted.addresses.get(address))
         for block in self.state.blocks - wanted.blocks:
-            key = abi.BlockKey(block.length, address_word(IPv4Address(str(block.address))))
-            self.maps["blocks"].delete(key.pack())
+            self._blocks(block).delete(_block_key(block))
             removed += 1
         for name in diff(wanted.servers, self.state.servers).remove:
             self.maps["servers"].set(index_key(self._servers.pop(name)), bytes(abi.SERVER_BYTES))
@@ -219,104 +232,116 @@ class Tables:
             self._servers[name] = index
         return len(plan.add) + len(plan.change)
 
-    def _set_address(self, address: IPv4Address, table: AddressTable, new_base: int | None) -> int:
-        """Writes the slots that differ. A new table, or one of another size, is built aside, then switched to."""
-        if new_base is None:
-            plan = diff(table.owners, self.state.addresses[address].owners)
-            items = list(self._slot_items(self._regions[address][0], {**plan.add, **plan.change}))
-            self.maps["slots"].set_many(items)
-            return len(items)
-        slots = PORTS // table.slice_ports
-        everything = {index: table.owners.get(index, NOBODY) for index in range(slots)}
-        self.maps["slots"].set_many(self._slot_items(new_base, everything))
-        entry = abi.Address(new_base, table.slice_ports.bit_length() - 1)
-        self.maps["addresses"].set(abi.AddressKey(address_word(address)).pack(), entry.pack())
-        self._regions[address] = (new_base, slots)
-        return slots
-
-    def _slot_items(self, base: int, owners: Mapping[int, SlotOwner]) -> Iterable[tuple[bytes, bytes]]:
-        for index, owner in owners.items():
-            number = self._servers[owner.server] if owner.server else 0
-            yield index_key(base + index), abi.Slot(owner.deadline_ns, number, owner.epoch).pack()
-
-    def _clear_slots(self, address: IPv4Address, table: AddressTable, wanted: AddressTable | None) -> int:
-        if wanted is None:
-            self.maps["addresses"].delete(abi.AddressKey(address_word(address)).pack())
-            base = self._regions.pop(address)[0]
-            gone: Iterable[int] = range(PORTS // table.slice_ports)
-        elif wanted.slice_ports == table.slice_ports:
-            base = self._regions[address][0]
-            gone = diff(wanted.owners, table.owners).remove
-        else:
-            return 0  # its old region is simply free again
-        items = [(index_key(base + index), abi.Slot(0, 0, 0).pack()) for index in gone]
-        self.maps["slots"].set_many(items)
-        return len(items)
-
     def _set_pool(self, name: str, pool: PoolSlices) -> int:
         if self.state.pools.get(name) == pool:
             return 0
         index = self._pools.get(name)
         if index is None:
             index = max(self._pools.values(), default=0) + 1
-        entries = b"".join(self._pool_slice(part).pack() for part in pool.slices)
-        timers = pool.timers
-        value = abi.Pool(
+        for family in FAMILIES:
+            table = self.maps[family.named("pools")]
+            if family.version in pool.families:
+                table.set(index_key(index), self._pool_entry(family, name, pool))
+            else:
+                table.delete(index_key(index))
+        self._pools[name] = index
+        return 1
+
+    def _pool_entry(self, family: Family, name: str, pool: PoolSlices) -> bytes:
+        slices = [part for part in pool.slices if part.version == family.version]
+        entries = b"".join(self._pool_slice(family, part) for part in slices)
+        timers, limits = pool.timers, pool.client_limits
+        entry: bytes = family.pool(
             timers.tcp_opening_s * NS,
             timers.tcp_established_s * NS,
             timers.tcp_closing_s * NS,
             timers.udp_s * NS,
             timers.icmp_s * NS,
-            len(pool.slices),
-            _behaviour_bits(pool.behaviour),
-            pool.client_limits.flows_max,
-            pool.client_limits.new_per_s,
+            timers.rest_s * NS,
+            len(slices),
+            _behaviour_bits(pool.behaviour) | _sharing_bits(pool),
+            limits.flows_max,
+            limits.tcp_max,
+            limits.udp_max,
+            limits.icmp_max,
+            limits.state_max,
+            limits.new_per_s,
+            pool.icmp_errors_per_s,
             name_bytes(name),
-            entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * abi.POOL_SLICE_BYTES, b"\0"),
-        )
-        self.maps["pools"].set(index_key(index), value.pack())
-        self._pools[name] = index
-        return 1
+            entries.ljust(abi.AbiLimit.POOL_SLICES_MAX * family.pool_slice_bytes, b"\0"),
+        ).pack()
+        return entry
 
-    def _pool_slice(self, part: Slice) -> abi.PoolSlice:
-        address = IPv4Address(str(part.address))
-        slot = self._regions[address][0] + part.port_first // part.ports
-        return abi.PoolSlice(address_word(address), slot, part.port_first, part.ports - 1)
+    def _pool_slice(self, family: Family, part: Slice) -> bytes:
+        slot = self._slots.regions[part.address][0] + part.port_first // part.ports
+        word = address_word(part.address)
+        entry: bytes = family.pool_slice(word, slot, part.port_first, part.ports - 1).pack()
+        return entry
 
     # on-ramps: the interface's number is the key
 
-    def set_onramp(self, name: str, pool: str, address: IPv4Address | None, xdp_mtu: int) -> None:
-        """Clients behind interface `name` use `pool`; `address` is the source of ICMP errors to them.
+    def set_onramp(
+        self,
+        name: str,
+        pool: str,
+        addresses: Iterable[IPAddress],
+        xdp_mtu: int,
+        sources: Sequence[IPv4Network] = (),
+        mss: int = 0,
+        mss_mtu: int = 0,
+    ) -> None:
+        """Clients behind interface `name` use `pool`; the first of `addresses` of each family is the source of
+        ICMP errors to them.
 
         `xdp_mtu`: largest packet in bytes that XDP may hand to the interface; 0 where XDP is not attached.
+        `sources`: the addresses that clients may have; none: any.
+        `mss`: the most that a SYN may announce, 0 for anything, or what fits packets of `mss_mtu` bytes.
         """
         index = socket.if_nametoindex(name)
         before = self._onramps.get(name)
-        word = address_word(address) if address else 0
-        self.maps["onramps"].set(
-            index_key(index), abi.Onramp(self._pools[pool], word, xdp_mtu, name_bytes(name, 16)).pack()
-        )
-        if before is not None and before != index:
-            self.maps["onramps"].delete(index_key(before))
+        words = {family_of(address).version: address_word(address) for address in reversed(list(addresses))}
+        for family in FAMILIES:
+            table = self.maps[family.named("onramps")]
+            word = words.get(family.version, family.nowhere)
+            prefixes = _sources(family, sources)
+            packed = b"".join(prefixes).ljust(abi.AbiLimit.ONRAMP_SOURCES_MAX * family.source_bytes, b"\0")
+            numbers = self._pools[pool], word, xdp_mtu, mss, mss_mtu, len(prefixes)
+            entry = family.onramp(*numbers, packed, name_bytes(name, 16))
+            table.set(index_key(index), entry.pack())
+            if before is not None and before != index:
+                table.delete(index_key(before))
         self._onramps[name] = index
         self.state = replace(self.state, onramps={**self.state.onramps, name: pool})
+
+    def mss_mtu(self, name: str) -> int:
+        """As `set_onramp` was told; 0 when there is no such on-ramp."""
+        index = self._onramps.get(name)
+        value = self.maps["onramps"].get(index_key(index)) if index is not None else None
+        return abi.Onramp.unpack(value).mss_mtu if value else 0
 
     def onramp_index(self, name: str) -> int | None:
         """The number of the interface that the entry of this on-ramp is for."""
         return self._onramps.get(name)
 
-    def remove_onramp(self, name: str) -> None:
-        """The program must be detached already."""
-        self.maps["onramps"].delete(index_key(self._onramps.pop(name)))
+    def remove_onramp(self, name: str) -> int:
+        """The program must be detached already. Returns the number of the interface."""
+        index = self._onramps.pop(name)
+        for family in FAMILIES:
+            self.maps[family.named("onramps")].delete(index_key(index))
         self.state = replace(
             self.state, onramps={key: pool for key, pool in self.state.onramps.items() if key != name}
         )
+        return index
+
+    def pool_numbers(self) -> Mapping[str, int]:
+        """The number that stands for each pool."""
+        return self._pools
 
     def server_index(self, name: str) -> int:
         """The number that stands for a server in the slots, 0 while it has none."""
         return self._servers.get(name, 0)
 
-    def slice_at(self, address: IPv4Address, port: int) -> Slice | None:
+    def slice_at(self, address: IPAddress, port: int) -> Slice | None:
         """The slice of the table that the port belongs to, owned or not."""
         table = self.state.addresses.get(address)
         return slice_of_port(address, port, table.slice_ports) if table else None

@@ -42,14 +42,21 @@ def run_xdp(program: int, frame: bytes, interface: int, repeat: int = 1) -> Resu
 
 
 def run_tc(
-    program: int, frame: bytes, interface: int, repeat: int = 1, segment_bytes: int | None = None
+    program: int,
+    frame: bytes,
+    interface: int,
+    repeat: int = 1,
+    segment_bytes: int | None = None,
+    came_by: int | None = None,
 ) -> Result:
     """`frame` arrives on, or leaves by, `interface` (its number), at a tc hook.
 
-    `segment_bytes`: it is a buffer that will be cut into segments with so much payload.
+    `segment_bytes`: it is a buffer that will be cut into segments with so much payload. `came_by`: the interface that
+    it arrived on, 0 when a program of this host sent it; by default `interface`.
     """
     context = bytearray(_SKB_BYTES)
-    struct.pack_into("<2I", context, _SKB_INTERFACE - 4, interface, interface)
+    came_by = interface if came_by is None else came_by
+    struct.pack_into("<2I", context, _SKB_INTERFACE - 4, came_by, interface)
     if segment_bytes is not None:
         struct.pack_into("<I", context, _SKB_SEGMENTS, -(-len(frame) // segment_bytes))
         struct.pack_into("<I", context, _SKB_SEGMENT_BYTES, segment_bytes)

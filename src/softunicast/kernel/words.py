@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
+from typing import overload
 
 from softunicast.core.errors import InputError
+from softunicast.core.slices import IPAddress
 from softunicast.kernel import abi
 
 
@@ -18,14 +20,22 @@ def be32(value: int) -> int:
     return int.from_bytes(value.to_bytes(4, "big"), "little")
 
 
-def address_word(address: IPv4Address) -> int:
-    """An address as the integer that the data path holds."""
-    return be32(int(address))
+@overload
+def address_word(address: IPv4Address) -> int: ...
+@overload
+def address_word(address: IPAddress) -> int | bytes: ...
+def address_word(address: IPAddress) -> int | bytes:
+    """An address as the data path holds it: IPv4 as an integer, IPv6 as bytes."""
+    return be32(int(address)) if isinstance(address, IPv4Address) else address.packed
 
 
-def word_address(word: int) -> IPv4Address:
+@overload
+def word_address(word: int) -> IPv4Address: ...
+@overload
+def word_address(word: int | bytes) -> IPAddress: ...
+def word_address(word: int | bytes) -> IPAddress:
     """The other way."""
-    return IPv4Address(be32(word))
+    return IPv4Address(be32(word)) if isinstance(word, int) else IPv6Address(word)
 
 
 def mac_bytes(mac: str) -> bytes:

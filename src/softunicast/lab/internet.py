@@ -189,15 +189,19 @@ class Ports(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(host: str, http_port: int, echo_port: int) -> AsyncIterator[Ports]:
+async def serving(
+    host: str, http_port: int, echo_port: int, visitors: Visitors | None = None
+) -> AsyncIterator[Ports]:
     """All three servers for the length of an async with block. Port 0 lets the kernel choose."""
-    visitors = Visitors()
+    visitors = visitors or Visitors()
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         tcp = await loop.create_server(lambda: TcpEcho(visitors), host, echo_port, backlog=BACKLOG)
         stack.callback(tcp.close)
-        udp_socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp_socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         udp_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
+        if ":" in host:
+            udp_socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         udp_socket.bind((host, echo_port))
         udp, _ = await loop.create_datagram_endpoint(lambda: UdpEcho(visitors), sock=udp_socket)
         stack.callback(udp.close)
@@ -211,11 +215,23 @@ async def serving(host: str, http_port: int, echo_port: int) -> AsyncIterator[Po
         )
 
 
-async def _serve(host: str, http_port: int, echo_port: int) -> None:
+def _have_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+async def _serve(hosts: list[str], http_port: int, echo_port: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serving(host, http_port, echo_port):
+    visitors = Visitors()
+    async with AsyncExitStack() as stack:
+        for host in hosts:
+            await stack.enter_async_context(serving(host, http_port, echo_port, visitors))
         await stop.wait()
 
 
@@ -224,13 +240,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m softunicast.lab.internet", description="A lab's far end."
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on")
+    parser.add_argument(
+        "--host", action="append", help="address to listen on, more than once for more than one"
+    )
     parser.add_argument("--http-port", type=int, default=80)
     parser.add_argument("--echo-port", type=int, default=7)
     chosen = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one descriptor for each connection
-    asyncio.run(_serve(chosen.host, chosen.http_port, chosen.echo_port))
+    # The last one is what whoever waits for the program asks: then the others are there too.
+    hosts = chosen.host or [*(["::"] if _have_ipv6() else []), "0.0.0.0"]
+    asyncio.run(_serve(hosts, chosen.http_port, chosen.echo_port))
 
 
 if __name__ == "__main__":

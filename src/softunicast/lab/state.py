@@ -77,6 +77,10 @@ class Lab:
         """Where the agent of the node listens, if the node has one."""
         return self.node_directory(node) / "agent.sock"
 
+    def fd_socket(self, node: str) -> Path:
+        """Where that agent hands out descriptors, if it has any to hand out."""
+        return self.node_directory(node) / "fd.sock"
+
     def namespace(self, node: str) -> str:
         """Raises UnknownNameError for a node the lab does not have."""
         if node not in self.nodes:

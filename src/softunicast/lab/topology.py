@@ -41,6 +41,7 @@ class Port:
     bridge: str | None = None
     tx_checksum: bool = True
     xdp_pass: bool = False
+    address6: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Bridge:
 
     name: str
     address: str
+    address6: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +143,14 @@ def _node_lines(node: Node, ports: tuple[Port, ...]) -> Iterator[str]:
     for bridge in node.bridges:
         yield f"link add name {bridge.name} type bridge"
         yield f"address add {bridge.address} dev {bridge.name}"
+        if bridge.address6 is not None:
+            yield f"address add {bridge.address6} dev {bridge.name} nodad"
         yield f"link set dev {bridge.name} up"
     for port in ports:
         if port.address is not None:
             yield f"address add {port.address} dev {port.interface}"
+        if port.address6 is not None:
+            yield f"address add {port.address6} dev {port.interface} nodad"
         if port.bridge is not None:
             yield f"link set dev {port.interface} master {port.bridge}"
         yield f"link set dev {port.interface} up"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import KernelError
+from softunicast.core.onramps import Tun
 from softunicast.core.pools import Pool
 from softunicast.core.records import Address, Block, Inventory, Server
 from softunicast.core.slices import Slice
+from softunicast.kernel import tun
 from softunicast.kernel.flows import Drop, Flow
+from softunicast.kernel.usage import Usage
 
 SHARED = IPv4Address("198.51.100.10")
 OTHER = IPv4Address("198.51.100.11")
@@ -71,6 +76,7 @@ class Calls:
     def __init__(self, done: list[str] | None = None) -> None:
         self.settings: dict[str, int] = {}
         self.on_loopback: set[IPv4Address] = set()
+        self.tuns: dict[str, tun.Found] = {}
         self.done: list[str] = [] if done is None else done
 
     def read(self, name: str) -> int | None:
@@ -95,6 +101,22 @@ class Calls:
         self.on_loopback.discard(address)
         return there
 
+    def find_tun(self, name: str) -> tun.Found | None:
+        return self.tuns.get(name)
+
+    def make_tun(self, name: str, device: Tun) -> None:
+        self.done.append(f"make {name}")
+        self.tuns[name] = tun.Found(True, True, 0, device.offload, True, device.mtu, False, (device.address,))
+
+    def open_tun(self, name: str, device: Tun) -> int:
+        if self.tuns[name].open:
+            raise KernelError(f"cannot open {name}", errno.EBUSY)
+        return os.open(os.devnull, os.O_RDWR)
+
+    def remove_tun(self, name: str) -> None:
+        self.done.append(f"remove {name}")
+        del self.tuns[name]
+
 
 class DataPath:
     """A softunicast.agent.effects.DataPath. `fails` names the methods that refuse."""
@@ -105,6 +127,7 @@ class DataPath:
         self.live: dict[Slice, int] = {}
         self.counters: list[Drop] = []
         self.conversations: list[Flow] = []
+        self.used: dict[str, Usage] = {}
         self.fails: set[str] = set()
         self.done: list[str] = [] if done is None else done
 
@@ -122,6 +145,9 @@ class DataPath:
         self.state = wanted
         return int(changed)
 
+    def attachment(self, onramp: str) -> str:
+        return "tc" if onramp in self.state.onramps else ""
+
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         found = [flow for flow in self.conversations if wanted is None or wanted(flow)]
         return len(found), found[:limit]
@@ -138,6 +164,9 @@ class DataPath:
 
     def sweep(self) -> tuple[int, int]:
         return 0, sum(self.live.values())
+
+    def usage(self) -> dict[str, Usage]:
+        return self.used
 
     def close(self) -> None:
         self._do("close")

@@ -110,6 +110,22 @@ async def test_every_look(client: Client) -> None:
     assert await client.ask("/v1/traffic") == (200, {"here": 3})
 
 
+async def test_events(client: Client) -> None:
+    """The lease that was taken is one; values are texts as in the log."""
+    _, body = await client.ask("/v1/events")
+    (taken,) = [event for event in body["events"] if event["kind"] == "slice_acquired"]
+    assert (taken["count"], taken["nat_event"]) == (1, 16)
+    assert taken["details"]["slice"] == "198.51.100.10:2048-4095"
+    assert body["last"] == body["events"][-1]["number"]
+    _, later = await client.ask(f"/v1/events?since={body['last']}")
+    assert later == {"last": body["last"], "events": []}
+    _, one = await client.ask("/v1/events?limit=1")
+    assert [event["number"] for event in one["events"]] == [body["last"]]
+    for query in ("since=x", "limit=0", "limit=1001", "until=3"):
+        status, _ = await client.ask(f"/v1/events?{query}")
+        assert status == 400
+
+
 async def test_flows(client: Client) -> None:
     status, body = await client.ask("/v1/flows?limit=5&client=10.0.0.2&protocol=tcp")
     assert (status, body["total"], body["shown"]) == (200, 1, 1)
@@ -166,7 +182,7 @@ GOOD = {"from": "clients", "protocol": "tcp", "source": "10.0.0.2:1", "destinati
         ("/v1/flows?client=nobody", "GET", b"", 400, "nobody"),
         ("/v1/leases?slice=1.2.3", "GET", b"", 400, "1.2.3"),
         ("/v1/leases?history=1&at=noon", "GET", b"", 400, "at='noon'"),
-        ("/v1/leases?who=198.51.100.10", "GET", b"", 400, "ADDRESS:PORT"),
+        ("/v1/leases?who=198.51.100.10", "GET", b"", 400, "has no port"),
         ("/v1/leases?history=1&limit=10001", "GET", b"", 400, "limit="),
         ("/v1/explain", "GET", b"", 405, "Method Not Allowed"),
         ("/v1/explain", "POST", b"", 400, "not a JSON object"),
@@ -176,7 +192,7 @@ GOOD = {"from": "clients", "protocol": "tcp", "source": "10.0.0.2:1", "destinati
         ("/v1/explain", "POST", json.dumps(GOOD | {"extra": 3}).encode(), 400, "unknown: extra"),
         ("/v1/explain", "POST", json.dumps(GOOD | {"flags": "syn"}).encode(), 400, "flags"),
         ("/v1/explain", "POST", json.dumps(GOOD | {"flags": ["urg"]}).encode(), 400, "urg"),
-        ("/v1/explain", "POST", json.dumps(GOOD | {"source": "10.0.0.2"}).encode(), 400, "ADDRESS:PORT"),
+        ("/v1/explain", "POST", json.dumps(GOOD | {"source": "10.0.0.2"}).encode(), 400, "has no port"),
         ("/v1/explain", "POST", json.dumps(GOOD | {"from": "eth9"}).encode(), 400, "eth9 is neither"),
         ("/v1/explain", "POST", b"x" * 5000, 413, "Too Large"),
     ],

@@ -29,6 +29,7 @@ from softunicast.core.pools import Pool
 from softunicast.core.records import Server, Snapshot
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop
+from softunicast.kernel.usage import Usage
 from softunicast.ledger.sqlite import SqliteLedger
 from softunicast.observe.logs import Log
 
@@ -74,12 +75,15 @@ class Node:
         self.ledger: SqliteLedger
         self.daemon: Daemon
 
+    def index_of(self, name: str) -> int | None:
+        return 50 if name in self.calls.tuns else self.indices.get(name)
+
     async def make(self) -> Daemon:
         """A new process on what the kernel and the host have."""
         self.ledger = await SqliteLedger.open(self.path / "ledger.db", quarantine_s=60)
         host = HostChanges(self.path / f"{self.me.name}.json", "boot", self.calls)
         host._load()
-        effects = NodeEffects(self.datapath, host, "uplink", self.me.name, self.indices.get)
+        effects = NodeEffects(self.datapath, host, "uplink", self.me.name, self.index_of, self.config.tuns)
         timing = Timing(TTL_S, self.config.agent.settle_s, time.monotonic_ns, lambda: 0.5)
         log = cast(Log, self.log)
         self.daemon = Daemon(self.config, self.me, self.ledger, KernelThread(), effects, timing, log)
@@ -379,6 +383,22 @@ async def test_drops_become_events(node: Node, monkeypatch: pytest.MonkeyPatch) 
         await until(lambda: "packets dropped" in node.log.names)
         fields = node.log.fields[node.log.names.index("packets dropped")]
         assert (fields["reason"], fields["packets"], fields["total"]) == ("slice_full", 15, 25)
+
+
+async def test_a_full_pool_is_an_event_and_a_full_table_a_sweep(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep does not wait for its time, and what it counts is an event, too."""
+    monkeypatch.setattr(chores, "DROPS_S", 0.02)
+    node.datapath.counters = [Drop(reason, 10, None) for reason in (Reason.SLICE_FULL, Reason.TABLE_FULL)]
+    async with node.running() as daemon:
+        await until(lambda: node.opening() == (part(1),))
+        node.datapath.used = {"gb": Usage(2000, 1900, "tcp 203.0.113.1:443")}
+        node.datapath.counters = [replace(drop, packets=13) for drop in node.datapath.counters]
+        await until(lambda: "pool nearly full" in node.log.names)
+        kinds = {event.kind: event.count for event in daemon.event_log.book.since(0, 100)}
+        assert (kinds["pool full"], kinds["table full"]) == (3, 3)
+        assert daemon.problems() == ["pool gb is nearly full"]
 
 
 async def test_audit_reads_what_the_kernel_really_holds(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

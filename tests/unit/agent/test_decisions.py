@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,8 @@ from softunicast.core.desired import AddressTable, KernelState, PoolSlices, Slot
 from softunicast.core.errors import HostError, UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import Behaviour, Pool, Timers
-from softunicast.core.records import Snapshot
+from softunicast.core.records import Address, Snapshot
+from softunicast.core.slices import Slice
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop
 
@@ -103,30 +105,41 @@ def on_other(number: int) -> Lease:
 
 def test_missing_and_surplus() -> None:
     found = wants(snapshot(), (replace(POOL, slices_max=2), FR), "lab", [lease(5), lease(2), lease(9)])
-    assert found.missing == {"gb": 0, "fr": 1}
+    assert found.by_pool == {"gb": 0, "fr": 1}
     assert [item.slice for item in found.surplus] == [part(9)]  # the lowest stay
+
+
+def test_each_family_has_its_slices() -> None:
+    both = Address(ip_address("2001:db8::1"), "lab", {"country": "gb"}, 65536)
+    known = snapshot()
+    known = replace(known, addresses=(*known.addresses, both))
+    assert wants(known, (POOL,), "lab", []).missing == {("gb", 4): 1, ("gb", 6): 1}
+    whole = Lease(Slice.of(both.address), "server1", 1, LeaseState.HELD, 300.0)
+    found = wants(known, (POOL,), "lab", [whole])
+    assert (found.missing, found.surplus) == ({("gb", 4): 1, ("gb", 6): 0}, ())
+    assert found.by_pool == {"gb": 1}
 
 
 def test_draining_counts_for_nothing() -> None:
     found = wants(snapshot(), (POOL,), "lab", [lease(2, state=DRAINING)])
-    assert (found.missing, found.surplus) == ({"gb": 1}, ())
+    assert (found.missing, found.surplus) == ({("gb", 4): 1}, ())
 
 
 def test_pools_share_slices() -> None:
     found = wants(snapshot(), (POOL, ANY), "lab", [lease(9), lease(1), on_other(1), on_other(2)])
-    assert found.missing == {"gb": 0, "any": 0}
+    assert found.by_pool == {"gb": 0, "any": 0}
     # gb keeps 10:1; any keeps that one and the next two lowest.
     assert [item.slice for item in found.surplus] == [part(2, OTHER)]
 
 
 def test_address_that_left_the_pool() -> None:
     found = wants(snapshot(), (POOL,), "lab", [on_other(1)])
-    assert found.missing == {"gb": 1}
+    assert found.by_pool == {"gb": 1}
     assert found.surplus == (on_other(1),)
 
 
 def test_other_site_has_nothing() -> None:
-    assert wants(snapshot(), (POOL,), "elsewhere", []).missing == {"gb": 1}
+    assert wants(snapshot(), (POOL,), "elsewhere", []).by_pool == {"gb": 1}
 
 
 def test_unknown_tag_is_refused() -> None:
@@ -168,7 +181,7 @@ def test_wants_keeps_every_promise(configured: list[Pool], held: list[Lease]) ->
             if any(pool.matches(a) and a.address == item.slice.address for a in INVENTORY.addresses)
         ]
         assert len(matching) >= min(len(every), pool.slices_max)
-        assert found.missing[pool.name] == max(0, pool.slices_max - len(every))
+        assert found.by_pool[pool.name] == max(0, pool.slices_max - len(every))
     assert set(found.surplus) <= alive
     # Giving up the surplus leads to no new wish, and to no more surplus.
     again = wants(snapshot(), configured, "lab", kept)

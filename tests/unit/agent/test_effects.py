@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from tests.unit.agent.fakes import EMPTY, SHARED, Calls, DataPath, part
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.host import HostChanges
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.errors import KernelError
+from softunicast.core.errors import HostError, KernelError
+from softunicast.core.onramps import Tun
 from softunicast.core.pools import Timers
 
 HERE = AddressTable(2048, {1: SlotOwner("server1", 1, 99)})
@@ -38,7 +41,10 @@ class Node:
         self.datapath = DataPath(self.done)
         self.indices: dict[str, int] = {"uplink": 2, "clients": 3}
         self.host = HostChanges(path / "host.json", "boot", self.calls)
-        self.effects = NodeEffects(self.datapath, self.host, "uplink", "server1", self.indices.get)
+        self.effects = NodeEffects(self.datapath, self.host, "uplink", "server1", self.index_of)
+
+    def index_of(self, name: str) -> int | None:
+        return 50 if name in self.calls.tuns else self.indices.get(name)
 
     def apply(self, wanted: KernelState) -> list[str]:
         self.done.clear()
@@ -59,6 +65,28 @@ def test_taking_part(node: Node) -> None:
     assert done.index("apply clients") < done.index("clients/forwarding=1") < done.index(f"add {SHARED}")
     assert "uplink/forwarding=1" not in done
     assert node.apply(STATE) == ["apply clients"]
+
+
+def test_ipv6_is_forwarded_where_the_pool_has_some(node: Node) -> None:
+    """An interface that forwards takes no router's advertisements: nobody pays for that who has no use of it."""
+    setting, shared6 = "net/ipv6/conf/clients/forwarding", IPv6Address("2001:db8:64::10")
+    node.calls.settings[setting] = 0
+    node.apply(STATE)
+    assert node.calls.settings[setting] == 0
+    both = replace(
+        STATE,
+        addresses={**STATE.addresses, shared6: HERE},
+        pools={"gb": replace(STATE.pools["gb"], families=frozenset({4, 6}))},
+    )
+    node.apply(both)
+    assert node.calls.settings[setting] == 1
+    assert node.calls.on_loopback == {SHARED, shared6}
+    node.apply(STATE)
+    assert node.calls.settings[setting] == 0
+    assert node.calls.on_loopback == {SHARED}
+    node.apply(both)
+    node.effects.stop(both, [])
+    assert set(node.calls.settings.values()) == {0}
 
 
 def test_forwarding_ends_before_the_program_goes(node: Node) -> None:
@@ -149,3 +177,50 @@ def test_an_apply_under_way_when_the_uplink_goes_brings_no_address_back(node: No
     node.effects.leave_addresses()
     node.apply(STATE)
     assert node.calls.on_loopback == set()
+
+
+# -- TUN devices ---------------------------------------------------------------------------------------------
+
+DEVICES = {"apps": Tun(IPv4Interface("10.9.0.1/24"))}
+WITH_TUN = replace(STATE, onramps={"clients": "gb", "apps": "gb"})
+
+
+def test_a_device_is_there_before_it_is_attached_and_gone_after(node: Node) -> None:
+    node.calls.settings["net/ipv4/conf/apps/forwarding"] = 0
+    node.effects.tuns = DEVICES
+    done = node.apply(WITH_TUN)
+    assert done.index("make apps") < done.index("apply apps,clients") < done.index("apps/forwarding=1")
+    assert node.apply(WITH_TUN) == ["apply apps,clients"]
+    node.effects.tuns = {}
+    assert node.apply(STATE) == ["apps/forwarding=0", "apply clients", "remove apps"]
+
+
+def test_a_clean_stop_removes_devices_last(node: Node) -> None:
+    node.effects.tuns = DEVICES
+    node.apply(WITH_TUN)
+    node.done.clear()
+    assert node.effects.stop(WITH_TUN, []).errors == ()
+    assert node.done.index("detach") < node.done.index("remove apps")
+    assert node.calls.tuns == {}
+
+
+def test_a_device_that_cannot_be_made_holds_up_nothing_else(node: Node) -> None:
+    """Above all not the deadlines. And nothing is attached to what is there under its name."""
+    node.calls.make_tun("apps", DEVICES["apps"])
+    node.effects.tuns = DEVICES
+    with pytest.raises(HostError, match="there is an interface apps"):
+        node.effects.apply(WITH_TUN)
+    assert node.datapath.state == STATE
+    assert node.calls.on_loopback == {SHARED}
+    assert node.effects.missing_onramps == ("apps",)
+
+
+def test_opening(node: Node) -> None:
+    node.effects.tuns = DEVICES
+    with pytest.raises(HostError, match="on-ramp apps is not ready; fix: ask again in a moment"):
+        node.effects.open_tun("apps")
+    node.apply(WITH_TUN)
+    os.close(node.effects.open_tun("apps"))
+    node.calls.tuns["apps"] = replace(node.calls.tuns["apps"], open=True)
+    with pytest.raises(HostError, match="another program has on-ramp apps; fix: end it first"):
+        node.effects.open_tun("apps")

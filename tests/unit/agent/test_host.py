@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from tests.unit.agent.fakes import OTHER, SHARED, Calls
 
 from softunicast.agent.host import HostChanges
-from softunicast.core.errors import HostError
+from softunicast.core.errors import HostError, KernelError
+from softunicast.core.onramps import Tun
 
 ARP = "net/ipv4/conf/uplink/arp_ignore"
 FORWARDING = "net/ipv4/conf/clients/forwarding"
@@ -188,3 +191,81 @@ def test_any_lives_and_deaths_then_a_clean_stop(
         assert list(Path(directory).iterdir()) == []
     assert calls.settings == settings
     assert calls.on_loopback == addresses
+
+
+# -- TUN devices ---------------------------------------------------------------------------------------------
+
+DEVICE = Tun(IPv4Interface("10.9.0.1/24"))
+
+
+def test_a_device_is_noted_made_kept_and_removed(tmp_path: Path, calls: Calls) -> None:
+    host = open_host(tmp_path, calls)
+    seen: list[object] = []
+    make = calls.make_tun
+
+    def look(name: str, device: Tun) -> None:
+        seen.append(json.loads((tmp_path / "host.json").read_text())["tuns"])
+        make(name, device)
+
+    calls.make_tun = look  # type: ignore[method-assign]
+    assert host.have_tun("apps", DEVICE)
+    assert seen == [["apps"]]
+    assert not host.have_tun("apps", DEVICE)
+    second = open_host(tmp_path, calls)  # the first was killed
+    assert not second.have_tun("apps", DEVICE)
+    assert not second.keep_tuns(["apps"])
+    assert second.keep_tuns([])
+    assert calls.done == ["make apps", "remove apps"]
+    assert second.restore() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"owner": 65534},
+        {"owner": None},
+        {"persistent": False},
+        {"is_tun": False},
+        {"mtu": 9},
+        {"up": False},
+        {"addresses": ()},
+    ],
+)
+def test_a_device_that_is_not_as_it_was_made(tmp_path: Path, calls: Calls, change: dict[str, Any]) -> None:
+    host = open_host(tmp_path, calls)
+    host.have_tun("apps", DEVICE)
+    calls.tuns["apps"] = replace(calls.tuns["apps"], **change)
+    assert host.have_tun("apps", DEVICE)
+    assert calls.done == ["make apps", "remove apps", "make apps"]
+    calls.tuns["apps"] = replace(calls.tuns["apps"], open=True)
+    assert not host.have_tun("apps", DEVICE)
+
+
+def test_other_settings_make_another_device(tmp_path: Path, calls: Calls) -> None:
+    host = open_host(tmp_path, calls)
+    for device in (DEVICE, replace(DEVICE, mtu=1400), replace(DEVICE, offload=True)):
+        assert host.have_tun("apps", device)
+    assert not host.have_tun("apps", replace(DEVICE, offload=True, users=("alice",)))
+
+
+def test_an_interface_of_somebody_else(tmp_path: Path, calls: Calls) -> None:
+    calls.make_tun("apps", DEVICE)
+    calls.done.clear()
+    host = open_host(tmp_path, calls)
+    with pytest.raises(HostError, match="there is an interface apps, which is to be made for an on-ramp"):
+        host.have_tun("apps", DEVICE)
+    assert host.restore() == []
+    assert calls.done == []
+
+
+def test_a_device_that_cannot_be_removed(tmp_path: Path, calls: Calls) -> None:
+    host = open_host(tmp_path, calls)
+    host.have_tun("apps", DEVICE)
+
+    def refuse(name: str) -> None:
+        raise KernelError(f"cannot remove {name}")
+
+    calls.remove_tun = refuse  # type: ignore[method-assign]
+    assert [str(error) for error in host.restore()] == ["cannot remove apps"]
+    assert open_host(tmp_path, calls).tuns == {"apps"}

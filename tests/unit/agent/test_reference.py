@@ -47,7 +47,7 @@ def test_the_examples_are_good() -> None:
     examples = re.findall(r"```toml\n(.*?)```", CONFIGURATION, re.DOTALL)
     assert examples
     for example in examples:
-        assert parse_config(example, "example").onramps == {"br-clients": "gb"}
+        assert parse_config(example, "example").onramps["br-clients"] == "gb"
 
 
 def test_every_answer() -> None:
@@ -56,7 +56,7 @@ def test_every_answer() -> None:
     for row in (
         views.slices(STATE, "server1", [], {}, NOW_NS)[0],
         views.leases(SNAPSHOT, 100.0)[0],
-        views.pools([POOL], "lab", SNAPSHOT, STATE, {})[0],
+        views.pools([POOL], "lab", SNAPSHOT, STATE, {}, {})[0],
         views.servers(SNAPSHOT, "server1")[0],
     ):
         for field in row:

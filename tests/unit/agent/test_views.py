@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Interface
 
 import pytest
 from tests.unit.agent.fakes import EMPTY, INVENTORY, ME, NEIGHBOUR, POOL, SHARED, part
 
 from softunicast.agent import views
+from softunicast.core.config import parse_config
 from softunicast.core.desired import AddressTable, PoolSlices, SlotOwner
 from softunicast.core.errors import InputError
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import Timers
 from softunicast.core.records import HistoryEntry, Snapshot
+from softunicast.core.slices import Slice
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop, Flow, Sample
+from softunicast.kernel.links import Interface
+from softunicast.kernel.usage import Usage
 
 NOW_NS = 10_000_000_000
 STATE = replace(
@@ -44,6 +49,22 @@ SNAPSHOT = Snapshot(
         Lease(part(1), "server1", 4, LeaseState.HELD, 150.25),
     ),
 )
+
+CONFIG = """
+[server]
+name = "server1"
+site = "lab"
+[uplink]
+interface = "uplink"
+[ledger]
+kind = "sqlite"
+path = "/l"
+[[pools]]
+name = "gb"
+[[onramps]]
+interface = "clients"
+pool = "gb"
+"""
 
 
 def flow(
@@ -118,7 +139,8 @@ def test_pools_count_ports_once() -> None:
     ]:
         assert not used.see(flow(local, protocol))
     assert used.counts() == {part(1): 2, part(3): 1}
-    assert views.pools([POOL], "lab", SNAPSHOT, STATE, used.counts()) == [
+    usage = {"gb": Usage(5, 3, "tcp 203.0.113.1:443")}
+    assert views.pools([POOL], "lab", SNAPSHOT, STATE, used.counts(), usage) == [
         {
             "name": "gb",
             "tags": {"country": "gb"},
@@ -126,9 +148,57 @@ def test_pools_count_ports_once() -> None:
             "slices": ["198.51.100.10:2048-4095"],
             "ports": 2048,
             "ports_used": 2,
+            "busiest": 3,
+            "busiest_to": "tcp 203.0.113.1:443",
             "onramps": ["clients"],
         }
     ]
+
+
+def test_onramps() -> None:
+    text = (
+        CONFIG
+        + """
+        [[onramps]]
+        kind = "fd"
+        name = "apps"
+        pool = "gb"
+        address = "10.9.0.1/24"
+        sources = ["10.9.0.0/24"]
+        users = ["nobody"]
+    """
+    )
+    device = Interface("apps", 7, None, True, True, False, 1500, "tun", (IPv4Interface("10.9.0.1/24"),))
+    clients = Interface("clients", 3, "02:00:00:00:00:01", False, True, True, 1500, "veth", ())
+    rows = views.onramps(parse_config(text, "x"), {"apps": (device, "tc"), "clients": (clients, "")})
+    assert rows == [
+        {
+            "name": "apps",
+            "kind": "fd",
+            "pool": "gb",
+            "state": "ready",
+            "attach": "tc",
+            "layer": "ip",
+            "address": "10.9.0.1/24",
+            "mtu": 1500,
+            "sources": ["10.9.0.0/24"],
+            "open": False,
+        },
+        {
+            "name": "clients",
+            "kind": "interface",
+            "pool": "gb",
+            "state": "waiting",
+            "attach": None,
+            "layer": "ethernet",
+            "address": None,
+            "mtu": 1500,
+            "sources": [],
+            "open": None,
+        },
+    ]
+    [gone] = views.onramps(parse_config(CONFIG, "x"), {"clients": (None, "")})
+    assert (gone["state"], gone["layer"], gone["mtu"]) == ("missing", None, None)
 
 
 def test_servers() -> None:
@@ -165,6 +235,23 @@ def test_flow_filter(query: dict[str, str], wanted: bool) -> None:
     accepts = views.flow_filter(query)
     assert accepts is not None
     assert accepts(flow("198.51.100.10:2048")) is wanted
+
+
+def test_ends_of_ipv6() -> None:
+    known = replace(flow("[2001:db8:64::10]:2049"), client="[fd00::2]:40000", remote="[2001:db8::1]:443")
+    for query, wanted in (
+        ({"client": "fd00::2"}, True),
+        ({"client": "[fd00:0::2]:40000"}, True),
+        ({"client": "fd00::20"}, False),
+        ({"remote": "[2001:db8::1]:444"}, False),
+    ):
+        accepts = views.flow_filter(query)
+        assert accepts is not None
+        assert accepts(known) is wanted
+    slice_ = Slice.parse("[2001:db8:64::10]:2048-4095")
+    used = views.PortsUsed([slice_, part(1)])
+    used.see(known)
+    assert used.counts() == {slice_: 1, part(1): 0}
 
 
 def test_no_filter_is_cheap() -> None:

@@ -46,6 +46,29 @@ def test_check_says_what_would_happen(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [file.name for file in tmp_path.iterdir()] == ["agent.toml"]
 
 
+def test_check_speaks_of_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = """
+[[onramps]]
+kind = "fd"
+name = "sutest-tun"
+pool = "gb"
+address = "10.9.0.1/24"
+sources = ["10.9.0.0/24"]
+users = ["no-such-one"]
+groups = ["root"]
+"""
+    text = CONFIG.format(uplink="lo") + device
+    assert main(["agent", "--config", write(tmp_path, text), "--check"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "would make the TUN device sutest-tun (10.9.0.1/24) for no-such-one, group root, "
+        "handed out at /run/softunicast/fd.sock\n"
+    ) in out
+    assert "on-ramp sutest-tun is not on this host" not in out
+    assert "note: on this host, on-ramp sutest-tun: " in out
+    assert "no-such-one" in out.partition("note: on this host, on-ramp")[2].splitlines()[0]
+
+
 @pytest.mark.parametrize("check", [True, False])
 def test_three_mistakes_are_one_line_and_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], check: bool

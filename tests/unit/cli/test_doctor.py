@@ -57,6 +57,17 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Scope]:
     return scopes
 
 
+DEVICE = """
+[[onramps]]
+kind = "fd"
+name = "apps"
+pool = "gb"
+address = "10.9.0.1/24"
+sources = ["10.9.0.0/24"]
+users = ["nobody"]
+"""
+
+
 def note(state_dir: Path) -> None:
     """What the journal of an agent looks like that changed something on this boot."""
     state_dir.mkdir(exist_ok=True)
@@ -65,6 +76,7 @@ def note(state_dir: Path) -> None:
         "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "settings": {"net/ipv4/conf/clients/forwarding": {"original": 0, "ours": 1}},
         "addresses": ["198.51.100.10"],
+        "tuns": ["apps"],
     }
     (state_dir / "host.json").write_text(json.dumps(journal))
 
@@ -90,7 +102,8 @@ def test_an_error_is_exit_code_3(run: Run, tmp_path: Path, monkeypatch: pytest.M
 def test_without_an_agent_the_configuration_says_where_to_look(
     run: Run, seen: list[Scope], tmp_path: Path
 ) -> None:
-    (tmp_path / "agent.toml").write_text(CONFIG.format(directory=tmp_path))
+    """A device that an agent would make is not missed."""
+    (tmp_path / "agent.toml").write_text(CONFIG.format(directory=tmp_path) + DEVICE)
     note(tmp_path / "state")
     assert run("doctor", "--config", tmp_path / "agent.toml").code == 0
     assert seen == [
@@ -101,6 +114,7 @@ def test_without_an_agent_the_configuration_says_where_to_look(
             agent_answers=False,
             noted_settings=("net/ipv4/conf/clients/forwarding",),
             noted_addresses=frozenset({IPv4Address("198.51.100.10")}),
+            noted_tuns=("apps",),
         )
     ]
 
@@ -109,11 +123,15 @@ def test_with_an_agent_it_is_asked(run: Run, seen: list[Scope], agent: FakeAgent
     agent.answers |= {
         "/v1/status": {"uplink": "eth0", "problems": ["pool gb has 1 slices less"]},
         "/v1/slices": [{"address": "198.51.100.10"}, {"address": "198.51.100.10"}],
-        "/v1/pools": [{"onramps": ["vpn", "clients"]}],
+        "/v1/pools": [
+            {"onramps": ["vpn"], "addresses": []},
+            {"onramps": ["clients"], "addresses": ["2001:db8::1"]},
+        ],
     }
     note(agent.socket.parent)
     ended = run("--socket", agent.socket, "doctor")
     assert (seen[0].agent_answers, seen[0].uplink, seen[0].onramps) == (True, "eth0", ("clients", "vpn"))
+    assert seen[0].onramps6 == ("clients",)
     assert seen[0].shared == seen[0].noted_addresses == {IPv4Address("198.51.100.10")}
     assert "the agent says: pool gb has 1 slices less" in ended.out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,18 @@ FULL = {
         "destination": "203.0.113.1:80",
     },
 }
+ONRAMP: dict[str, Any] = {
+    "name": "apps",
+    "kind": "fd",
+    "pool": "gb",
+    "state": "ready",
+    "attach": "tc",
+    "layer": "ip",
+    "address": "10.9.0.1/24",
+    "mtu": 1400,
+    "sources": ["10.9.0.0/24", "10.8.0.0/24"],
+    "open": True,
+}
 NEVER = {"reason": "internal", "packets": 0, "meaning": "A bug.", "last": None}
 
 
@@ -80,6 +93,8 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
         "slices": ["198.51.100.10:2048-4095"],
         "ports": 2048,
         "ports_used": 12,
+        "busiest": 9,
+        "busiest_to": "tcp 203.0.113.1:443",
         "onramps": ["clients", "vpn"],
     }
     server = {
@@ -98,6 +113,21 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
         *("server1", "lab", "192.0.2.1", "02:00:00:00:00:01", "yes", "1")
     ]
     assert ask("servers", "--json").json == [server]
+
+
+def test_onramps(ask: Ask, agent: FakeAgent) -> None:
+    plain = ONRAMP | {
+        "name": "clients",
+        "kind": "interface",
+        "layer": "ethernet",
+        "sources": [],
+        "open": None,
+    }
+    agent.answers["/v1/onramps"] = [ONRAMP, plain]
+    lines = ask("onramps").out.splitlines()
+    assert cells(lines[1])[-3:] == ["1400", "10.9.0.0/24, 10.8.0.0/24", "yes"]
+    assert [cell.strip() for cell in cells(lines[2])[-3:]] == ["1400", "any", "-"]
+    assert ask("onramps", "--json").json == [ONRAMP, plain]
 
 
 def test_flows_ask_for_what_was_asked(ask: Ask, agent: FakeAgent) -> None:
@@ -297,3 +327,48 @@ def test_a_refusal_of_the_agent_is_shown_as_its_own(ask: Ask, agent: FakeAgent) 
     agent.statuses["/v1/explain"] = 400
     ended = ask("explain", "--from", "lo", "udp", "10.0.0.2:1", "10.0.0.3:2")
     assert ended == Ended(2, "", "softunicast: lo is no on-ramp; fix: use clients\n")
+
+
+EVENT = {
+    "number": 7,
+    "at": 1795410961.5,
+    "kind": "pool_full",
+    "count": 3,
+    "nat_event": 12,
+    "details": {"pool": "gb", "destination": None},
+}
+
+
+def test_events(ask: Ask, agent: FakeAgent) -> None:
+    agent.answers["/v1/events"] = {"last": 7, "events": [EVENT]}
+    assert ask("events", "--limit", "5").out.splitlines()[1].split() == [
+        *("2026-11-23T05:16:01.500Z", "pool_full", "3", "12", "pool=gb")
+    ]
+    assert ask("events", "--json").json == [EVENT]
+    assert [query for _, query, _ in agent.asked] == [{"limit": "5"}, {"limit": "50"}]
+    agent.answers["/v1/events"] = {"last": 6, "events": []}
+    assert "nothing has happened" in ask("events").err
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_events_as_they_come(
+    ask: Ask, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    """Each question is about what comes after the last answer; Ctrl-C ends it."""
+    answers = [{"last": 7, "events": [EVENT]}, {"last": 9, "events": [EVENT | {"number": 9}]}]
+    agent.answers["/v1/events"] = answers.pop(0)
+
+    def wait(seconds: float) -> None:
+        if not answers:
+            raise KeyboardInterrupt
+        agent.answers["/v1/events"] = answers.pop(0)
+
+    monkeypatch.setattr("softunicast.cli.events.time.sleep", wait)
+    ended = ask("events", "--follow", *(["--json"] if as_json else []))
+    assert ended.code == 130
+    lines = ended.out.splitlines()
+    if as_json:
+        assert [json.loads(line)["number"] for line in lines] == [7, 9]
+    else:
+        assert lines == ["2026-11-23T05:16:01.500Z  pool_full  3  pool=gb"] * 2
+    assert [query for _, query, _ in agent.asked] == [{"limit": "50"}, {"since": "7"}]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softunicast.core.config import parse_config, parse_inventory
+from softunicast.core.config import parse_config
 from softunicast.core.errors import ConfigError
+from softunicast.core.inventory import parse_inventory
 from softunicast.core.pools import PROTOCOLS, Behaviour, Pool, Timers
 from softunicast.core.records import Address, Block
 from softunicast.core.slices import Slice
@@ -66,7 +67,7 @@ def test_good_one_with_defaults() -> None:
     assert config.agent.quarantine_s == 120.0
     assert config.agent.socket == "/run/softunicast/agent.sock"
     assert config.agent.on_stop == "restore"
-    assert config.limits.flows_max == 1_048_576
+    assert config.limits.flows_max == 262_144
     assert config.pools == (Pool("gb", {"country": "gb", "product": "demo"}, 2, Timers(udp_s=30)),)
     assert config.onramps == {"clients": "gb"}
 
@@ -90,10 +91,28 @@ def test_mapping_and_filtering(text: str, mapping: set[str], filtering: set[str]
     assert pool.behaviour == Behaviour(frozenset(mapping), frozenset(filtering))
 
 
+def test_how_many_errors_a_pool_sends() -> None:
+    for text, per_s in (("", 100), ("icmp_errors_per_s = 0", 0), ("icmp_errors_per_s = 1000000", 1_000_000)):
+        (pool,) = parse_config(GOOD.replace("slices_max = 2", text), "x").pools
+        assert pool.icmp_errors_per_s == per_s
+    for text in ("-1", "1000001", "true", '"many"'):
+        [problem] = changed("slices_max = 2", f"icmp_errors_per_s = {text}")
+        assert "icmp_errors_per_s" in problem
+
+
 def test_how_onramps_are_attached() -> None:
     assert parse_config(GOOD, "x").attach == {"clients": "auto"}
     for how in ("auto", "tc", "xdp"):
         assert parse_config(f'{GOOD}attach = "{how}"\n', "x").attach == {"clients": how}
+
+
+def test_how_the_uplink_is_attached() -> None:
+    assert parse_config(GOOD, "x").uplink.attach == "auto"
+    for how in ("auto", "tc", "xdp"):
+        text = GOOD.replace('"uplink"\n', f'"uplink"\nattach = "{how}"\n')
+        assert parse_config(text, "x").uplink.attach == how
+    with pytest.raises(ConfigError, match="did you mean tc"):
+        parse_config(GOOD.replace('"uplink"\n', '"uplink"\nattach = "tcx"\n'), "x")
 
 
 def test_address_of_the_uplink() -> None:
@@ -205,14 +224,38 @@ def test_inventory() -> None:
     assert inventory.addresses == (Address(IPv4Address("198.51.100.10"), "lab", {"country": "gb"}, 64),)
 
 
+def test_addresses_of_a_prefix() -> None:
+    text = INVENTORY.replace('address = "198.51.100.10"', 'prefix = "198.51.100.8/30"')
+    found = parse_inventory(text, "inventory.toml").addresses
+    assert [str(one.address) for one in found] == [f"198.51.100.{number}" for number in range(8, 12)]
+    assert {(one.site, one.slice_ports, one.tags["country"]) for one in found} == {("lab", 64, "gb")}
+
+
+def test_whole_addresses_of_ipv6() -> None:
+    text = INVENTORY.replace("198.51.100.0/24", "2001:db8:5::/48").replace("64", "65536")
+    text = text.replace('address = "198.51.100.10"', 'prefix = "2001:db8:5::/120"')
+    found = parse_inventory(text, "inventory.toml").addresses
+    assert len(found) == 256
+    assert {one.slice_ports for one in found} == {65536}
+    assert (str(found[0].address), str(found[-1].address)) == ("2001:db8:5::", "2001:db8:5::ff")
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
         (INVENTORY.replace("0/24", "1/24"), 2, "prefix"),
-        (INVENTORY.replace("198.51.100.0/24", "198.51.100.10:2048-4095"), 2, "no IPv4 block"),
-        (INVENTORY.replace("198.51.100.0/24", "2001:db8::/64"), 2, "no IPv4 block"),
+        (INVENTORY.replace("198.51.100.0/24", "198.51.100.10:2048-4095"), 2, "no prefix of whole addresses"),
+        (INVENTORY.replace("198.51.100.0/24", "2001:db8::/64"), 5, "in no block"),
         (INVENTORY.replace("198.51.100.0/24", "203.0.113.0/24"), 5, "198.51.100.10 is in no block"),
-        (INVENTORY.replace("198.51.100.10", "198.51.100"), 5, "not an IPv4 address"),
+        (INVENTORY.replace("198.51.100.10", "198.51.100"), 5, "not an IP address"),
+        (INVENTORY.replace("198.51.100.10", "fe80::1%eth0"), 5, "not an IP address"),
+        (INVENTORY.replace('address = "198.51.100.10"', 'prefix = "198.51.100.0/23"'), 5, "prefix"),
+        (
+            INVENTORY.replace('address = "198.51.100.10"', 'prefix = "2001:db8::/119"'),
+            5,
+            "more than 256 addresses",
+        ),
+        (INVENTORY.replace("site", 'prefix = "198.51.100.16/30"\nsite', 1), 6, "both address and prefix"),
         (INVENTORY.replace("64", "65"), 8, "use 64"),
         (INVENTORY.replace("64", "8"), 8, "from 16 to 32768"),
         (INVENTORY.replace("64", "65536"), 8, "from 16 to 32768"),

@@ -11,7 +11,7 @@ import pytest
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner, desired
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
-from softunicast.core.pools import Behaviour, Pool, Timers
+from softunicast.core.pools import ICMP_ERRORS_PER_S, Behaviour, Pool, Timers
 from softunicast.core.records import Address, Block, Server, Snapshot
 from softunicast.core.slices import Slice
 
@@ -121,6 +121,12 @@ def test_a_pool_keeps_how_it_maps() -> None:
     assert found["open"].behaviour == Behaviour(every, every)
 
 
+def test_a_pool_keeps_how_many_errors_it_sends() -> None:
+    pools = [POOL, Pool("mute", {"country": "gb"}, icmp_errors_per_s=0)]
+    found = on_server1(pools=pools).pools
+    assert (found["demo"].icmp_errors_per_s, found["mute"].icmp_errors_per_s) == (ICMP_ERRORS_PER_S, 0)
+
+
 def test_slices_of_a_pool_are_in_order() -> None:
     other = Slice.parse("198.51.100.10:63488-65535")
     leases = [Lease(slice_, "server1", 1, LeaseState.HELD, 300.0) for slice_ in (other, MINE, THEIRS)]
@@ -129,21 +135,39 @@ def test_slices_of_a_pool_are_in_order() -> None:
     assert state.pools["demo"].slices == (MINE, THEIRS, other)
 
 
-def test_other_sites_and_ipv6_are_left_out() -> None:
-    far, v6 = ip_address("198.51.100.20"), ip_address("2001:db8::1")
+def test_other_sites_are_left_out() -> None:
+    far, far6 = ip_address("198.51.100.20"), ip_address("2001:db8::1")
     snapshot = replace(
         PAIR,
         blocks=(Block(BLOCK), Block(Slice.parse("2001:db8::/64"))),
-        addresses=(Address(far, "far", TAGS), Address(v6, "lab", TAGS)),
+        addresses=(Address(far, "far", TAGS), Address(far6, "far", TAGS)),
         leases=tuple(
             Lease(Slice.of(address, 2048, 2048), "server1", 1, LeaseState.HELD, 300.0)
-            for address in (far, v6)
+            for address in (far, far6)
         ),
     )
     everything = {lease.slice: 5 for lease in snapshot.leases}
     state = on_server1(snapshot, everything, tuple(everything))
-    assert (state.blocks, state.addresses) == (frozenset({BLOCK}), {})
+    assert state.blocks == {BLOCK, Slice.parse("2001:db8::/64")}
+    assert state.addresses == {}
     assert state.pools["demo"].slices == ()
+    assert state.pools["demo"].families == {4}
+
+
+def test_both_families_in_one_pool() -> None:
+    whole = ip_address("2001:db8::1")
+    lease = Lease(Slice.of(whole), "server1", 9, LeaseState.HELD, 300.0)
+    snapshot = replace(
+        PAIR,
+        blocks=(*PAIR.blocks, Block(Slice.parse("2001:db8::/64"))),
+        addresses=(*PAIR.addresses, Address(whole, "lab", TAGS, 65536)),
+        leases=(*PAIR.leases, lease),
+    )
+    everything = {known.slice: 5 for known in snapshot.leases}
+    state = on_server1(snapshot, everything, tuple(everything))
+    assert state.addresses[whole].owners == {0: SlotOwner("server1", 9, 5)}
+    assert state.pools["demo"].families == {4, 6}
+    assert state.pools["demo"].slices[-1] == lease.slice
 
 
 def test_a_lease_of_a_server_at_another_site_cannot_be_steered() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -35,6 +36,22 @@ def chosen(addresses: list[Address], leases: list[Lease], wanted: int = 1) -> li
 
 def test_the_first_slice_given_out_is_the_second_of_the_address() -> None:
     assert chosen([address("198.51.100.10")], []) == ["198.51.100.10:2048-4095"]
+
+
+def test_whole_addresses_and_slices_of_the_other_family() -> None:
+    addresses = (address("198.51.100.10"), address("2001:db8::1", slice_ports=65536), address("2001:db8::2"))
+    snapshot = Snapshot(1, (), addresses, (), (lease("198.51.100.10:2048-4095"),))
+
+    def family(version: int, wanted: int = 9) -> list[str]:
+        found = choose(snapshot, POOL, "server1", "lab", wanted, NOW, version)
+        return [str(item) for item in found]
+
+    assert family(6, 3) == ["2001:db8::1/128", "[2001:db8::2]:2048-4095", "[2001:db8::2]:4096-6143"]
+    assert all(text.startswith("198") for text in family(4))
+    taken = replace(snapshot, leases=(lease("2001:db8::1"),))
+    assert [str(item) for item in choose(taken, POOL, "server1", "lab", 1, NOW, 6)] == [
+        "[2001:db8::2]:2048-4095"
+    ]
 
 
 def test_the_next_server_gets_the_next_slice() -> None:

@@ -18,7 +18,10 @@ TCX = Feature("tcx", True, "6.6", "egress and the guard", "boot Linux 6.6 or new
 ON_UPLINK = (
     Attached("uplink", "xdp", "director"),
     Attached("uplink", "tcx ingress", "egress_in"),
+    Attached("uplink", "tcx ingress", "director_tc6"),
+    Attached("uplink", "tcx ingress", "egress_in6"),
     Attached("uplink", "tcx egress", "guard"),
+    Attached("uplink", "tcx egress", "guard6"),
 )
 ON_CLIENTS = Attached("clients", "tcx ingress", "egress_out")
 ARP_OFF = {"net/ipv4/conf/uplink/arp_ignore": 1, "net/ipv4/conf/clients/arp_ignore": 1}
@@ -114,7 +117,7 @@ def test_a_healthy_host_has_no_problem(scope: Scope, facts: Facts) -> None:
             NO_AGENT,
             replace(CLEAN, attached=ON_UPLINK),
             "warning",
-            "director on uplink, egress_in on uplink, guard",
+            "director on uplink, egress_in on uplink, director_tc6",
         ),
         (NO_AGENT, replace(CLEAN, pins=17), "warning", "17 pins in /sys/fs/bpf/softunicast and no agent"),
         (
@@ -122,6 +125,18 @@ def test_a_healthy_host_has_no_problem(scope: Scope, facts: Facts) -> None:
             CLEAN,
             "warning",
             f"settings changed by an agent that is gone: {FORWARDING}",
+        ),
+        (
+            replace(NO_AGENT, noted_tuns=("apps",)),
+            CLEAN,
+            "warning",
+            "the TUN device apps, made by an agent that is gone",
+        ),
+        (
+            NO_AGENT,
+            replace(CLEAN, attached=(Attached("apps", "tcx ingress", "wrap"),)),
+            "warning",
+            "programs without an agent: wrap on apps",
         ),
         (
             replace(NO_AGENT, noted_addresses=frozenset({SHARED})),
@@ -143,9 +158,15 @@ def test_a_healthy_host_has_no_problem(scope: Scope, facts: Facts) -> None:
         ),
         (
             AGENT,
-            replace(RUNNING, attached=(*ON_UPLINK[:2], ON_CLIENTS)),
+            replace(RUNNING, attached=(*ON_UPLINK[:4], ON_UPLINK[5], ON_CLIENTS)),
             "error",
             "uplink is without guard (tcx",
+        ),
+        (
+            replace(AGENT, onramps6=("clients",)),
+            replace(RUNNING, settings={**RUNNING.settings, "net/ipv6/conf/clients/forwarding": 0}),
+            "error",
+            "clients does not forward",
         ),
         (
             AGENT,

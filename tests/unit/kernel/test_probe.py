@@ -27,6 +27,7 @@ BASIC_HELPERS = {
     "bpf_skb_pull_data",
     "bpf_l4_csum_replace",
     "bpf_csum_diff",
+    "bpf_csum_update",
     "bpf_redirect",
     "bpf_sk_release",  # came with bpf_sk_lookup_udp
 }

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from softunicast.core.config import parse_config, parse_inventory
+from softunicast.core.config import parse_config
 from softunicast.core.errors import AgentUnreachableError
+from softunicast.core.inventory import parse_inventory
 from softunicast.core.pools import Pool, Timers
 from softunicast.lab import agents, state
 from softunicast.lab.pair import pair

@@ -30,8 +30,8 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "list", "--json"]) == 0
-    [pair] = json.loads(capsys.readouterr().out)
-    assert pair["name"] == "pair"
+    pair, pair6 = json.loads(capsys.readouterr().out)
+    assert (pair["name"], pair6["name"]) == ("pair", "pair6")
     assert pair["nodes"] == ["client1", "client2", "server1", "server2", "router", "internet"]
 
 
@@ -57,7 +57,7 @@ def test_without_root_everything_but_list_ends_with_3(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("up pear", "there is no topology 'pear'; fix: use one of pair"),
+        ("up pear", "there is no topology 'pear'; fix: use one of pair, pair6"),
         ("up pair --id Pair", "'Pair' cannot name a lab; fix: use 1-24 of a-z 0-9 -, not starting with -"),
         ("status none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),
         ("down none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),

@@ -1,0 +1,1 @@
+"""Byte protocols, pure: bytes in, values out, and back. No I/O here."""

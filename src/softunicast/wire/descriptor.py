@@ -1,0 +1,88 @@
+"""Asking the agent for a descriptor: one message each way over a unix socket of type SOCK_SEQPACKET, which keeps
+messages apart. Both are JSON objects in UTF-8; the descriptor travels beside the answer (SCM_RIGHTS).
+
+    request   {"open": "NAME"}
+    answer    {"interface", "address", "sources", "mtu", "header_bytes"}      with one descriptor
+              {"error": {"what", "fix", "exit_code"}}                         with none
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from typing import Any, Final
+
+from softunicast.core.errors import HostError, InputError, SoftunicastError
+
+REQUEST_BYTES_MAX: Final = 256  # a name of 15 characters needs 40
+ANSWER_BYTES_MAX: Final = 4096  # 16 prefixes and an error's sentence fit
+HEADER_BYTES: Final = 10  # struct virtio_net_hdr
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the holder of a descriptor has to know. `address`: the server's own, with its prefix length;
+    `sources`: prefixes that its packets may come from; `header_bytes`: of the virtio_net header in front of each
+    packet, 0: there is none."""
+
+    interface: str
+    address: IPv4Interface
+    sources: tuple[IPv4Network, ...]
+    mtu: int
+    header_bytes: int
+
+
+def request(name: str) -> bytes:
+    """Asks for the descriptor of an on-ramp."""
+    return json.dumps({"open": name}).encode()
+
+
+def parse_request(data: bytes) -> str:
+    """The on-ramp's name. Raises InputError for anything that is no request."""
+    value = _object(data)
+    name = value.get("open")
+    if set(value) != {"open"} or not isinstance(name, str):
+        raise InputError("that is no request for a descriptor", 'send {"open": "NAME"} in one message')
+    return name
+
+
+def grant(granted: Grant) -> bytes:
+    """The answer that the descriptor goes with."""
+    texts = {"address": str(granted.address), "sources": [str(one) for one in granted.sources]}
+    return json.dumps(asdict(granted) | texts).encode()
+
+
+def refusal(error: SoftunicastError) -> bytes:
+    """The answer that says why there is none."""
+    text = {"what": error.what[:1024], "fix": error.fix, "exit_code": error.exit_code}
+    return json.dumps({"error": text}).encode()
+
+
+def parse_answer(data: bytes) -> Grant:
+    """What was granted. Raises InputError or HostError as the agent said, HostError when it said something else."""
+    try:
+        value = _object(data)
+        if "error" in value:
+            error = value["error"]
+            kind = InputError if error["exit_code"] == InputError.exit_code else HostError
+            raise kind(str(error["what"]), error["fix"] and str(error["fix"]))
+        return Grant(
+            str(value["interface"]),
+            IPv4Interface(str(value["address"])),
+            tuple(IPv4Network(str(one)) for one in value["sources"]),
+            int(value["mtu"]),
+            int(value["header_bytes"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise HostError("what answered is no agent", "see [agent] fd_socket in the configuration") from error
+
+
+def _object(data: bytes) -> Mapping[str, Any]:
+    """Empty for whatever is no JSON object."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,412 @@
+"""What only IPv6 has: extension headers, neighbour discovery, ICMPv6's checksum over addresses, whole addresses for one
+server, and pools without any. The rest are the tables for both families (families.py).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from ipaddress import IPv6Address
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+    in6_chksum,
+)
+from scapy.packet import Packet, Raw
+from tests.bpf import families, frames
+from tests.bpf.frames import (
+    CLIENT,
+    FROM_CLIENT,
+    FROM_WIRE,
+    REMOTE,
+    TO_CLIENT,
+    TO_WIRE,
+    changed,
+    echo,
+    error,
+    tcp,
+    udp,
+)
+from tests.bpf.world import DEPENDENT, ME, Ran, World, state
+
+from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.pools import Timers
+from softunicast.core.slices import Slice
+
+FAMILIES = (6,)
+SHARED = "198.51.100.10"
+HERE, THERE = f"{SHARED}:2049", f"{SHARED}:4097"
+NEXT_HEADER, HOP_LIMIT = 20, 21
+OPTIONS = [PadN(optdata=b"\0" * 4)]
+CHAINS = {
+    "destination options": lambda: IPv6ExtHdrDestOpt(options=OPTIONS),
+    "hop-by-hop options": lambda: IPv6ExtHdrHopByHop(options=OPTIONS),
+    "routing, all visited": lambda: IPv6ExtHdrRouting(type=4, addresses=["2001:db8::9"], segleft=0),
+    "three": lambda: (
+        IPv6ExtHdrHopByHop(options=OPTIONS)
+        / IPv6ExtHdrRouting(type=4, addresses=[], segleft=0)
+        / IPv6ExtHdrDestOpt(options=OPTIONS)
+    ),
+    "64 bytes": lambda: IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 60)]),
+}
+CONTENTS = {
+    "tcp": lambda at, to: TCP(sport=at, dport=to, flags="S"),
+    "udp": lambda at, to: UDP(sport=at, dport=to),
+}
+
+
+def six(text: str) -> tuple[str, int]:
+    address, port = frames.end(text)
+    return families.current(address), port
+
+
+def packet(
+    source: str,
+    destination: str,
+    content: Packet,
+    ttl: int = 64,
+    macs: frames.Macs = FROM_CLIENT,
+    chain: Packet | None = None,
+) -> bytes:
+    header = IPv6(src=six(source)[0], dst=six(destination)[0], hlim=ttl)
+    return bytes(frames.ethernet(macs) / (header / chain / content if chain else header / content))
+
+
+def behind(
+    chain: str, protocol: str, source: str, destination: str, ttl: int = 64, macs: frames.Macs = FROM_CLIENT
+) -> bytes:
+    content = CONTENTS[protocol](six(source)[1], six(destination)[1]) / Raw(b"odd")
+    return packet(source, destination, content, ttl, macs, CHAINS[chain]())
+
+
+# -- extension headers
+
+
+@pytest.mark.parametrize("protocol", CONTENTS)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_extension_headers_are_carried_along(world: World, chain: str, protocol: str) -> None:
+    ran = world.out(behind(chain, protocol, CLIENT, REMOTE))
+    assert ran.outcome == "out"
+    ports = list(world.claims())
+    local = f"{SHARED}:{int.from_bytes(ports[0].local_port.to_bytes(2, 'little'), 'big')}"
+    assert ran.frame == behind(chain, protocol, local, REMOTE, 63, TO_WIRE)
+    assert world.guard(ran.frame).verdict == "next"
+    reply = behind(chain, protocol, REMOTE, local, 50, FROM_WIRE)
+    assert world.director(reply).outcome == "here"
+    ran = world.back(reply)
+    assert ran.frame == behind(chain, protocol, REMOTE, CLIENT, 49, TO_CLIENT)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_an_error_about_a_packet_with_extension_headers(world: World, chain: str) -> None:
+    """Both made here, quoting all of them, and translated."""
+    frame = behind(chain, "udp", CLIENT, REMOTE, ttl=1)
+    quoted = frame[14:][: len(frame) - 14 - 3]
+    assert world.out(frame).frame == error("10.0.0.1:0", CLIENT, quoted, (11, 0), macs=TO_CLIENT)
+    sent = world.out(behind(chain, "udp", CLIENT, REMOTE)).frame
+    at = len(sent) - 3 - 8
+    local = f"{SHARED}:{int.from_bytes(sent[at : at + 2], 'big')}"
+    inside = behind(chain, "udp", CLIENT, REMOTE)[14:]
+    ran = world.back(error("192.0.2.9:0", local, sent[14:], (3, 3), macs=FROM_WIRE))
+    assert ran.frame == error("192.0.2.9:0", CLIENT, changed(inside, 7, b"\x3f"), (3, 3), 0, 63, TO_CLIENT)
+
+
+def wrong_chains() -> dict[str, Packet]:
+    options = [PadN(optdata=b"\0" * 4)]
+    return {
+        "five": IPv6ExtHdrDestOpt(options=options)
+        / IPv6ExtHdrDestOpt(options=options)
+        / IPv6ExtHdrDestOpt(options=options)
+        / IPv6ExtHdrDestOpt(options=options)
+        / IPv6ExtHdrDestOpt(options=options),
+        "72 bytes": IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 68)]),
+        "not the last destination": IPv6ExtHdrRouting(type=4, addresses=["2001:db8::9"], segleft=1),
+    }
+
+
+@pytest.mark.parametrize("name", wrong_chains())
+def test_chains_that_are_not_followed(world: World, name: str) -> None:
+    content = UDP(sport=40000, dport=443) / Raw(b"x")
+    assert world.out(packet(CLIENT, REMOTE, content, chain=wrong_chains()[name])).reason == "protocol"
+    arriving = packet(REMOTE, HERE, content, macs=FROM_WIRE, chain=wrong_chains()[name])
+    assert world.director(arriving).reason == "protocol"
+    leaving = packet(HERE, REMOTE, content, macs=TO_WIRE, chain=wrong_chains()[name])
+    assert world.guard(leaving).reason == "guard_protocol"
+    other = packet(REMOTE, "192.0.2.1:9", content, macs=FROM_WIRE, chain=wrong_chains()[name])
+    assert (world.director(other).verdict, world.director(other).counted) == ("pass", {})
+
+
+@pytest.mark.parametrize("fields", [{"m": 1}, {"offset": 3}, {}])
+def test_fragments_are_dropped_by_name(world: World, fields: dict[str, int]) -> None:
+    fragment = IPv6ExtHdrFragment(id=9, **fields)
+    content = UDP(sport=40000, dport=443) / Raw(b"x" * 8)
+    assert world.out(packet(CLIENT, REMOTE, content, chain=fragment)).reason == "fragment"
+    assert world.director(packet(REMOTE, HERE, content, macs=FROM_WIRE, chain=fragment)).reason == "fragment"
+    assert world.guard(packet(HERE, REMOTE, content, macs=TO_WIRE, chain=fragment)).reason == "guard_fragment"
+
+
+@pytest.mark.parametrize("number", [50, 51, 59, 1, 132, 255])
+def test_other_protocols_have_no_ports(world: World, number: int) -> None:
+    frame = changed(packet(CLIENT, REMOTE, Raw(b"x" * 40)), NEXT_HEADER, bytes([number]))
+    assert world.out(frame).reason == "protocol"
+    arriving = changed(packet(REMOTE, HERE, Raw(b"x" * 40), macs=FROM_WIRE), NEXT_HEADER, bytes([number]))
+    assert world.director(arriving).reason == "protocol"
+
+
+# -- what is the link's own business
+
+
+def discovery(source: str, destination: str) -> list[bytes]:
+    target = str(families.six(SHARED))
+    header = IPv6(src=source, dst=destination, hlim=255)
+    contents = (ICMPv6ND_NS(tgt=target), ICMPv6ND_NA(tgt=target, S=1))
+    return [bytes(frames.ethernet(FROM_CLIENT) / header / content) for content in contents]
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("fe80::2", "ff02::1:ff00:1"),
+        ("::", "ff02::1:ff00:1"),
+        ("fe80::2", "fe80::1"),
+        ("fd00::a00:2", "fd00::a00:1"),
+        ("2001:db8::cb00:7101", "2001:db8::c633:640a"),
+    ],
+)
+def test_neighbour_discovery_is_never_touched(world: World, source: str, destination: str) -> None:
+    for frame in discovery(source, destination):
+        for run in (world.out, world.director, world.back):
+            ran = run(frame)
+            assert (ran.verdict in ("next", "pass"), dict(ran.counted), ran.frame) == (True, {}, frame)
+
+
+def test_nobody_speaks_for_a_shared_address(world: World) -> None:
+    for frame in discovery(str(families.six(SHARED)), "2001:db8::cb00:7101"):
+        assert world.guard(frame).reason == "guard_protocol"
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("fe80::2", "2001:db8::1"),
+        ("2001:db8::2", "fe80::1"),
+        ("2001:db8::2", "febf::1"),
+        ("2001:db8::2", "ff0e::1"),
+    ],
+)
+def test_link_local_and_multicast_are_left_alone(world: World, source: str, destination: str) -> None:
+    for content in (UDP(sport=1, dport=2049), TCP(sport=1, dport=80), ICMPv6EchoRequest(id=7)):
+        frame = bytes(frames.ethernet(FROM_CLIENT) / IPv6(src=source, dst=destination) / content)
+        ran = world.out(frame)
+        assert (ran.verdict, ran.counted, ran.frame) == ("next", {}, frame)
+
+
+def test_the_other_family_is_left_alone(world: World) -> None:
+    with families.family(4):
+        frame = udp(CLIENT, REMOTE)
+    for run in (world.out, world.director, world.back, world.guard):
+        ran = run(frame)
+        assert (ran.verdict in ("next", "pass"), dict(ran.counted), ran.frame) == (True, {}, frame)
+
+
+# -- malformed
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (14, b"\x40"),  # version
+        (14, b"\x70"),
+        (18, struct.pack("!H", 19)),  # payload length
+        (18, struct.pack("!H", 21)),
+        (18, b"\xff\xff"),
+        (18, b"\0\0"),
+        (66, b"\x40"),  # doff
+        (66, b"\xf0"),
+        (22, bytes(16)),  # from nobody
+        (38, bytes(16)),  # to nobody
+        (22, b"\xff\x02"),  # from many
+    ],
+)
+def test_malformed(world: World, at: int, value: bytes) -> None:
+    ran = world.out(changed(tcp(), at, value))
+    assert (ran.verdict, ran.reason) == ("drop", "malformed")
+    if at not in (22, 38):
+        assert world.guard(changed(tcp(HERE, REMOTE, macs=TO_WIRE), at, value)).reason == "malformed"
+        assert world.director(changed(tcp(REMOTE, HERE, macs=FROM_WIRE), at, value)).reason == "malformed"
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_chains_truncated_anywhere(world: World, chain: str) -> None:
+    frame = behind(chain, "tcp", REMOTE, HERE, macs=FROM_WIRE)
+    for length in range(54, len(frame)):
+        assert world.director(frame[:length]).reason == "malformed", length
+        honest = changed(frame[:length], 18, struct.pack("!H", length - 54))
+        assert world.director(honest).reason in ("malformed", "protocol", None)
+
+
+# -- whole addresses
+
+
+def whole_address() -> KernelState:
+    """Without the tables of `state`, as a server has it that holds an address alone."""
+    address = IPv6Address("2001:db8:5::7")
+    return replace(
+        state(),
+        blocks=frozenset({Slice.parse("2001:db8:5::/64")}),
+        addresses={address: AddressTable(65536, {0: SlotOwner(ME, 1, 1 << 62)})},
+        pools={"gb": PoolSlices(Timers(), (Slice.of(address),), DEPENDENT, families=frozenset({6}))},
+    )
+
+
+@pytest.fixture
+def whole(world: World) -> World:
+    real = world.datapath.real
+    real.apply(whole_address())
+    assert real.read() == whole_address()
+    return world
+
+
+def test_an_address_of_one_server(whole: World) -> None:
+    """Any port above the system's, replies to any of them."""
+    seen = set()
+    for number in range(600):
+        ran = whole.out(udp(f"10.0.0.2:{1024 + number}", REMOTE))
+        assert ran.outcome == "out"
+        assert ran.frame[22:38] == IPv6Address("2001:db8:5::7").packed
+        seen.add(int.from_bytes(ran.frame[54:56], "big"))
+    assert len(seen) == 600
+    assert min(seen) >= 1024
+    assert max(seen) > 40000
+    for port in (1, 1024, 65535):
+        header = IPv6(src="2001:db8::1", dst="2001:db8:5::7") / UDP(sport=53, dport=port)
+        frame = bytes(frames.ethernet(FROM_WIRE) / header)
+        assert whole.director(frame).outcome == "here"
+
+
+# -- families
+
+
+def test_a_pool_without_ipv6_refuses_by_name(world: World) -> None:
+    """Every packet but those for the server itself; a ping hears it, too."""
+    with families.family(4):
+        world.reset(state())
+    for frame in (tcp(), udp(), echo(), tcp(flags="A")):
+        ran = world.out(frame)
+        assert dict(ran.counted) == {"family": 1, "icmp_sent": 1}
+        assert ran.frame == frames.refusal(frame, 3, 13)
+    assert dict(world.out(udp(CLIENT, "10.0.0.1:53")).counted) == {"to_host": 1}
+
+
+def test_a_pool_without_ipv4_refuses_by_name(whole: World) -> None:
+    with families.family(4):
+        ran = whole.out(udp())
+        assert dict(ran.counted) == {"family": 1, "icmp_sent": 1}
+        assert ran.frame == frames.refusal(udp(), 3, 13)
+
+
+def test_both_families_at_once(world: World) -> None:
+    real = world.datapath.real
+    both, more = state(), whole_address()
+    pool = replace(
+        both.pools["gb"],
+        slices=(*both.pools["gb"].slices, *more.pools["gb"].slices),
+        families=frozenset({4, 6}),
+    )
+    both = replace(
+        both,
+        blocks=both.blocks | more.blocks,
+        addresses={**both.addresses, **more.addresses},
+        pools={"gb": pool},
+    )
+    real.apply(both)
+    assert real.read() == both
+    assert world.out(udp()).outcome == "out"
+    with families.family(4):
+        assert world.out(udp()).outcome == "out"
+    total, flows = real.flows(10)
+    assert total == 2
+    assert {flow.remote for flow in flows} == {"203.0.113.1:443", "[2001:db8::cb00:7101]:443"}
+    counts = real.count_flows(pool.slices)
+    assert list(counts.values()) == [1, 1]
+    assert real.sweep() == (0, 2)
+
+
+# -- anything
+
+CHECKED = {6: 16, 17: 6, 58: 2}
+
+
+def right(frame: bytes) -> bool:
+    """Whether the checksum behind the extension headers is; True where there is none to tell."""
+    at, number = 54, frame[NEXT_HEADER]
+    while number in (0, 43, 60):
+        number, at = frame[at], at + (frame[at + 1] + 1) * 8
+    if number not in CHECKED:
+        return True
+    end = 54 + int.from_bytes(frame[18:20], "big")
+    segment = frame[at:end]
+    if number == 17 and segment[6:8] == b"\0\0":
+        return True
+    covered = segment[: int.from_bytes(segment[4:6], "big")] if number == 17 else segment
+    header = IPv6(src=IPv6Address(frame[22:38]), dst=IPv6Address(frame[38:54]))
+    return bool(in6_chksum(number, header, covered) in (0, 0xFFFF))
+
+
+def examples() -> list[bytes]:
+    with families.family(6):
+        made = [behind(chain, protocol, CLIENT, REMOTE) for chain in CHAINS for protocol in CONTENTS]
+        made += [
+            behind(chain, protocol, REMOTE, HERE, macs=FROM_WIRE) for chain in CHAINS for protocol in CONTENTS
+        ]
+        made += [tcp(), udp(), udp(checksum=0), echo(), tcp(REMOTE, THERE, macs=FROM_WIRE)]
+        made += [
+            error("192.0.2.9:0", HERE, udp(HERE, REMOTE)[14:]),
+            error(CLIENT, REMOTE, tcp(REMOTE, CLIENT)[14:]),
+        ]
+        return made + discovery("fe80::1", "ff02::2")
+
+
+@pytest.mark.parametrize("hook", ["out", "back", "director", "guard"])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(examples()),
+    st.lists(st.tuples(st.integers(12, 130), st.binary(min_size=1, max_size=4)), max_size=3),
+    st.integers(54, 200),
+    st.binary(max_size=40),
+)
+@example(examples()[0], [], 200, b"")
+def test_any_damage(
+    module_world: World, hook: str, frame: bytes, damage: list[tuple[int, bytes]], length: int, tail: bytes
+) -> None:
+    """One verdict, counted once (`World` checks that); what is sent has a checksum as right as it came."""
+    for at, value in damage:
+        frame = changed(frame, at, value)[: len(frame)]
+    frame = frame[:length] + tail
+    if len(frame) < 54:
+        return
+    with families.family(6):
+        if not module_world.flows():
+            module_world.reset()
+            module_world.out(udp())
+        ran: Ran = getattr(module_world, hook)(frame)
+    if ran.outcome in ("in", "out", "steered"):
+        assert len(ran.frame) == len(frame)
+        assert right(ran.frame) == right(frame)
+        assert ran.frame[HOP_LIMIT] == frame[HOP_LIMIT] - 1
+    elif "icmp_sent" in ran.counted:
+        assert right(ran.frame)
+    else:
+        assert ran.frame == frame
