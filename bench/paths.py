@@ -115,7 +115,11 @@ class SoftunicastTc(Path):
         )
         self.undo.callback(self.datapath.close)
         self.datapath.apply(state(self.slices))
-        self._flush = BpfObject.load(str(objects.compiled("flush")), self.datapath.folder / "maps")
+        self._flush = BpfObject.load(
+            str(objects.compiled("flush")),
+            self.datapath.folder / "maps",
+            {"flows": FLOWS_MAX, "claims": FLOWS_MAX},
+        )
         self.undo.callback(self._flush.close)
 
     def flush(self) -> None:

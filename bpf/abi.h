@@ -20,6 +20,7 @@
 #define LINE_OWNERS 32
 #define GROUP_TRIES 8         /* cache lines that a group can be in */
 #define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
+#define TICK_NS (1 << 26)      /* 67 ms: what fits 32 bits of it wraps after 9 years of uptime */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
 
 /* Why a packet was dropped. One enum for every hook; the sentences for people are in
@@ -259,13 +260,13 @@ struct claim_key { /* one five-tuple taken, as the remote end sees it */
 
 struct claim {
 	__u64 expires_ns; /* the only truth about who has the claim: changed by compare-and-swap */
-	__u64 since_ns;
-	__u64 refresh_in_ns; /* TCP: a reply need not prolong the claim before */
 	struct flow_key flow;
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
 	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
 	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
+	__u32 since_ticks;      /* of TICK_NS */
+	__u32 refresh_in_ticks; /* TCP: a reply need not prolong the claim before */
 	__u8 client_mac[6];
 	__u8 onramp_mac[6];
 };

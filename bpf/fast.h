@@ -67,7 +67,7 @@ INLINE int fast_in(struct xdp_md *xdp, const struct packet *packet)
 	if (!claim || !alive(claim, now) || packet->ttl <= 1)
 		return XDP_PASS;
 	if (packet->protocol == IPPROTO_TCP && ((packet->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST)) ||
-						!(claim->state & SEEN_IN) || claim->refresh_in_ns <= now))
+						!(claim->state & SEEN_IN) || claim->refresh_in_ticks <= now / TICK_NS))
 		return XDP_PASS;
 	interface = claim->flow.onramp;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);

@@ -226,7 +226,7 @@ ALONE int refresh(struct __sk_buff *skb, struct flow *flow, const struct flow_ke
 	 * may be used again when both sides have been silent for a moment. */
 	flow->refresh_ns = 0;
 	if (ended(state))
-		claim->refresh_in_ns = 0;
+		claim->refresh_in_ticks = 0;
 	if (key->protocol != IPPROTO_TCP || established(state))
 		flow->refresh_ns = now + refresh_ns(pool, lifetime);
 	return 1;

@@ -104,18 +104,25 @@ struct {
 
 /* made by packets */
 
+/* All entries of these two are there from the start: to allocate one when a flow begins would cost as much as all else
+ * that is done for it. Entry and what the kernel adds to it, 48 bytes, are two cache lines each. */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1048576);
+#if FAMILY == 6
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* most servers have few or none */
+#endif
+	__uint(max_entries, 262144);
 	__type(key, struct flow_key);
 	__type(value, struct flow);
 } flows SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1048576);
+#if FAMILY == 6
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* most servers have few or none */
+#endif
+	__uint(max_entries, 262144);
 	__type(key, struct claim_key);
 	__type(value, struct claim);
 } claims SEC(".maps");

@@ -148,7 +148,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);
 	search->until_ns = search->claim.expires_ns = now + lifetime_ns(pool, key->protocol, 0);
 	search->closing_ns = pool->tcp_closing_ns;
-	search->claim.since_ns = now;
+	search->claim.since_ticks = now / TICK_NS;
 	search->claim.pool = pool_key;
 	search->key.protocol = key->protocol;
 	search->first_slice = (address_number(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;

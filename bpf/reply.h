@@ -43,7 +43,7 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 	if ((flags & TCP_SYN) || packet->sequence_end != claim->sent)
 		flags &= ~TCP_FIN; /* forged as well: it ends what its sender has sent */
 	state = seen_in(claim->state, flags);
-	if (state == claim->state && claim->refresh_in_ns > now)
+	if (state == claim->state && claim->refresh_in_ticks > now / TICK_NS)
 		return 0;
 	pool = bpf_map_lookup_elem(&pools, &pool_key);
 	if (!pool)
@@ -55,7 +55,7 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 	refresh_mapping(pool, &owner, claim, now, lifetime);
 	/* After the end every packet is noticed: when the client goes on, the conversation does; and the port may be
 	 * used again only when both have been silent for a moment. */
-	claim->refresh_in_ns = ended(state) ? 0 : now + refresh_ns(pool, lifetime);
+	claim->refresh_in_ticks = ended(state) ? 0 : (now + refresh_ns(pool, lifetime)) / TICK_NS;
 	if (flow && ended(state))
 		flow->refresh_ns = 0;
 	return 0;

@@ -110,8 +110,8 @@ INLINE int insert_claim(struct search *search)
 	old->flow = search->claim.flow;
 	old->state = search->claim.state;
 	old->pool = search->claim.pool;
-	old->since_ns = search->now_ns;
-	old->refresh_in_ns = 0;
+	old->since_ticks = search->now_ns / TICK_NS;
+	old->refresh_in_ticks = 0;
 	old->acknowledged = search->claim.acknowledged;
 	old->sent = search->claim.sent;
 	copy(old->client_mac, search->claim.client_mac, sizeof(old->client_mac));

@@ -50,7 +50,7 @@ def locals_(world: World) -> dict[str, str]:
     world.reset(state())
     found = {protocol: established(world, protocol).local for protocol in PROTOCOLS}
     world.change_flows(hop_ns=LONG, refresh_ns=LONG)
-    world.change_claims(refresh_in_ns=LONG)
+    world.change_claims(refresh_in_ticks=(1 << 32) - 1)
     return found
 
 

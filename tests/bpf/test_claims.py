@@ -22,6 +22,7 @@ SMALL = state(ports=16)
 OTHER_CLIENT = "10.0.0.3:50000"
 OTHER_MACS = ("02:00:00:00:0c:33", frames.ONRAMP_MAC)
 BUSY = (1 << 64) - 1
+KERNELS_PART_BYTES, CACHE_LINE_BYTES = 48, 64  # of an entry of a hash table (struct htab_elem)
 
 
 def only_claim(world: World) -> tuple[abi.ClaimKey, abi.Claim]:
@@ -221,3 +222,10 @@ def test_a_full_table_of_flows_keeps_no_claim(tmp_path: Path) -> None:
             world.datapath.map("claims").delete(key.pack())
         assert world.out(udp()).reason == "table_full"
         assert not world.claims()
+
+
+def test_entries_are_two_cache_lines(world: World) -> None:
+    """No field of a flow or a claim is in a third one."""
+    for name in ("flows", "claims"):
+        table = world.datapath.map(name)
+        assert KERNELS_PART_BYTES + -(-table.key_bytes // 8) * 8 + table.value_bytes == 2 * CACHE_LINE_BYTES

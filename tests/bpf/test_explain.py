@@ -12,8 +12,9 @@ from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_WIRE, arp, echo, loca
 from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.test_search import Opener
 from tests.bpf.test_too_big import mtu
-from tests.bpf.world import ONRAMP, UPLINK, World, state
+from tests.bpf.world import ONRAMP, UPLINK, World, make_world, state
 
+from softunicast.core.config import Limits
 from softunicast.core.errors import InputError
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.explain import Explanation, explain
@@ -179,3 +180,14 @@ def test_frames_made_from_words(world: World, protocol: str, flags: tuple[str, .
     assert describe(frame) == expected
     assert frames.checksums_right(frame) == (True, True)
     assert asked(world, frame, ONRAMP).packet_in == expected
+
+
+def test_a_full_table_is_full(tmp_path: Path) -> None:
+    """The copies that are worked on are no larger than need be, and have no room where there is none."""
+    with make_world(tmp_path, Limits(flows_max=8, addresses_max=4, slots_max=64)) as small:
+        small.reset()
+        opener = Opener(small, "tcp")
+        opener.fill(7)
+        assert asked(small, udp(), ONRAMP).verdict == f"sent out of {UPLINK}"
+        opener.fill(8)
+        assert asked(small, udp(), ONRAMP).reason == Reason.TABLE_FULL

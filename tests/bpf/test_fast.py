@@ -256,7 +256,7 @@ def test_replies_that_need_a_decision(world: World, protocol: str) -> None:
         for key, value in before.items():
             world.datapath.map("claims").set(key.pack(), value.pack())
     if protocol == "tcp":
-        world.change_claims(refresh_in_ns=0)
+        world.change_claims(refresh_in_ticks=0)
         check_passed_in(world, flow.arrived())
     key = world.index[ONRAMP].to_bytes(4, "little")
     onramps = world.datapath.map("onramps")

@@ -188,7 +188,7 @@ def test_tcp_state_is_not_read_from_later_ones(world: World) -> None:
     local = opened(world, "tcp")
     first, later, _ = cut(tcp(REMOTE, local, "SA", PAYLOAD, macs=FROM_WIRE))
     assert world.back(first).outcome == "in"
-    world.change_claims(state=0, refresh_in_ns=0)
+    world.change_claims(state=0, refresh_in_ticks=0)
     before = world.claims()
     assert world.back(later).outcome == "in"
     assert world.claims() == before

@@ -60,7 +60,8 @@ def age(world: World, units: int) -> None:
     """Time goes by: the claim is that much nearer to its end, the flow to asking it."""
     now = claim(world)
     world.change_claims(
-        expires_ns=now.expires_ns - units * UNIT_NS, refresh_in_ns=max(0, now.refresh_in_ns - units * UNIT_NS)
+        expires_ns=now.expires_ns - units * UNIT_NS,
+        refresh_in_ticks=max(0, now.refresh_in_ticks - units * UNIT_NS // abi.AbiLimit.TICK_NS),
     )
     for flow in world.flows().values():
         world.change_flows(refresh_ns=max(0, flow.refresh_ns - units * UNIT_NS))

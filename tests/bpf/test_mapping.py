@@ -86,7 +86,8 @@ def age(world: World, seconds: int) -> None:
     past = seconds * NS
     for key, claim in world.claims().items():
         older = claim._replace(
-            expires_ns=max(1, claim.expires_ns - past), refresh_in_ns=max(0, claim.refresh_in_ns - past)
+            expires_ns=max(1, claim.expires_ns - past),
+            refresh_in_ticks=max(0, claim.refresh_in_ticks - past // abi.AbiLimit.TICK_NS),
         )
         world.datapath.map("claims").set(key.pack(), older.pack())
     for key, flow in world.flows().items():

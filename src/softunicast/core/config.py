@@ -93,7 +93,7 @@ class Limits:
     datagrams in fragments, and fragments that wait for their first; and from which share of `flows_max` on the
     operator is warned."""
 
-    flows_max: int = 1_048_576
+    flows_max: int = 262_144
     clients_max: int = 65_536
     addresses_max: int = 1024
     slots_max: int = 65_536

@@ -110,6 +110,7 @@ class AbiLimit(IntEnum):
     LINE_OWNERS = 32
     GROUP_BIT = 268435456
     GROUP_TRIES = 8
+    TICK_NS = 67108864
     ONRAMP_SOURCES_MAX = 16
 
 
@@ -597,13 +598,13 @@ CLAIM_KEY6_BYTES: Final = 40
 
 class Claim(NamedTuple):
     expires_ns: int
-    since_ns: int
-    refresh_in_ns: int
     flow: bytes
     state: int
     pool: int
     acknowledged: int
     sent: int
+    since_ticks: int
+    refresh_in_ticks: int
     client_mac: bytes
     onramp_mac: bytes
 
@@ -615,19 +616,19 @@ class Claim(NamedTuple):
         return cls._make(_claim.unpack(data))
 
 
-_claim = Struct("<QQQ20sIIII6s6s")
-CLAIM_BYTES: Final = 72
+_claim = Struct("<Q20sIIIIII6s6s")
+CLAIM_BYTES: Final = 64
 
 
 class Claim6(NamedTuple):
     expires_ns: int
-    since_ns: int
-    refresh_in_ns: int
     flow: bytes
     state: int
     pool: int
     acknowledged: int
     sent: int
+    since_ticks: int
+    refresh_in_ticks: int
     client_mac: bytes
     onramp_mac: bytes
 
@@ -639,8 +640,8 @@ class Claim6(NamedTuple):
         return cls._make(_claim6.unpack(data))
 
 
-_claim6 = Struct("<QQQ44sIIII6s6s")
-CLAIM6_BYTES: Final = 96
+_claim6 = Struct("<Q44sIIIIII6s6s")
+CLAIM6_BYTES: Final = 88
 
 
 class ClientKey(NamedTuple):

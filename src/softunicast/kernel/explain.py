@@ -25,6 +25,7 @@ from softunicast.kernel.testrun import run_tc, run_xdp
 from softunicast.kernel.words import mac_bytes
 
 _COPIED: Final = ("claims", "flows", "clients")
+_ROOM: Final = 16  # for what one packet can add to them
 
 
 @dataclass
@@ -51,16 +52,19 @@ class _Copy:
         self.datapath = datapath
         self.director = datapath.director if family is IPV4 else "director_tc"
         self._family = family
-        copied = [family.named(name) for name in _COPIED]
         shared = datapath.table_descriptors()
-        sizes = {name: datapath.map(name).max_entries for name in copied}
+        copied = {name: list(datapath.map(name).items()) for name in map(family.named, _COPIED)}
+        # No larger than need be, because all of it is allocated; and full where the original is.
+        sizes = {
+            name: min(len(items) + _ROOM, datapath.map(name).max_entries) for name, items in copied.items()
+        }
         try:
             egress = self._load("egress", sizes, shared)
             private = {name: egress.maps[name].fd for name in (*copied, "drops", "traffic")}
             for name in (self.director, "guard"):
                 self._load(name, {}, shared | private)
-            for name in copied:
-                egress.maps[name].set_many(datapath.map(name).items())
+            for name, items in copied.items():
+                egress.maps[name].set_many(items)
         except BaseException:
             self.close()
             raise

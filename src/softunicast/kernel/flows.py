@@ -130,7 +130,7 @@ def _flow(key: Any, claim: Any, now_ns: int, names: dict[int, str]) -> Flow:
         local=end_text(key.local, key.local_port),
         remote="any" if key.remote == family.nowhere else end_text(key.remote, key.remote_port),
         state=_state(family, key, claim),
-        age_s=round((now_ns - claim.since_ns) / NS, 3),
+        age_s=round(max(0, now_ns - claim.since_ticks * abi.AbiLimit.TICK_NS) / NS, 3),
         expires_in_s=round((claim.expires_ns - now_ns) / NS, 3),
     )
 

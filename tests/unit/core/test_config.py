@@ -67,7 +67,7 @@ def test_good_one_with_defaults() -> None:
     assert config.agent.quarantine_s == 120.0
     assert config.agent.socket == "/run/softunicast/agent.sock"
     assert config.agent.on_stop == "restore"
-    assert config.limits.flows_max == 1_048_576
+    assert config.limits.flows_max == 262_144
     assert config.pools == (Pool("gb", {"country": "gb", "product": "demo"}, 2, Timers(udp_s=30)),)
     assert config.onramps == {"clients": "gb"}
 
