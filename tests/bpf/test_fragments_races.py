@@ -14,6 +14,7 @@ from tests.bpf.test_fragments import opened, whole
 from tests.bpf.test_races import together
 from tests.bpf.world import LIMITS, ONRAMP, UPLINK, World, make_world
 
+FAMILIES = (4, 6)
 DATAGRAMS = 1200
 
 
@@ -31,7 +32,7 @@ def sender(world: World, program: str, interface: str, piece: bytes) -> Callable
     return send
 
 
-def test_each_goes_on_exactly_once(tmp_path: Path) -> None:
+def test_each_goes_on_exactly_once(tmp_path: Path, family: int) -> None:
     """Places enough for all: none may be lost, and none may wait for ever."""
     with make_world(tmp_path, replace(LIMITS, fragments_max=1 << 16, held_max=1 << 12)) as world:
         local = opened(world, "udp")

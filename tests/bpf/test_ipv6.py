@@ -39,7 +39,9 @@ from tests.bpf.frames import (
     tcp,
     udp,
 )
-from tests.bpf.world import DEPENDENT, ME, Ran, World, state
+from tests.bpf.pieces import cut
+from tests.bpf.test_too_big import MTU, mtu
+from tests.bpf.world import DEPENDENT, ME, SPENT, UPLINK, Ran, World, state
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.pools import Timers
@@ -60,6 +62,10 @@ CHAINS = {
         / IPv6ExtHdrDestOpt(options=OPTIONS)
     ),
     "64 bytes": lambda: IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 60)]),
+    "fragment, of one": lambda: IPv6ExtHdrFragment(id=9),  # RFC 6946: a whole packet
+    "64 bytes and fragment, of one": lambda: (
+        IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 60)]) / IPv6ExtHdrFragment(id=9)
+    ),
 }
 CONTENTS = {
     "tcp": lambda at, to: TCP(sport=at, dport=to, flags="S"),
@@ -148,13 +154,77 @@ def test_chains_that_are_not_followed(world: World, name: str) -> None:
     assert (world.director(other).verdict, world.director(other).counted) == ("pass", {})
 
 
+@pytest.mark.parametrize("behind_it", [60, 44, 0])
 @pytest.mark.parametrize("fields", [{"m": 1}, {"offset": 3}, {}])
-def test_fragments_are_dropped_by_name(world: World, fields: dict[str, int]) -> None:
-    fragment = IPv6ExtHdrFragment(id=9, **fields)
-    content = UDP(sport=40000, dport=443) / Raw(b"x" * 8)
-    assert world.out(packet(CLIENT, REMOTE, content, chain=fragment)).reason == "fragment"
-    assert world.director(packet(REMOTE, HERE, content, macs=FROM_WIRE, chain=fragment)).reason == "fragment"
-    assert world.guard(packet(HERE, REMOTE, content, macs=TO_WIRE, chain=fragment)).reason == "guard_fragment"
+def test_headers_behind_a_fragment_header_are_not_followed(
+    world: World, fields: dict[str, int], behind_it: int
+) -> None:
+    fragment = IPv6ExtHdrFragment(id=9, nh=behind_it, **fields)
+    content = Raw(bytes([17, 0, 0, 0, 0, 0, 0, 0]) + bytes(UDP(sport=40000, dport=443) / (b"x" * 8)))
+    assert world.out(packet(CLIENT, REMOTE, content, chain=fragment)).reason == "protocol"
+    assert world.director(packet(REMOTE, HERE, content, macs=FROM_WIRE, chain=fragment)).reason == "protocol"
+    assert world.guard(packet(HERE, REMOTE, content, macs=TO_WIRE, chain=fragment)).reason == "guard_protocol"
+
+
+def fragments_behind(
+    chain: str, source: str, destination: str, macs: frames.Macs = FROM_CLIENT
+) -> list[bytes]:
+    """First and last; the first has the checksum of both."""
+    whole = bytes(
+        packet(source, destination, UDP(sport=six(source)[1], dport=six(destination)[1]) / (b"odd" * 9))
+    )
+    contents = (whole[54:78], {"m": 1}), (whole[78:], {"offset": 3})
+    return [
+        packet(
+            source,
+            destination,
+            Raw(content),
+            macs=macs,
+            chain=CHAINS[chain]() / IPv6ExtHdrFragment(id=9, nh=17, **fields),
+        )
+        for content, fields in contents
+    ]
+
+
+@pytest.mark.parametrize("chain", ["destination options", "three", "64 bytes"])
+def test_fragments_behind_extension_headers(world: World, chain: str) -> None:
+    """All of it is carried along; the identification is ours, and the same."""
+    pieces = fragments_behind(chain, CLIENT, REMOTE)
+    left = [world.out(piece) for piece in pieces]
+    assert [ran.outcome for ran in left] == ["out", "out"]
+    (port,) = world.local_ports()
+    expected = fragments_behind(chain, f"{SHARED}:{port}", REMOTE, TO_WIRE)
+    at = len(pieces[0]) - 24 - 4  # of the identification
+    number = left[0].frame[at : at + 4]
+    assert int.from_bytes(number[:2], "big") in range(2048, 4096)
+    for ran, piece in zip(left, expected, strict=True):
+        assert ran.frame == changed(changed(piece, at, number), HOP_LIMIT, b"\x3f")
+        assert world.guard(ran.frame).verdict == "next"
+
+
+def test_an_error_about_a_fragment(world: World) -> None:
+    """Packet Too Big: whoever sent it must send smaller ones. Of a later one nobody knows the ports."""
+    first, last = (world.out(piece).frame for piece in fragments_behind("three", CLIENT, REMOTE))
+    local = f"{SHARED}:{world.local_ports()[0]}"
+    ran = world.back(error("192.0.2.9:0", local, first[14:], (3, 4), 1280, macs=FROM_WIRE))
+    assert ran.outcome == "in"
+    at = len(first) - 24 - 4
+    inside = changed(fragments_behind("three", CLIENT, REMOTE)[0], at, first[at : at + 4])[14:]
+    inside = changed(inside, 7, b"\x3f")
+    assert ran.frame == error("192.0.2.9:0", CLIENT, inside, (3, 4), 1280, 63, TO_CLIENT)
+    about_last = error("192.0.2.9:0", local, last[14:], (3, 4), 1280, macs=FROM_WIRE)
+    assert world.director(about_last).reason == "icmp_error"
+
+
+def test_a_fragment_that_is_too_big_is_not_cut(world: World) -> None:
+    """Its sender hears the size that fits, about the first one."""
+    pieces = cut(udp(payload=b"x" * 2600), 1304)
+    assert world.out(udp()).outcome == "out"
+    with mtu(world, UPLINK):
+        world.change_flows(hop_ns=0)
+        ran = world.out(pieces[0])
+        assert dict(ran.counted) == {"too_big": 1, "icmp_sent": 1}
+        assert ran.frame == error("10.0.0.1:0", CLIENT, pieces[0][14:70], (3, 4), MTU, macs=TO_CLIENT)
 
 
 @pytest.mark.parametrize("number", [50, 51, 59, 1, 132, 255])
@@ -352,7 +422,9 @@ CHECKED = {6: 16, 17: 6, 58: 2}
 def right(frame: bytes) -> bool:
     """Whether the checksum behind the extension headers is; True where there is none to tell."""
     at, number = 54, frame[NEXT_HEADER]
-    while number in (0, 43, 60):
+    while number in (0, 43, 44, 60):
+        if number == 44 and frame[at + 2 : at + 4] not in (b"\0\0", b"\0\2", b"\0\4", b"\0\6"):
+            return True  # a fragment
         number, at = frame[at], at + (frame[at + 1] + 1) * 8
     if number not in CHECKED:
         return True
@@ -376,6 +448,7 @@ def examples() -> list[bytes]:
             error("192.0.2.9:0", HERE, udp(HERE, REMOTE)[14:]),
             error(CLIENT, REMOTE, tcp(REMOTE, CLIENT)[14:]),
         ]
+        made += fragments_behind("three", CLIENT, REMOTE) + fragments_behind("three", REMOTE, HERE, FROM_WIRE)
         return made + discovery("fe80::1", "ff02::2")
 
 
@@ -408,5 +481,5 @@ def test_any_damage(
         assert ran.frame[HOP_LIMIT] == frame[HOP_LIMIT] - 1
     elif "icmp_sent" in ran.counted:
         assert right(ran.frame)
-    else:
+    elif not SPENT & set(ran.counted):
         assert ran.frame == frame
