@@ -15,9 +15,8 @@ INLINE void count(enum traffic what)
 		*packets += 1;
 }
 
-/* One more, of which all but the ports is said. Returns where it was counted, or 0. */
-INLINE struct drop *count_drop_of(enum reason reason, enum hook hook, __u32 interface, const ip_address *source,
-				  const ip_address *destination, __u8 protocol, __u64 now)
+/* One drop more, of which all is said but what it was. 0: nowhere to say it. */
+INLINE struct drop *dropped(enum reason reason, enum hook hook, __u32 interface, __u64 now)
 {
 	__u32 key = reason;
 	struct drop *drop = bpf_map_lookup_elem(&drops, &key);
@@ -26,11 +25,7 @@ INLINE struct drop *count_drop_of(enum reason reason, enum hook hook, __u32 inte
 		return 0;
 	drop->packets += 1;
 	drop->last.at_ns = now;
-	copy(drop->last.source, source, sizeof(*source));
-	copy(drop->last.destination, destination, sizeof(*destination));
-	drop->last.source_port = drop->last.destination_port = 0;
 	drop->last.interface = interface;
-	drop->last.protocol = protocol;
 	drop->last.hook = hook;
 	drop->last.family = FAMILY;
 	return drop;
@@ -38,13 +33,15 @@ INLINE struct drop *count_drop_of(enum reason reason, enum hook hook, __u32 inte
 
 INLINE void count_drop_at(enum reason reason, enum hook hook, __u32 interface, const struct packet *packet, __u64 now)
 {
-	struct drop *drop = count_drop_of(reason, hook, interface, &packet->source, &packet->destination,
-					  packet->protocol, now);
+	struct drop *drop = dropped(reason, hook, interface, now);
 
 	if (!drop)
 		return;
+	copy(drop->last.source, &packet->source, sizeof(packet->source));
+	copy(drop->last.destination, &packet->destination, sizeof(packet->destination));
 	drop->last.source_port = packet->source_port;
 	drop->last.destination_port = packet->destination_port;
+	drop->last.protocol = packet->protocol;
 }
 
 INLINE void count_drop(enum reason reason, enum hook hook, __u32 interface, const struct packet *packet)

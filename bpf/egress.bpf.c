@@ -122,7 +122,8 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 
 #define OURS -2
 
-/* A client packet of no flow: not from a client, or for the server itself, whose matter it is then? Returns the verdict, or OURS. */
+/* A packet of no flow that may not be ours to translate: from nobody who is a client, or for the server itself, whose
+ * matter it is. Returns the verdict, or OURS. */
 ALONE int not_ours(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
 	struct flow unused = {};
@@ -139,10 +140,13 @@ ALONE int not_ours(struct __sk_buff *skb, const struct packet *packet, const str
 }
 
 /* A client packet that cannot be translated. */
-INLINE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
+ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
-	int verdict = packet->reason == REASON_MALFORMED ? OURS : not_ours(skb, packet, onramp);
+	int verdict;
 
+	if (!packet)
+		return TC_ACT_SHOT;
+	verdict = packet->reason == REASON_MALFORMED ? OURS : not_ours(skb, packet, onramp);
 	return verdict == OURS ? drop(skb, packet->reason, HOOK_EGRESS_OUT, packet) : verdict;
 }
 

@@ -31,8 +31,15 @@ struct bpf_map { /* the kernel's */
 
 INLINE void count_lost(const struct datagram_key *key, __u64 now)
 {
-	count_drop_of(REASON_FRAGMENT_LOST, key->interface == SIDE_WIRE ? HOOK_EGRESS_IN : HOOK_EGRESS_OUT,
-		      key->interface, &key->source, &key->destination, key->protocol, now);
+	struct drop *drop = dropped(REASON_FRAGMENT_LOST, key->interface == SIDE_WIRE ? HOOK_EGRESS_IN : HOOK_EGRESS_OUT,
+				    key->interface, now);
+
+	if (!drop)
+		return;
+	copy(drop->last.source, &key->source, sizeof(key->source));
+	copy(drop->last.destination, &key->destination, sizeof(key->destination));
+	drop->last.source_port = drop->last.destination_port = 0;
+	drop->last.protocol = key->protocol;
 }
 
 INLINE struct held *place_numbered(__u32 number)
