@@ -55,6 +55,7 @@ TABLES: Final = (
     *("settings", "groups", "owners", "slots", "servers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
+OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
 TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -130,7 +131,7 @@ class Datapath:
             "held": limits.held_max,
             "clients": limits.clients_max,
         }
-        sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims", "clients")}
+        sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
         layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
