@@ -43,7 +43,7 @@ soak: $(READY) ## conversations by the tens of thousands a second for five minut
 # Benchmarks: QUICK=1 proves in a minute that everything runs; OUT=FOLDER writes the JSON elsewhere.
 BENCH = bash bench/setup.sh && $(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
 
-bench: $(READY) ## every benchmark, peers included: tables, JSON, plots (about eight minutes; QUICK=1: one)
+bench: $(READY) ## every benchmark, peers included: tables, JSON, plots (about six minutes; QUICK=1: one)
 	@$(BENCH)
 
 bench-packets bench-programs bench-director bench-iperf bench-connections: $(READY)

@@ -290,9 +290,13 @@ struct datagram_key { /* one datagram that came in fragments */
 	ip_address source;
 	ip_address destination;
 	__u32 interface;   /* the on-ramp's; 0: by the uplink; ~0: leaving, with an identification that is not ours */
-	__u16 id;          /* be */
+	ip_id id;          /* be */
 	__u8 protocol;
+#if FAMILY == 4
 	__u8 zero;
+#else
+	__u8 zero[3];
+#endif
 };
 
 struct datagram { /* LRU: what its first fragment said */
@@ -303,8 +307,10 @@ struct datagram { /* LRU: what its first fragment said */
 	__u32 total; /* bytes of all, once the one that ends them has gone on */
 	__u16 source_port;      /* be */
 	__u16 destination_port; /* be */
-	__u16 id;               /* be; that it leaves with */
+	ip_id id;               /* be; that it leaves with */
+#if FAMILY == 4
 	__u16 zero;
+#endif
 };
 
 struct sample { /* the last packet dropped for a reason, on one CPU */

@@ -22,18 +22,6 @@
 /* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
  * numbers and pointers to whole structs, which it has to compare with 0, and returns a number. */
 #define ALONE __attribute__((noinline))
-/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
- * numbers and pointers to whole structs, which it has to compare with 0. */
-#define ALONE __attribute__((noinline))
-/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
- * numbers and pointers to whole structs, which it has to compare with 0. */
-#define ALONE __attribute__((noinline))
-/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
- * numbers and pointers to whole structs, which it has to compare with 0. */
-#define ALONE __attribute__((noinline))
-/* The same, and verified once, by itself, not anew for every state that a caller can be in. It takes the context,
- * numbers and pointers to whole structs, which it has to compare with 0. */
-#define ALONE __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define be16(x) __builtin_bswap16(x)

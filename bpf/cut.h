@@ -12,7 +12,15 @@
 #include "fragment.h"
 #include "icmp.h"
 
-#if FAMILY == 4
+#if FAMILY == 6
+
+/* Routers do not cut IPv6, nor does this one: the sender gets the error. */
+INLINE int cut_up(struct __sk_buff *skb, const struct packet *packet, __u32 mtu, int from_wire)
+{
+	return -1;
+}
+
+#else
 
 #define MTU_LEAST 68 /* RFC 791 */
 #define SUM_BYTES 512

@@ -26,8 +26,6 @@ enum direction {
 	DIRECTION_NOWHERE,   /* packet->reason says why */
 };
 
-#if FAMILY == 4
-
 /* All of one datagram meet at one server, whose egress_in sends them on to the owner. */
 INLINE enum direction direct_fragment(void *data, void *end, struct packet *packet, __u32 *owner)
 {
@@ -50,8 +48,6 @@ INLINE enum direction direct_fragment(void *data, void *end, struct packet *pack
 	}
 }
 
-#endif
-
 /* `parsed`: what parse() made of the frame. */
 INLINE enum direction direct(void *data, void *end, int parsed, struct packet *packet, __u32 *owner)
 {
@@ -59,10 +55,8 @@ INLINE enum direction direct(void *data, void *end, int parsed, struct packet *p
 
 	if (parsed == PARSED_OTHER || is_discovery(packet))
 		return DIRECTION_NOT_OURS;
-#if FAMILY == 4
 	if (unlikely(parsed == PARSED_FRAGMENT))
 		return direct_fragment(data, end, packet, owner);
-#endif
 	if (parsed == PARSED_ERROR) {
 		struct quote quote;
 

@@ -120,22 +120,34 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 	return send_or_drop(skb, packet, &trial->flow, onramp, now);
 }
 
-/* A client packet that cannot be translated: when it is for the server itself, that is the server's matter. */
-ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
+#define OURS -2
+
+/* A packet of no flow that may not be ours to translate: from nobody who is a client, or for the server itself, whose
+ * matter it is. Returns the verdict, or OURS. */
+ALONE int not_ours(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
 {
 	struct flow unused = {};
 	ip_address gateway = UNSPECIFIED;
 
 	if (!packet)
 		return TC_ACT_SHOT;
-	if (packet->reason != REASON_MALFORMED && !is_client(onramp, &packet->source))
+	if (!is_client(onramp, &packet->source))
 		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
-	if (packet->reason != REASON_MALFORMED && is_exempt(skb->ifindex, packet))
+	if (is_exempt(skb->ifindex, packet) ||
+	    (!in_block(packet->destination) && for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway))))
 		return pass_to_host();
-	if (packet->reason != REASON_MALFORMED && !in_block(packet->destination) &&
-	    for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway)))
-		return pass_to_host();
-	return drop(skb, packet->reason, HOOK_EGRESS_OUT, packet);
+	return OURS;
+}
+
+/* A client packet that cannot be translated. */
+ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, const struct onramp *onramp)
+{
+	int verdict;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	verdict = packet->reason == REASON_MALFORMED ? OURS : not_ours(skb, packet, onramp);
+	return verdict == OURS ? drop(skb, packet->reason, HOOK_EGRESS_OUT, packet) : verdict;
 }
 
 #define NOT_A_FLOW -2
@@ -181,32 +193,23 @@ ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 	return transmit(skb, flow, now, &gateway);
 }
 
-#if FAMILY == 4
-
 /* A client's fragment. Returns GO_ON when it has ports. */
 ALONE int fragment_out(struct __sk_buff *skb, struct packet *packet, const struct onramp *onramp)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	struct datagram_key key;
-	struct flow unused = {};
-	ip_address gateway = UNSPECIFIED;
+	KEY_HERE(key);
+	int verdict;
 
-	if (!packet)
+	if (!packet || !key)
 		return TC_ACT_SHOT;
 	if (!is_later(packet))
 		return GO_ON;
-	key_of(packet, skb->ifindex, &key);
-	if (recall(packet, &key, now))
+	key_of(packet, skb->ifindex, key);
+	if (recall(packet, key, now))
 		return GO_ON;
-	if (!is_client(onramp, &packet->source))
-		return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
-	if (is_exempt(skb->ifindex, packet) || /* as its first one, whether that has come or not */
-	    (!in_block(packet->destination) && for_host(packet, onramp, route(skb, packet, &unused, 0, &gateway))))
-		return pass_to_host();
-	return hold(skb, packet, skb->ifindex, now);
+	verdict = not_ours(skb, packet, onramp); /* as its first one, whether that has come or not */
+	return verdict == OURS ? hold(skb, packet, skb->ifindex, now) : verdict;
 }
-
-#endif
 
 /* Not forwarded by anybody, and perhaps the host's: DHCP, neighbour discovery. */
 INLINE int stays_on_link(const struct packet *packet)

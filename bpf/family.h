@@ -14,6 +14,7 @@
 
 typedef __u32 ip_address;
 typedef struct iphdr ip_header;
+typedef __u16 ip_id; /* be: the identification of a datagram */
 
 #define PROTOCOL_ICMP IPPROTO_ICMP
 #define ICMP_SUM_COVERS_ADDRESSES 0
@@ -24,6 +25,7 @@ typedef struct iphdr ip_header;
 #define ETH_P_FAMILY ETH_P_IP
 #define IP_BYTES_MAX 60 /* the IP header with all that may follow before the transport header */
 #define BYTES_ALWAYS_FIT 576 /* RFC 791: smaller packets need no check */
+#define CONTENT_MAX (0xffff - sizeof(ip_header)) /* of a datagram, behind its IP header */
 #define OFFSET_MAX 0x7f /* of a transport header that is not quoted; a mask that the verifier understands */
 
 INLINE int same_address(ip_address a, ip_address b)
@@ -65,6 +67,18 @@ INLINE ip_address subscriber(ip_address client)
 	return client;
 }
 
+/* The bits of an identification that say whose slice it is from, as a port (be). */
+INLINE __u16 id_port(ip_id id)
+{
+	return id;
+}
+
+/* The identification of a number in a slice that begins at `first`, whose ports differ in `mask`. */
+INLINE ip_id id_of(__u16 first, __u16 mask, __u32 number)
+{
+	return be16(first | (number & mask));
+}
+
 #else
 
 typedef struct {
@@ -79,6 +93,8 @@ typedef struct {
 	ip_address saddr;
 	ip_address daddr;
 } ip_header;
+
+typedef __u32 ip_id; /* be: the identification of a datagram */
 
 /* IPv6 has maps of its own where a key or a value has an address in it. (A field of one of these names gets another
  * one, too; user space calls it as in IPv4.) */
@@ -96,6 +112,9 @@ typedef struct {
 #define usages usages6
 #define usage_cells usage_cells6
 #define scratch scratch6
+#define datagrams datagrams6
+#define held held6
+#define numbers numbers6
 
 #define PROTOCOL_ICMP 58
 #define ICMP_SUM_COVERS_ADDRESSES 1
@@ -106,8 +125,10 @@ typedef struct {
 #define ETH_P_FAMILY ETH_P_IPV6
 #define EXTENSIONS_MAX 4
 #define EXTENSIONS_BYTES_MAX 64
-#define IP_BYTES_MAX (40 + EXTENSIONS_BYTES_MAX)
+#define FRAGMENT_BYTES 8 /* a fragment header */
+#define IP_BYTES_MAX (40 + EXTENSIONS_BYTES_MAX + FRAGMENT_BYTES)
 #define BYTES_ALWAYS_FIT 1280 /* RFC 8200 section 5 */
+#define CONTENT_MAX 0xffff
 #define OFFSET_MAX 0xff
 
 INLINE int same_address(ip_address a, ip_address b)
@@ -150,6 +171,16 @@ INLINE ip_address subscriber(ip_address client)
 {
 	client.words[2] = client.words[3] = 0;
 	return client;
+}
+
+INLINE __u16 id_port(ip_id id)
+{
+	return (__u16)id; /* its first two bytes */
+}
+
+INLINE ip_id id_of(__u16 first, __u16 mask, __u32 number)
+{
+	return be32((__u32)first << 16 | (number & ((__u32)mask << 16 | 0xffff)));
 }
 
 #endif

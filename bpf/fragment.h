@@ -21,12 +21,6 @@
 #define MEETING_TRIES 32
 #define MEETING_STEP 2048 /* ports: the default slice; all slices of an address are tried once */
 
-#if FAMILY == 6
-
-#include "unfragmented.h"
-
-#else
-
 INLINE int is_fragment(const struct packet *packet)
 {
 	return packet->fragment & (IP_MORE_FRAGMENTS | IP_OFFSET);
@@ -45,7 +39,7 @@ INLINE void key_of(const struct packet *packet, __u32 side, struct datagram_key 
 	key->interface = side;
 	key->id = packet->id;
 	key->protocol = packet->protocol;
-	key->zero = 0;
+	zero_fill(&key->zero, sizeof(key->zero));
 }
 
 INLINE __u32 mix(__u32 a, __u32 b)
@@ -54,13 +48,23 @@ INLINE __u32 mix(__u32 a, __u32 b)
 	return a ^ a >> 15;
 }
 
+/* A number for identification and protocol. */
+INLINE __u32 id_number(const struct packet *packet)
+{
+#if FAMILY == 4
+	return packet->id << 8 | packet->protocol;
+#else
+	return mix(be32(packet->id), packet->protocol);
+#endif
+}
+
 /* Where all fragments of this datagram meet: the owner of the port that its hash names, or, when it has none, of the
  * next one in an order that the hash names, too, so that the servers share the work. A pure function of the slice table, like steering by port. Not found (an address with few small slices):
  * where it has arrived, which is the same server for all as long as routers spread fragments by address. */
 INLINE enum place meeting_of(const struct packet *packet, __u32 *owner)
 {
 	__u32 hash = mix(mix(address_number(packet->source), address_number(packet->destination)),
-			 packet->id << 8 | packet->protocol);
+			 id_number(packet));
 	__u32 port = hash >> 16, step = (hash | 1) * MEETING_STEP, first = 0;
 	struct settings *self;
 	enum place place;
@@ -134,7 +138,7 @@ INLINE __u32 next_number(__u32 of)
 /* An identification for a datagram from one of our ports. Servers that share an address must not use the same ones
  * towards one remote end, so a server takes them, like ports, out of its slice (RFC 7597 section 8.3.3), and there
  * one after the other (RFC 6864 section 5.3.1). */
-INLINE __u16 new_id(ip_address local, __u16 local_port, ip_address remote, __u8 protocol)
+INLINE ip_id new_id(ip_address local, __u16 local_port, ip_address remote, __u8 protocol)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
@@ -143,7 +147,7 @@ INLINE __u16 new_id(ip_address local, __u16 local_port, ip_address remote, __u8 
 	if (!self)
 		return 0;
 	mask = (1u << (where_of(self, local) & 31)) - 1;
-	return be16((be16(local_port) & ~mask) | (next_number(NUMBER_ID + (hash >> 8) % ID_COUNTERS) & mask));
+	return id_of(be16(local_port) & ~mask, mask, next_number(NUMBER_ID + (hash >> 8) % ID_COUNTERS));
 }
 
 /* Remembers the ports of a first fragment; and, when it leaves from one of our ports, as what it leaves. */
@@ -193,13 +197,16 @@ ALONE int gone_on(const struct packet *packet, __u32 side)
 INLINE int write_id(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct iphdr *ip = (void *)(eth + 1);
+	ip_header *ip = (void *)(eth + 1);
 
-	if ((void *)(ip + 1) > (void *)(long)skb->data_end || eth->h_proto != be16(ETH_P_IP))
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end || eth->h_proto != be16(ETH_P_FAMILY))
 		return -1;
+#if FAMILY == 4
 	ip->check = checksum_replace(ip->check, ip->id, packet->new_id);
 	ip->id = packet->new_id;
 	return 0;
-}
-
+#else
+	return bpf_skb_store_bytes(skb, packet->id_offset, &packet->new_id, sizeof(packet->new_id),
+				   BPF_F_RECOMPUTE_CSUM);
 #endif
+}

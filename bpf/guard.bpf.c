@@ -31,8 +31,6 @@ INLINE int handed_over(struct __sk_buff *skb, const struct packet *packet, __u16
 				     place_of(packet->destination, port, &owner) == PLACE_ELSEWHERE;
 }
 
-#if FAMILY == 4
-
 /* A fragment whose source port, as far as it has one, is ours. It must also have an identification out of our slice,
  * or it could mix with a datagram of another server that shares the address. What egress sends has one; a socket's
  * packets get one here. */
@@ -42,19 +40,17 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 	struct datagram_key key;
 	__u32 owner;
 
-	if (place_of(packet->source, packet->id, &owner) == PLACE_HERE)
+	if (place_of(packet->source, id_port(packet->id), &owner) == PLACE_HERE)
 		return TC_ACT_UNSPEC;
 	if (is_later(packet) && handed_over(skb, packet, 0))
 		return TC_ACT_UNSPEC;
 	key_of(packet, SIDE_GUARD, &key);
-	if (is_later(packet) ? !recall(packet, &key, now) || place_of(packet->source, packet->new_id, &owner) != PLACE_HERE :
+	if (is_later(packet) ? !recall(packet, &key, now) || place_of(packet->source, id_port(packet->new_id), &owner) != PLACE_HERE :
 			       remember(packet, &key, &packet->source, packet->source_port, now))
 		return drop(skb, REASON_GUARD_FRAGMENT, packet);
 	gone_on(packet, SIDE_GUARD);
 	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
 }
-
-#endif
 
 SEC("tc")
 int HOOK(guard)(struct __sk_buff *skb)

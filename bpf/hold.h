@@ -10,8 +10,16 @@
 
 #include "count.h"
 #include "fragment.h"
+#include "scratch.h"
 
+/* The key of the fragment in hand. IPv6's is too large for the stack, below all that call one another. */
 #if FAMILY == 4
+#define KEY_HERE(key) struct datagram_key key##_here, *key = &key##_here
+#else
+#define KEY_HERE(key)                            \
+	struct scratch *key##_in = scratch_here(); \
+	struct datagram_key *key = key##_in ? &key##_in->datagram_key : 0
+#endif
 
 #define HELD_FREE 0
 #define HELD_BUSY (~0u)
@@ -23,11 +31,15 @@ struct bpf_map { /* the kernel's */
 
 INLINE void count_lost(const struct datagram_key *key, __u64 now)
 {
-	struct packet packet = {
-		.source = key->source, .destination = key->destination, .protocol = key->protocol};
+	struct drop *drop = dropped(REASON_FRAGMENT_LOST, key->interface == SIDE_WIRE ? HOOK_EGRESS_IN : HOOK_EGRESS_OUT,
+				    key->interface, now);
 
-	count_drop_at(REASON_FRAGMENT_LOST, key->interface == SIDE_WIRE ? HOOK_EGRESS_IN : HOOK_EGRESS_OUT,
-		      key->interface, &packet, now);
+	if (!drop)
+		return;
+	copy(drop->last.source, &key->source, sizeof(key->source));
+	copy(drop->last.destination, &key->destination, sizeof(key->destination));
+	drop->last.source_port = drop->last.destination_port = 0;
+	drop->last.protocol = key->protocol;
 }
 
 INLINE struct held *place_numbered(__u32 number)
@@ -88,15 +100,12 @@ static long release_one(__u32 index, struct release *release)
  * `first`, that one. Returns 0 when none waits; else the buffer is spent. */
 ALONE int release_held(struct __sk_buff *skb, const struct datagram_key *key, __u64 now, int first)
 {
-	struct release release = {.skb = skb, .now_ns = now, .first = first};
-	struct datagram_key copied;
+	struct release release = {.skb = skb, .key = key, .now_ns = now, .first = first};
 	struct datagram *datagram;
 
 	if (!key)
 		return 0;
-	copied = *key;
-	release.key = &copied;
-	datagram = bpf_map_lookup_elem(&datagrams, &copied);
+	datagram = bpf_map_lookup_elem(&datagrams, key);
 	if (!datagram || !datagram->last)
 		return 0;
 	release.number = __sync_lock_test_and_set(&datagram->last, 0);
@@ -107,15 +116,15 @@ ALONE int release_held(struct __sk_buff *skb, const struct datagram_key *key, __
 /* Keeps a later fragment until its first one comes. Returns the verdict: the buffer itself is not needed any more. */
 ALONE int hold(struct __sk_buff *skb, const struct packet *packet, __u32 side, __u64 now)
 {
-	struct datagram_key key;
+	__u32 number, old, bytes = skb->len;
 	struct datagram *datagram;
 	struct held *place;
-	__u32 number, old, bytes = skb->len;
+	KEY_HERE(key);
 
-	if (!packet)
+	if (!packet || !key)
 		return TC_ACT_SHOT;
-	key_of(packet, side, &key);
-	datagram = entry_of(&key, now);
+	key_of(packet, side, key);
+	datagram = entry_of(key, now);
 	number = next_number(NUMBER_HELD);
 	place = place_numbered(number);
 	keep(bytes);
@@ -131,7 +140,7 @@ ALONE int hold(struct __sk_buff *skb, const struct packet *packet, __u32 side, _
 		goto lost;
 	}
 	place->at_ns = now;
-	place->key = key;
+	place->key = *key;
 	place->bytes = bytes;
 	place->previous = datagram->last;
 	__sync_lock_test_and_set(&place->state, number);
@@ -144,13 +153,13 @@ ALONE int hold(struct __sk_buff *skb, const struct packet *packet, __u32 side, _
 	count(TRAFFIC_HELD);
 	if (datagram->known) {
 		if (datagram->since_ns + FRAGMENT_NS > now) /* the first one came this moment */
-			release_held(skb, &key, now, 0);
+			release_held(skb, key, now, 0);
 		else
 			datagram->known = 0;
 	}
 	return TC_ACT_SHOT;
 lost:
-	count_lost(&key, now);
+	count_lost(key, now);
 	return TC_ACT_SHOT;
 }
 
@@ -160,19 +169,17 @@ lost:
  * their way that waited for it. Returns GO_ON, or the verdict when the buffer is spent. */
 ALONE int fragment_leaves(struct __sk_buff *skb, struct packet *packet, const struct flow *flow, __u64 now)
 {
-	struct datagram_key key;
+	KEY_HERE(key);
 
-	if (!packet || !flow)
+	if (!packet || !flow || !key)
 		return TC_ACT_SHOT;
 	if (!is_later(packet)) {
-		key_of(packet, skb->ifindex, &key);
-		if (remember(packet, &key, &flow->local, flow->local_port, now))
+		key_of(packet, skb->ifindex, key);
+		if (remember(packet, key, &flow->local, flow->local_port, now))
 			return TC_ACT_SHOT;
-		if (release_held(skb, &key, now, 1))
+		if (release_held(skb, key, now, 1))
 			return TC_ACT_SHOT;
 	}
 	gone_on(packet, skb->ifindex);
 	return write_id(skb, packet) ? TC_ACT_SHOT : GO_ON;
 }
-
-#endif

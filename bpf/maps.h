@@ -188,8 +188,6 @@ struct {
 	__type(value, struct exhausted);
 } exhausted SEC(".maps");
 
-#if FAMILY == 4
-
 /* fragments */
 
 struct {
@@ -228,6 +226,8 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } numbers SEC(".maps");
+
+#if FAMILY == 4
 
 #define CUT_BYTES 9216 /* the largest packet that is cut into fragments: of an interface with jumbo frames */
 

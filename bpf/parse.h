@@ -48,7 +48,7 @@ struct icmp_header {
 enum parsed {
 	PARSED_OK = 0,    /* TCP, UDP or ICMP echo with all of its header */
 	PARSED_OTHER,     /* not of this family: nothing of ours */
-	PARSED_FRAGMENT,  /* of IPv4: see packet.fragment; ports only in the first one, with all of its header (fragment.h) */
+	PARSED_FRAGMENT,  /* see packet.fragment; ports only in the first one, with all of its header (fragment.h) */
 	PARSED_ERROR,     /* an ICMP error: quote.h reads what it is about */
 	PARSED_DROP,      /* of this family, but see packet.reason; addresses are valid unless MALFORMED */
 };
@@ -63,9 +63,12 @@ struct packet {
 	__u32 acknowledgement;  /* TCP, 0 without ACK */
 	__u16 l4_offset;        /* bytes from the start of the frame */
 	__u16 l4_bytes;         /* from there to the end of the packet; a frame may be longer */
-	__u16 fragment;         /* the flags and offset of the IPv4 header, host order */
-	__u16 id;               /* be; of a fragment */
-	__u16 new_id;           /* be; what it leaves with */
+	__u16 fragment;         /* the flags and offset as in an IPv4 header, host order */
+	ip_id id;               /* be; of a fragment */
+	ip_id new_id;           /* be; what it leaves with */
+#if FAMILY == 6
+	__u16 id_offset;        /* bytes from the start of the frame */
+#endif
 	__u8 protocol;
 	__u8 ttl;
 	__u8 tcp_flags;
@@ -141,12 +144,12 @@ INLINE int parse_fragment(void *l4, void *end, struct packet *packet)
 
 	packet->reason = REASON_FRAGMENT;
 	if (!bytes || ((packet->fragment & IP_MORE_FRAGMENTS) && bytes % 8) ||
-	    offset + bytes > 0xffff - sizeof(struct iphdr) ||
+	    offset + bytes > CONTENT_MAX ||
 	    (offset && offset < sizeof(struct tcphdr) && packet->protocol == IPPROTO_TCP))
 		return PARSED_DROP;
 	if (offset)
 		return packet->protocol == IPPROTO_TCP || packet->protocol == IPPROTO_UDP ||
-				       packet->protocol == IPPROTO_ICMP ?
+				       packet->protocol == PROTOCOL_ICMP ?
 			       PARSED_FRAGMENT :
 			       refuse(packet, REASON_PROTOCOL);
 	parsed = parse_l4(l4, end, bytes, packet);
@@ -224,6 +227,21 @@ INLINE int next_header(void *start, void *end, __u32 *at, __u8 *protocol)
 	return *at > sizeof(ip_header) + EXTENSIONS_BYTES_MAX;
 }
 
+struct fragment_header { /* RFC 8200 section 4.5 */
+	__u8 protocol; /* of what the fragments make */
+	__u8 zero;
+	__u16 place; /* be; offset in 8 bytes << 3, and whether more follow */
+	ip_id id;
+};
+
+/* Its place as IPv4 has it. None: the header is on a whole packet, which it leaves as it is (RFC 6946). */
+INLINE __u16 fragment_of(const struct fragment_header *header)
+{
+	__u16 place = be16(header->place);
+
+	return place >> 3 | (place & 1 ? IP_MORE_FRAGMENTS : 0);
+}
+
 INLINE int parse_ip(void *data, void *end, __u32 l2_bytes, __u32 bytes, struct packet *packet)
 {
 	ip_header *ip = data + l2_bytes;
@@ -247,8 +265,21 @@ INLINE int parse_ip(void *data, void *end, __u32 l2_bytes, __u32 bytes, struct p
 	if (total_bytes < at)
 		return refuse(packet, REASON_MALFORMED);
 	packet->l4_bytes = total_bytes - at;
-	if (packet->protocol == PROTOCOL_FRAGMENT)
-		return refuse(packet, REASON_FRAGMENT);
+	if (unlikely(packet->protocol == PROTOCOL_FRAGMENT)) {
+		struct fragment_header *header = (void *)ip + at;
+
+		if ((void *)(header + 1) > end || packet->l4_bytes < sizeof(*header))
+			return refuse(packet, REASON_MALFORMED);
+		packet->protocol = header->protocol;
+		packet->fragment = fragment_of(header);
+		packet->id = header->id;
+		packet->id_offset = packet->l4_offset + __builtin_offsetof(struct fragment_header, id);
+		packet->l4_offset += sizeof(*header);
+		packet->l4_bytes -= sizeof(*header);
+		if (packet->fragment)
+			return parse_fragment(header + 1, end, packet);
+		return parse_l4(header + 1, end, packet->l4_bytes, packet);
+	}
 	return parse_l4((void *)ip + at, end, total_bytes - at, packet);
 }
 

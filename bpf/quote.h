@@ -61,8 +61,16 @@ INLINE int parse_quoted_ip(ip_header *ip, void *end, struct quote *quote)
 	for (int i = 0; i < EXTENSIONS_MAX && is_extension(quote->protocol); i++)
 		if (next_header(ip, end, &at, &quote->protocol))
 			return -1;
+	if (quote->protocol == PROTOCOL_FRAGMENT) {
+		struct fragment_header *header = (void *)ip + at;
+
+		if ((void *)(header + 1) > end || (fragment_of(header) & IP_OFFSET))
+			return -1;
+		quote->protocol = header->protocol;
+		at += sizeof(*header);
+	}
 	quote->l4_offset = quote->ip_offset + at;
-	return 0; /* a fragment is no protocol that has ports */
+	return 0;
 }
 
 #endif

@@ -102,8 +102,6 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	return bpf_redirect(onramp, 0);
 }
 
-#if FAMILY == 4
-
 /* Sends a fragment that met the others here on to the owner of its slice. */
 INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
 {
@@ -119,21 +117,21 @@ INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __
 ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	struct datagram_key key;
 	__u32 owner = 0;
+	KEY_HERE(key);
 
-	if (!packet)
+	if (!packet || !key)
 		return TC_ACT_SHOT;
 	if (!in_block(packet->destination))
 		return TC_ACT_UNSPEC;
-	key_of(packet, SIDE_WIRE, &key);
+	key_of(packet, SIDE_WIRE, key);
 	if (is_later(packet)) {
-		if (!recall(packet, &key, now))
+		if (!recall(packet, key, now))
 			return hold(skb, packet, SIDE_WIRE, now);
 	} else {
-		if (remember(packet, &key, 0, 0, now))
+		if (remember(packet, key, 0, 0, now))
 			return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
-		if (release_held(skb, &key, now, 1))
+		if (release_held(skb, key, now, 1))
 			return TC_ACT_SHOT;
 	}
 	switch (place_of(packet->destination, packet->destination_port, &owner)) {
@@ -147,8 +145,6 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 		return drop(skb, REASON_NO_OWNER, HOOK_EGRESS_IN, packet);
 	}
 }
-
-#endif
 
 /* The peer's SYN or SYN/ACK: what it announces is how large the client's segments may be. */
 ALONE int clamp_reply(struct __sk_buff *skb, __u32 l4_offset, const struct claim *claim)

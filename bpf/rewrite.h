@@ -91,8 +91,11 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 	void *end;
 	__u16 *word;
 
-	if (unlikely(packet->fragment & IP_OFFSET)) /* its transport header is in another fragment */
+	if (unlikely(packet->fragment & IP_OFFSET)) { /* its transport header is in another fragment */
+		if (FAMILY == 6) /* where nothing makes up for the new address */
+			bpf_csum_update(skb, (__u16)~checksum_replace_address(0xffff, old_address, rewrite->address));
 		return translate_header(skb, rewrite);
+	}
 	if (packet->protocol == IPPROTO_TCP)
 		check = l4 + __builtin_offsetof(struct tcphdr, check);
 	else if (packet->protocol == IPPROTO_UDP)

@@ -44,6 +44,9 @@ struct scratch {
 	struct claim_key claim_key; /* its claim's, */
 	struct claim_key mapping;   /* and that of a claim for any remote end */
 	struct bpf_fib_lookup fib;
+#if FAMILY == 6
+	struct datagram_key datagram_key; /* of a fragment: hold.h */
+#endif
 	struct trial trial;
 };
 

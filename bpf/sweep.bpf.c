@@ -16,8 +16,6 @@ static long sweep_claim(void *map, struct claim_key *key, struct claim *claim, s
 	return 0;
 }
 
-#if FAMILY == 4
-
 static long sweep_held(void *map, __u32 *at, struct held *place, struct sweep *sweep)
 {
 	__u32 state = *(volatile __u32 *)&place->state;
@@ -29,8 +27,6 @@ static long sweep_held(void *map, __u32 *at, struct held *place, struct sweep *s
 	__sync_lock_test_and_set(&place->state, HELD_FREE);
 	return 0;
 }
-
-#endif
 
 SEC("syscall")
 int HOOK(sweep)(struct sweep *context)
@@ -44,9 +40,7 @@ int HOOK(sweep)(struct sweep *context)
 	sweep.run = ++sweeping->runs;
 	bpf_for_each_map_elem(&claims, sweep_claim, &sweep, 0);
 	bpf_for_each_map_elem(&clients, free_client, &sweep, 0);
-#if FAMILY == 4
 	bpf_for_each_map_elem(&held, sweep_held, &sweep, 0);
-#endif
 	swept(sweeping, sweep.now_ns);
 	*context = sweep;
 	return 0;

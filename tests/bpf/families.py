@@ -28,7 +28,18 @@ MULTICAST = int(IPv6Address("ff0e::"))
 # Type and code of ICMP errors, and what ICMPv6 has in their place.
 KINDS = {(3, 0): (1, 0), (3, 1): (1, 3), (3, 3): (1, 4), (3, 4): (2, 0), (3, 13): (1, 1)}
 KINDS |= {(11, 0): (3, 0), (11, 1): (3, 1), (12, 0): (4, 0)}
-FAMILY_MAPS = ("blocks", "addresses", "pools", "onramps", "flows", "claims", "clients", "exhausted")
+FAMILY_MAPS = (
+    "blocks",
+    "addresses",
+    "pools",
+    "onramps",
+    "flows",
+    "claims",
+    "clients",
+    "exhausted",
+    "datagrams",
+    "held",
+)
 PROGRAMS = ("guard", "egress_out", "egress_in", "director_tc")
 
 chosen = 4

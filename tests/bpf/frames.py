@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from typing import Any
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, in6_chksum
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, in6_chksum
 from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from tests.bpf import families
@@ -29,6 +29,7 @@ TO_CLIENT: Macs = (ONRAMP_MAC, CLIENT_MAC)
 FROM_WIRE: Macs = (GATEWAY_MAC, UPLINK_MAC)
 TO_WIRE: Macs = (UPLINK_MAC, GATEWAY_MAC)
 
+FRAGMENT, FRAGMENT_BYTES = 44, 8  # of IPv6: the header that says so
 PRECEDENCE = 0xC0  # of the data path's own ICMP errors: internetwork control
 
 CLIENT = "10.0.0.2:40000"
@@ -50,14 +51,23 @@ def fitting(payload: bytes) -> bytes:
 
 
 def ip(source: str, destination: str, ttl: int = 64, **fields: Any) -> Packet:
-    """The header, of the chosen family. What is in `fields` only IPv4 has, but for the protocol."""
+    """The header, of the chosen family. What is in `fields` only IPv4 has, but for the protocol, and `frag` and
+    `flags` of a fragment."""
     if families.chosen == 6:
         number = fields.pop("proto", None)
+        place = {
+            name: fields.pop(name)
+            for name in ("frag", "flags")
+            if fields.get(name) != "DF" and name in fields
+        }
         if fields:
             families.ipv4_only(f"{', '.join(fields)} of its header")
         addresses = [families.current(end(text)[0]) for text in (source, destination)]
         known = {} if number is None else {"nh": 58 if number == 1 else number}
-        return IPv6(src=addresses[0], dst=addresses[1], hlim=ttl, **known)
+        if not place:
+            return IPv6(src=addresses[0], dst=addresses[1], hlim=ttl, **known)
+        fragment = IPv6ExtHdrFragment(offset=place.get("frag", 0), m=int("flags" in place), id=7, **known)
+        return IPv6(src=addresses[0], dst=addresses[1], hlim=ttl) / fragment
     return IP(src=end(source)[0], dst=end(destination)[0], ttl=ttl, id=7, **fields)
 
 
@@ -199,9 +209,9 @@ def source_of(frame: bytes) -> str:
 def local_end(frame: bytes) -> str:
     """The source of a translated packet: "address:port"; ICMP echo: the identifier."""
     if families.chosen == 6:
-        six = IPv6(frame[14:])
-        port = int.from_bytes(frame[58:60] if six.nh == 58 else frame[54:56], "big")
-        return f"{families.four(IPv6Address(six.src))}:{port}"
+        address = families.four(IPv6Address(frame[22:38]))
+        number, content = content6(frame)
+        return f"{address}:{int.from_bytes(content[4:6] if number == 58 else content[:2], 'big')}"
     found = IP(frame[14:])
     if ICMP in found:
         return f"{found.src}:{found[ICMP].id}"
@@ -219,8 +229,10 @@ def sum_words(data: bytes) -> int:
 def checksums_right(frame: bytes) -> tuple[bool, bool]:
     """Of the IPv4 header and of what it carries (TCP, UDP, ICMP; UDP without one counts as right)."""
     if families.chosen == 6:
-        addresses, number, bytes_behind = frame[22:54], frame[20], frame[18:20]
-        return True, sum_words(addresses + bytes_behind + bytes([0, number]) + frame[54:]) == 0xFFFF
+        number, content = content6(frame)
+        return True, sum_words(
+            frame[22:54] + len(content).to_bytes(2, "big") + bytes([0, number]) + content
+        ) == 0xFFFF
     header_bytes = (frame[14] & 15) * 4
     total = int.from_bytes(frame[16:18], "big")
     header, segment = frame[14 : 14 + header_bytes], frame[14 + header_bytes : 14 + total]
@@ -239,8 +251,45 @@ def checksums_right(frame: bytes) -> tuple[bool, bool]:
 def with_ip(frame: bytes, **fields: Any) -> bytes:
     """The same frame with other fields in the (first) IP header, and its checksum."""
     if families.chosen == 6:
-        families.ipv4_only("its header")
+        return _with_ipv6(frame, **fields)
     whole = Ether(frame)
     for name, value in (fields | {"chksum": None}).items():
         setattr(whole[IP], name, value)
     return bytes(whole)
+
+
+def content6(frame: bytes) -> tuple[int, bytes]:
+    """Of IPv6, perhaps with a fragment header: the protocol, and what follows the headers."""
+    at, number, behind = 54, frame[20], 54 + int.from_bytes(frame[18:20], "big")
+    if number == FRAGMENT:
+        at, number = at + FRAGMENT_BYTES, frame[at]
+    return number, frame[at:behind]
+
+
+def _with_ipv6(
+    frame: bytes,
+    ttl: int | None = None,
+    id: int | None = None,
+    frag: int | None = None,
+    flags: str | None = None,
+    **fields: Any,
+) -> bytes:
+    """What IPv4 has in its header for fragments is in one of its own: of a whole packet, if there was none."""
+    if fields:
+        families.ipv4_only(f"{', '.join(fields)} of its header")
+    made = bytearray(frame)
+    if ttl is not None:
+        made[21] = ttl
+    if (id, frag, flags) == (None, None, None):
+        return bytes(made)
+    if made[20] != FRAGMENT:
+        made[54:54] = bytes([made[20], 0, 0, 0, 0, 0, 0, 7])
+        made[20] = FRAGMENT
+        made[18:20] = (int.from_bytes(made[18:20], "big") + FRAGMENT_BYTES).to_bytes(2, "big")
+    if id is not None:
+        made[58:62] = id.to_bytes(4, "big")
+    place = int.from_bytes(made[56:58], "big")
+    place = place if frag is None else frag << 3 | place & 7
+    place = place if flags is None else place & ~1 | int(flags == "MF")
+    made[56:58] = place.to_bytes(2, "big")
+    return bytes(made)

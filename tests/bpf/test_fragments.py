@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from tests.bpf import frames
+from tests.bpf import families, frames
 from tests.bpf.frames import (
     CLIENT,
     FROM_WIRE,
@@ -22,9 +22,10 @@ from tests.bpf.frames import (
     udp,
     with_ip,
 )
-from tests.bpf.pieces import Wires, cut, id_of, joined, wires
+from tests.bpf.pieces import Wires, cut, id_of, joined, offset_of, port_of_id, wires
 from tests.bpf.world import World, state
 
+FAMILIES = (4, 6)
 PAYLOAD = bytes(range(256)) * 11  # three fragments of 1,000 bytes
 PROTOCOLS = ("udp", "tcp", "icmp")
 ORDERS = list(itertools.permutations(range(3)))
@@ -74,7 +75,7 @@ def test_out_in_any_order(world: World, sides: Wires, protocol: str, order: tupl
     expected = whole(protocol, f"198.51.100.10:{port}", REMOTE, TO_WIRE, 63)
     assert made == with_ip(expected, id=id_of(made))
     assert frames.checksums_right(made) == (True, True)
-    assert id_of(made) in MINE
+    assert port_of_id(made) in MINE
     assert offsets_begin_with_the_first(left)
 
 
@@ -91,7 +92,7 @@ def test_in_in_any_order(world: World, sides: Wires, protocol: str, order: tuple
 
 
 def offsets_begin_with_the_first(fragments: list[bytes]) -> bool:
-    return not int.from_bytes(fragments[0][20:22], "big") & 0x1FFF
+    return not offset_of(fragments[0])
 
 
 def id_that_meets_here(world: World, here: bool = True) -> int:
@@ -141,7 +142,11 @@ def test_identifications_are_used_one_after_the_other(world: World) -> None:
     world.reset(state(ports=64))
     piece = cut(whole("udp", CLIENT, REMOTE, frames.FROM_CLIENT))[0]
     seen = [id_of(world.out(with_ip(piece, id=number)).frame) for number in range(1, 65)]
-    assert sorted(seen) == list(range(64, 128))
+    if families.chosen == 4:
+        assert sorted(seen) == list(range(64, 128))
+    else:  # 64 times 65,536 of them
+        assert {number >> 16 in range(64, 128) for number in seen} == {True}
+        assert {(after - before) % (64 << 16) for before, after in itertools.pairwise(seen)} == {1}
 
 
 def test_a_first_one_that_comes_twice_is_of_the_same_datagram(world: World) -> None:
@@ -224,9 +229,10 @@ def test_for_a_socket(world: World) -> None:
 
 
 def test_from_an_interface_without_a_pool(world: World) -> None:
-    table = world.datapath.map("onramps")
-    for key, _ in list(table.items()):
-        table.delete(key)
+    for name in ("onramps", "onramps6"):
+        table = world.datapath._maps[name]
+        for key, _ in list(table.items()):
+            table.delete(key)
     for piece in cut(whole("udp", CLIENT, REMOTE, frames.FROM_CLIENT)):
         assert world.out(piece).reason == "no_pool"
     world.datapath.read()
@@ -240,7 +246,9 @@ def test_a_datagram_that_has_gone_on_is_forgotten(world: World) -> None:
         assert world.back(piece).outcome == "in"
     first, second, third = cut(whole("udp", REMOTE, other, FROM_WIRE))
     assert dict(world.back(third).counted) == dict(world.back(second).counted) == {"held": 1}
-    assert dict(world.back(first).counted) == {"released": 2, "in": 3}
+    counted = dict(world.back(first).counted)
+    counted.pop("here", None)  # they arrive once more; at tc the director sees it
+    assert counted == {"released": 2, "in": 3}
 
 
 def test_each_datagram_leaves_as_its_own(world: World) -> None:

@@ -14,6 +14,7 @@ from tests.bpf.test_fragments import opened, whole
 from tests.bpf.test_races import together
 from tests.bpf.world import LIMITS, ONRAMP, UPLINK, World, make_world
 
+FAMILIES = (4, 6)
 DATAGRAMS = 1200
 
 
@@ -31,9 +32,10 @@ def sender(world: World, program: str, interface: str, piece: bytes) -> Callable
     return send
 
 
-def test_each_goes_on_exactly_once(tmp_path: Path) -> None:
+def test_each_goes_on_exactly_once(tmp_path: Path, family: int) -> None:
     """Places enough for all: none may be lost, and none may wait for ever."""
     with make_world(tmp_path, replace(LIMITS, fragments_max=1 << 16, held_max=1 << 12)) as world:
+        world.reset()  # of the chosen family
         local = opened(world, "udp")
         out = cut(whole("udp", CLIENT, REMOTE, frames.FROM_CLIENT))
         back = cut(whole("udp", REMOTE, local, FROM_WIRE))
@@ -45,7 +47,8 @@ def test_each_goes_on_exactly_once(tmp_path: Path) -> None:
             together(*(sender(world, program, interface, piece) for piece in pieces))
             grown = Counter(world.counters())
             grown.subtract(before)
-            assert grown[outcome] == 3 * DATAGRAMS
+            # What was put back arrives once more: a director at tc sends on what meets elsewhere.
+            assert grown[outcome] + grown["steered"] == 3 * DATAGRAMS
             assert grown["held"] == grown["released"]
             assert (grown["fragment_lost"], waiting(world)) == (0, 0)
 

@@ -14,10 +14,11 @@ from scapy.layers.inet import ICMP, TCP, UDP
 from scapy.packet import Packet, Raw
 from tests.bpf import frames
 from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_WIRE, changed, local_end, tcp, udp, with_ip
-from tests.bpf.pieces import cut, joined
+from tests.bpf.pieces import content_at, cut, id_of, joined
 from tests.bpf.test_fragments import whole
 from tests.bpf.world import LIMITS, World, make_world
 
+FAMILIES = (4, 6)
 HERE = "198.51.100.10:2049"
 CONTENT = Raw(b"x" * 32)
 
@@ -36,7 +37,7 @@ LYING: dict[str, tuple[Packet, dict[str, object]]] = {
     "over the tcp ports' neighbours": (CONTENT, {"frag": 1, "proto": 6}),
     "over the tcp checksum": (CONTENT, {"frag": 2, "proto": 6}),
     "beyond the largest packet": (CONTENT, {"frag": 8191, "proto": 17}),
-    "an error in fragments": (ICMP(type=3) / Raw(b"x" * 32), {"flags": "MF"}),
+    "an error in fragments": (ICMP(type=3) / Raw(b"x" * 32), {"flags": "MF", "proto": 1}),
 }
 
 
@@ -81,14 +82,14 @@ def test_overlapping(world: World) -> None:
     first, second, third = cut(whole("udp", CLIENT, REMOTE, frames.FROM_CLIENT))
     again = with_ip(second, frag=1)
     left = [world.out(piece).frame for piece in (first, again, second, third)]
-    assert len({frame[18:20] + frame[26:34] for frame in left}) == 1
+    assert len({(id_of(frame), frames.source_of(frame)) for frame in left}) == 1
 
 
 def test_udp_length_beyond_the_datagram(world: World) -> None:
     """What a whole packet would be refused for shows only where it is put together."""
     first, *_ = cut(whole("udp", CLIENT, REMOTE, frames.FROM_CLIENT))
-    assert world.out(changed(first, 38, b"\xff\xff")).outcome == "out"
-    assert world.out(changed(first, 38, b"\0\7")).reason == "fragment"
+    assert world.out(changed(first, content_at() + 4, b"\xff\xff")).outcome == "out"
+    assert world.out(changed(first, content_at() + 4, b"\0\7")).reason == "fragment"
 
 
 def age(world: World, *tables: str) -> None:

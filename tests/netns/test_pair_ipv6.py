@@ -96,6 +96,42 @@ def test_udp_and_flows_are_listed(lab: PairLab, client: str) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_larger_than_any_link(lab: PairLab, client: str) -> None:
+    """In fragments, there and back: several datagrams at once, whose replies are spread over both servers."""
+    before = drops(lab)
+    said = lab.good(client, "ping", "-6", "-n", "-c10", "-i0.01", "-W5", "-s", "4000", INTERNET6)
+    assert "10 received" in said
+    assert "wrong data" not in said
+    code = (
+        "import os, socket\n"
+        "ends = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(12)]\n"
+        "for size in (8192, 60000):\n"
+        "    sent = [os.urandom(size) for _ in ends]\n"
+        "    for end, data in zip(ends, sent):\n"
+        f"        end.settimeout(5), end.connect(('{INTERNET6}', {ECHO_PORT})), end.send(data)\n"
+        "    print([end.recv(1 << 16) for end in ends] == sent)\n"
+    )
+    assert lab.good(client, "python3", "-c", code).split() == ["True", "True"]
+    check_nothing_dropped(lab, before)
+
+
+@pytest.mark.parametrize("server", ["server1", "server2"])
+def test_fragments_of_a_socket_on_the_shared_address(lab: PairLab, server: str) -> None:
+    """The guard gives them an identification of the slice; replies come to the socket, by whichever server."""
+    (client,) = [name for name, own in SERVER_OF.items() if own == server]
+    port = slices6(lab, client)[0].port_last
+    before = drops(lab)
+    code = (
+        "import os, socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(5);"
+        f"s.bind(('{SHARED6}', {port})); s.connect(('{INTERNET6}', {ECHO_PORT}));"
+        "sent = [os.urandom(8192) for _ in range(10)];"
+        "print([s.send(data) and s.recv(1 << 16) for data in sent] == sent)"
+    )
+    assert lab.good(server, "python3", "-c", code).strip() == "True"
+    check_nothing_dropped(lab, before)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("how", [(), ("-I",), ("-T", "-p", str(HTTP_PORT))], ids=["udp", "icmp", "tcp"])
 def test_traceroute_shows_the_path(lab: PairLab, client: str, how: tuple[str, ...]) -> None:
     before = drops(lab)

@@ -730,8 +730,8 @@ class DatagramKey6(NamedTuple):
         return cls._make(_datagram_key6.unpack(data))
 
 
-_datagram_key6 = Struct("<16s16sIHB1x")
-DATAGRAM_KEY6_BYTES: Final = 40
+_datagram_key6 = Struct("<16s16sIIB3x")
+DATAGRAM_KEY6_BYTES: Final = 44
 
 
 class Datagram(NamedTuple):
@@ -754,6 +754,28 @@ class Datagram(NamedTuple):
 
 _datagram = Struct("<QIIIIHHH2x")
 DATAGRAM_BYTES: Final = 32
+
+
+class Datagram6(NamedTuple):
+    since_ns: int
+    last: int
+    known: int
+    gone: int
+    total: int
+    source_port: int
+    destination_port: int
+    id: int
+
+    def pack(self) -> bytes:
+        return _datagram6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Datagram6:
+        return cls._make(_datagram6.unpack(data))
+
+
+_datagram6 = Struct("<QIIIIHHI")
+DATAGRAM6_BYTES: Final = 32
 
 
 class Sample(NamedTuple):

@@ -8,8 +8,6 @@ Acts in the network namespace of the calling thread.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
@@ -19,7 +17,7 @@ from typing import Final, Self
 
 from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
-from softunicast.core.errors import HostError, KernelError, SoftunicastError
+from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, layout, links
@@ -38,7 +36,6 @@ from softunicast.kernel.objects import (
     BpfObject,
     Link,
     attach_xdp,
-    map_of_fd,
     mount_bpffs,
 )
 from softunicast.kernel.tables import Tables
@@ -55,6 +52,7 @@ TABLES: Final = (
     *("settings", "groups", "owners", "slots", "servers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
+OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
 TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -118,7 +116,7 @@ class Datapath:
     def _open(self, limits: Limits) -> None:
         for name in ("maps", "links"):
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
-        _refuse_other_abi(self.folder / "maps" / "settings")
+        layout.refuse_other_version(self.folder / "maps" / "settings")
         sizes = {
             "groups": group_lines(limits.addresses_max),
             "addresses": limits.addresses_max,
@@ -130,7 +128,7 @@ class Datapath:
             "held": limits.held_max,
             "clients": limits.clients_max,
         }
-        sizes |= {IPV6.named(name): sizes[name] for name in ("addresses", "flows", "claims", "clients")}
+        sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
         layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
         for name in OBJECTS:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
@@ -388,25 +386,6 @@ def _remove_pins(folder: Path) -> None:
             pin.unlink()
         with suppress(FileNotFoundError):
             (folder / name).rmdir()
-
-
-def _refuse_other_abi(pin: Path) -> None:
-    """Maps of another layout must not be read as if they were ours."""
-    if not pin.exists():
-        return
-    fd = check(load_library().bpf_obj_get(str(pin).encode()), f"opening {pin}")
-    try:
-        value = map_of_fd(fd, "settings").get(index_key(0))
-    finally:
-        os.close(fd)
-    found = int.from_bytes((value or b"")[:4], "little")
-    if found not in (0, abi.AbiLimit.ABI_VERSION):
-        raise KernelError(
-            f"the running data path has layout {found}, this version of softunicast layout "
-            f"{abi.AbiLimit.ABI_VERSION}",
-            errno.EINVAL,
-            layout.OTHER_VERSION,
-        )
 
 
 def attach_pass(interface: str, pin: Path) -> None:

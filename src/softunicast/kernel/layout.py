@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from softunicast.core.errors import KernelError
+from softunicast.kernel import abi
 from softunicast.kernel.libbpf import check, ffi, load_library
-from softunicast.kernel.objects import open_object
+from softunicast.kernel.objects import map_of_fd, open_object
+from softunicast.kernel.words import index_key
 
 RENEWED: Final = frozenset(
     {"drops", "traffic", "scratch", "cuttings", "told", "exhausted", "scratch6", "told6", "exhausted6"}
@@ -109,3 +111,22 @@ def _found(pin: Path) -> Layout | None:
         os.close(fd)
     kind, _, key_bytes, value_bytes, entries, flags = info[0:6]  # struct bpf_map_info
     return Layout(kind, key_bytes, value_bytes, flags, entries)
+
+
+def refuse_other_version(pin: Path) -> None:
+    """Maps of another layout must not be read as if they were ours."""
+    if not pin.exists():
+        return
+    fd = check(load_library().bpf_obj_get(str(pin).encode()), f"opening {pin}")
+    try:
+        value = map_of_fd(fd, "settings").get(index_key(0))
+    finally:
+        os.close(fd)
+    found = int.from_bytes((value or b"")[:4], "little")
+    if found not in (0, abi.AbiLimit.ABI_VERSION):
+        raise KernelError(
+            f"the running data path has layout {found}, this version of softunicast layout "
+            f"{abi.AbiLimit.ABI_VERSION}",
+            errno.EINVAL,
+            OTHER_VERSION,
+        )

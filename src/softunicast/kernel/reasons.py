@@ -8,7 +8,7 @@ from softunicast.kernel.abi import Reason
 
 MEANING: Final[dict[Reason, str]] = {
     Reason.MALFORMED: "The headers contradict each other or the length of the frame.",
-    Reason.FRAGMENT: "A fragment of IPv6, not handled yet; or one that cannot be true (overlapping, too long).",
+    Reason.FRAGMENT: "A fragment that cannot be true (overlapping, too long).",
     Reason.FRAGMENT_LOST: "A fragment whose first did not come in time, that made room for others, or was too large.",
     Reason.ICMP_ERROR: "An ICMP error that quotes no conversation of ours, or quotes it wrongly.",
     Reason.PROTOCOL: "Neither TCP, UDP nor ICMP echo: there is no port to tell servers apart by.",
