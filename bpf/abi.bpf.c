@@ -23,6 +23,8 @@ const struct {
 	struct source source;
 	struct onramp onramp;
 	struct exempt_key exempt_key;
+	enum agreement_kind agreement_kind;
+	struct agreement agreement;
 	struct flow_key flow_key;
 	struct flow flow;
 	struct claim_key claim_key;

@@ -221,6 +221,17 @@ struct exempt_key { /* LPM trie: destinations that an on-ramp does not translate
 	ip_address address;
 };
 
+enum agreement_kind {
+	AGREEMENT_NONE = 0,
+	AGREEMENT_POOL,    /* leaves from `pool`, or not at all */
+	AGREEMENT_EXCUSED, /* may use any port, and leaves as it would without softunicast */
+};
+
+struct agreement { /* of a cgroup, or of one socket */
+	__u32 kind; /* enum agreement_kind */
+	__u32 pool;
+};
+
 struct flow_key { /* one conversation as the client sees it */
 	ip_address client;
 	ip_address remote;

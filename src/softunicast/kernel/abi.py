@@ -101,6 +101,12 @@ class Behaviour(IntEnum):
     ONE_ADDRESS = 256
 
 
+class AgreementKind(IntEnum):
+    NONE = 0
+    POOL = 1
+    EXCUSED = 2
+
+
 class AbiLimit(IntEnum):
     ABI_VERSION = 3
     NAME_BYTES = 48
@@ -466,6 +472,22 @@ class ExemptKey6(NamedTuple):
 
 _exempt_key6 = Struct("<II16s")
 EXEMPT_KEY6_BYTES: Final = 24
+
+
+class Agreement(NamedTuple):
+    kind: int
+    pool: int
+
+    def pack(self) -> bytes:
+        return _agreement.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Agreement:
+        return cls._make(_agreement.unpack(data))
+
+
+_agreement = Struct("<II")
+AGREEMENT_BYTES: Final = 8
 
 
 class FlowKey(NamedTuple):
