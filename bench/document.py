@@ -223,6 +223,34 @@ def _programs(results: Mapping[str, Result]) -> str:
     )
 
 
+def _strategies(results: Mapping[str, Result]) -> str:
+    columns = (
+        *("strategy", "right?", "new flows/s", "x of snat", "CPU per flow, us", "memory per flow, bytes"),
+        *("sockets/s, x of plain", "works with", "survives a restart", "what breaks it"),
+    )
+    return _table(columns, [_strategy_row(row) for row in results["strategies"]["results"]])
+
+
+def _strategy_row(row: Result) -> list[str]:
+    works = ", ".join(name.upper() for name in row["protocols"]) + (", IPv6" if row["ipv6"] else "")
+    words = [works, row["restart"].partition(":")[0].partition(";")[0]]
+    if not row["offered"]:
+        return [f"`{row['strategy']}`", "not offered", *(["-"] * 5), *words, "-"]
+    lock = f" (lock: {row['lock_us']['median']:.0f})" if row["lock_us"] else ""
+    sockets = row["sockets_ratio_to_plain"]
+    return [
+        f"`{row['strategy']}`",
+        "no" if row["fails"] else "yes",
+        _text(row["flows_per_s"], 0),
+        _text(row["ratio_to_snat"], 2),
+        _text(row["added_us"], 1) + lock,
+        f"{row['bytes']['median']:,.0f}",
+        _text(sockets, 2) if sockets else "-",
+        *words,
+        ", ".join(row["fails"]) or "-",
+    ]
+
+
 def _targets(results: Mapping[str, Result]) -> str:
     return _table(("what", "against", "must be", "is", ""), [target.row(results) for target in TARGETS])
 
@@ -237,6 +265,7 @@ TABLES: Final[Mapping[str, Callable[[Mapping[str, Result]], str]]] = {
     "director": _director,
     "iperf": _iperf,
     "connections": _connections,
+    "strategies": _strategies,
 }
 PLOTS: Final[Mapping[str, Callable[[Result], str]]] = {
     "packets": _plot_packets,

@@ -15,6 +15,7 @@ declare -A needed=(
   [dnsmasq-base]=/usr/share/doc/dnsmasq-base [dnsperf]=/usr/share/doc/dnsperf
   [nghttp2-server]=/usr/share/doc/nghttp2-server [openssh-client]=/usr/share/doc/openssh-client [openssl]=/usr/share/doc/openssl
   [iperf3]=/usr/share/doc/iperf3 [wireguard-go]=/usr/share/doc/wireguard-go [wireguard-tools]=/usr/share/doc/wireguard-tools
+  [nftables]=/usr/share/doc/nftables
 )
 # For single tests. Where systemd runs their packages would start servers now and at every boot: not ours to do.
 if [ ! -d /run/systemd/system ]; then

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from softunicast.lab.failures import FAILURES
+from softunicast.strategies.catalogue import STRATEGIES
+
 ROOT = Path(__file__).resolve().parents[2]
 NETNS = Path("/run/netns")
 PATHS = {"plain", "nft", "masquerade", "softunicast_tc", "softunicast_xdp", "floor_tc", "floor_xdp"}
@@ -82,6 +85,20 @@ def test_real_programs_go_through_every_path(folder: Path) -> None:
     assert {row["path"] for row in bulk} == {row["path"] for row in connections} == SERVED
     assert all(row["gbps"]["median"] > 0 and row["cpu_ms_per_gbit"]["median"] > 0 for row in bulk)
     assert all(row["per_s"]["median"] > 0 for row in connections)
+
+
+@pytest.mark.timeout(300)
+def test_strategies_has_every_one_and_claims_is_right(folder: Path) -> None:
+    rows = {row["strategy"]: row for row in results(folder, "strategies")}
+    assert rows.keys() == STRATEGIES.keys()
+    assert {name for name, row in rows.items() if not row["offered"]} == {"terminate"}
+    assert rows["claims"]["fails"] == rows["claims"]["avoided"] == []
+    for name, row in rows.items():
+        failing = {one.name for one in FAILURES.values() if name in one.of}
+        assert {*row["fails"], *row["avoided"]} == failing
+        if row["offered"]:
+            assert row["flows_per_s"]["median"] > 0
+            assert (row["sockets_per_s"] is not None) == STRATEGIES[name].sockets
 
 
 def test_page_and_plots_show_the_results() -> None:

@@ -1,5 +1,5 @@
-"""Each strategy at work: a client's flow and a socket of the server leave from the slice, both are answered, and afterwards
-the server is as it was before."""
+"""Each strategy at work: a client's flow and a socket of the server leave from the slice, both are answered, and
+afterwards the server is as it was before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from softunicast.lab.stage import (
-    INTERNET_ADDRESS, REMOTE, SERVER, SHARED, Stage, accepted, endpoint, stage,
+    INTERNET_ADDRESS,
+    REMOTE,
+    SERVER,
+    SHARED,
+    Stage,
+    accepted,
+    endpoint,
+    stage,
 )  # fmt: skip
 from softunicast.strategies.catalogue import STRATEGIES
 from softunicast.strategies.strategy import Strategy

@@ -8,13 +8,15 @@ import re
 from functools import cache
 from typing import Any, cast
 
-from tests.unit.pages import CODE, ROOT, entries, page, rows, section
+from tests.unit.pages import CODE, ROOT, entries, own, page, rows, section
 
 from softunicast.core.events import KINDS
 from softunicast.core.leases import LeaseEvent, LeaseState
 from softunicast.kernel import abi, probe
 from softunicast.kernel.reasons import MEANING
 from softunicast.lab import catalogue, internet, traffic
+from softunicast.lab.failures import FAILURES
+from softunicast.strategies.catalogue import STRATEGIES
 
 SOURCE = ROOT / "src/softunicast"
 
@@ -122,6 +124,27 @@ def test_every_probe_and_every_answer_of_the_internet() -> None:
     requests = entries(section(page("lab"), "The node internet"))
     spoken = {(one.split()[0], re.sub(r"/N.*", "/{size}", one.split()[1])) for one in requests}
     assert spoken == {(method, path) for method, path in answers if method != "HEAD"}
+
+
+def test_every_strategy_and_its_failures() -> None:
+    text = own(section(page("strategies"), "The strategies"))
+    said = {row[0].strip("`"): row for row in rows(text)}
+    assert said.keys() == STRATEGIES.keys()
+    for name, kind in STRATEGIES.items():
+        idea, _, fails = said[name][1:]
+        assert idea == kind.about
+        known = {one.name for one in FAILURES.values() if name in one.of}
+        assert set(CODE.findall(fails)) == known or name == "claims"
+
+
+def test_every_failure() -> None:
+    said = {row[0].strip("`"): row for row in rows(section(page("strategies"), "The failures"))}
+    assert said.keys() == FAILURES.keys()
+    for name, one in FAILURES.items():
+        _, of, about, avoided, under_claims = said[name]
+        assert tuple(CODE.findall(of)) == one.of
+        assert (about, avoided) == (one.about, "yes" if one.avoided else "no")
+        assert (under_claims == "-") == (one.claims is None)
 
 
 # -- surroundings --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ SOCKET_DEFAULT = "/run/softunicast/agent.sock"
 # Noun -> its line in `softunicast --help`. softunicast.cli.<noun> holds the click command `command`.
 NOUNS = {
     "agent": "Run this server's agent; the other nouns ask it.",
-    "slices": "Which server may use which ports, as this server's kernel has it.",
+    "slices": "Which server may use which ports, as the kernel here has it.",
     "leases": "The ledger's leases; their history; who had a port, and when.",
     "pools": "This server's pools: tags, addresses, slices, ports in use.",
     "onramps": "Where this server's clients come in.",
@@ -33,6 +33,7 @@ NOUNS = {
     "events": "What the agent has noticed: pools that fill up, limits, leases.",
     "explain": "What would happen to this packet? Asks the real program.",
     "doctor": "Can this host do it, is anything set wrong or left over?",
+    "strategies": "Ways to share a slice, and which of them this host can run.",
     "ledger": "The book of blocks, addresses, servers and leases.",
     "lab": "Whole networks in namespaces, to try things in.",
 }

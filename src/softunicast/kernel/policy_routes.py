@@ -26,7 +26,13 @@ _FIRST: Final = 0
 def marked_packets_leave_by(interface: str, gateway: IPv4Address) -> Iterator[None]:
     """For the length of a `with` block packets with MARK are routed to `gateway`, also those to own addresses."""
     index = links.interface(interface).index
-    route: dict[str, Any] = {"dst": "default", "gateway": str(gateway), "oif": index, "table": TABLE, "flags": ["onlink"]}
+    route: dict[str, Any] = {
+        "dst": "default",
+        "gateway": str(gateway),
+        "oif": index,
+        "table": TABLE,
+        "flags": ["onlink"],
+    }
     marked = {"fwmark": MARK, "table": TABLE, "priority": MARKED_PRIORITY}
     with links.netlink_socket(f"route marked packets to {gateway}") as netlink:
         _do(netlink.route, "replace", route)

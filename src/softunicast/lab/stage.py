@@ -2,13 +2,13 @@
 
     client .2 -- 10.0.0.0/24 -- .1 server .254 -- 203.0.113.0/24 -- .1 internet
 
-Sockets belong to the network namespace in which they were made, so one thread can hold all ends of a conversation in its
-hands: an experiment reads like the story it tells. Everything goes when the `with` block ends.
+Sockets belong to the network namespace in which they were made, so one thread can hold all ends of a conversation in
+its hands: an experiment reads like the story it tells. Everything goes when the `with` block ends.
 """
 
 from __future__ import annotations
 
-import secrets
+import errno
 import select
 import socket
 import subprocess
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from secrets import token_hex
 from typing import Final, ParamSpec, TypeVar
 
 from softunicast.core.errors import LabError
@@ -123,7 +124,7 @@ class Stage:
 @contextmanager
 def stage() -> Iterator[Stage]:
     """Builds the network under a name of its own, and removes it."""
-    name = f"stage-{secrets.token_hex(4)}"
+    name = f"stage-{token_hex(4)}"
     with build.running(TOPOLOGY, name, agents=False) as lab, ExitStack() as undo:
         yield Stage(lab, undo)
 
@@ -140,8 +141,6 @@ def accepted(listener: socket.socket) -> tuple[socket.socket, Endpoint]:
 
 def outcome(attempt: Callable[[], object]) -> str:
     """How it went, in the words of a program that tried: `ok`, or the name of the error."""
-    import errno
-
     try:
         attempt()
     except TimeoutError:

@@ -19,15 +19,18 @@ _ALL: Final = (
     *(Claims, Snat, Reservations, Repair),
     *(PlaceholderEarly, PlaceholderLate, PlaceholderRules, Terminate),
 )
+OURS: Final = Claims.name
 STRATEGIES: Final[Mapping[str, type[Strategy]]] = {one.name: one for one in _ALL}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Whether this host can run a strategy; `why` and `fix` are None when it can."""
+    """Whether this host can run a strategy; `why` and `fix` are None when it can. `offered`: no host can if it is
+    not."""
 
     name: str
     about: str
+    offered: bool
     can_run: bool
     why: str | None = None
     fix: str | None = None
@@ -49,7 +52,14 @@ def _answer(one: type[Strategy]) -> Answer:
     try:
         one.attempt()
     except SoftunicastError as error:
-        return Answer(one.name, one.about, False, error.what, error.fix)
+        return Answer(one.name, one.about, one.offered, False, error.what, error.fix)
     except OSError as error:
-        return Answer(one.name, one.about, False, f"the kernel says: {error.strerror}", "see the kernel's options")
-    return Answer(one.name, one.about, True)
+        return Answer(
+            one.name,
+            one.about,
+            one.offered,
+            False,
+            f"the kernel says: {error.strerror}",
+            "see the kernel's options",
+        )
+    return Answer(one.name, one.about, one.offered, True)

@@ -1,4 +1,5 @@
-"""`claims`, softunicast's own: one table in the kernel that forwarded packets claim from, atomically, and that sockets ask.
+"""`claims`, softunicast's own: one table in the kernel that forwarded packets claim from, atomically, and that
+sockets ask.
 
 The data path that an agent runs, without an agent: one slice, one on-ramp, a lease that outlives any trial. Sockets are
 not served through it yet: `connect` says so.

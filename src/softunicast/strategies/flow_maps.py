@@ -1,10 +1,11 @@
-"""Translation without connection tracking, for strategies that pick ports themselves: nft maps, one entry a flow and way.
+"""Translation without connection tracking, for strategies that pick ports themselves: nft maps, one entry a flow and
+way.
 
 Two ways back to the client. `ingress`: the reply is rewritten at the uplink's netdev ingress, before the kernel's IP
 input, so its destination is no address of this host any more: no routing rule, early demux may stay on. `rules`: as it
 was published; the reply is marked, routed by mark to the client although its destination is local, and rewritten on the
-way out. There early demux must be off: it would find the placeholder, give it the packet, and ip_forward() drops packets
-that have a socket (lab failure early_demux).
+way out. There early demux must be off: it would find the placeholder, give it the packet, and ip_forward() drops
+packets that have a socket (lab failure early_demux).
 
 A client's packet without an entry is dropped: it never leaves untranslated.
 """
@@ -59,9 +60,7 @@ class FlowMaps:
         """They are not any more."""
         self._change("delete", client, remote, port, with_values=False)
 
-    def _change(
-        self, verb: str, client: Endpoint, remote: Endpoint, port: int, *, with_values: bool
-    ) -> None:
+    def _change(self, verb: str, client: Endpoint, remote: Endpoint, port: int, *, with_values: bool) -> None:
         out = f"{client[0]} . {client[1]} . {remote[0]} . {remote[1]}"
         back = f"{remote[0]} . {remote[1]} . {port}"
         elements = [("ports", out, port), ("clients", back, client[0]), ("client_ports", back, client[1])]
@@ -78,7 +77,9 @@ class FlowMaps:
 def rules(place: Place, way: Way) -> str:
     """The table for `nft`."""
     # The key is read anew in each statement: what is part of it may be rewritten only after the last use.
-    out = f"tcp sport set {_OUT} map @ports ip saddr set {place.address} accept\nip saddr {place.clients} drop"
+    out = (
+        f"tcp sport set {_OUT} map @ports ip saddr set {place.address} accept\nip saddr {place.clients} drop"
+    )
     back = f"ip daddr set {_IN} map @clients tcp dport set {_IN} map @client_ports"
     if way == "ingress":
         chains = (
@@ -92,7 +93,8 @@ def rules(place: Place, way: Way) -> str:
         "map marks { type ipv4_addr . inet_service . inet_service : mark; }\n"
         f"chain replies {{ type filter hook prerouting priority mangle;\n{reply} meta mark set {_IN} map @marks\n}}\n"
         f"chain translate {{\n{out}\n}}\n"
-        f'chain out {{ type filter hook postrouting priority mangle;\noifname "{place.onramp}" meta mark {MARK} {back}\n'
+        "chain out { type filter hook postrouting priority mangle;\n"
+        f'oifname "{place.onramp}" meta mark {MARK} {back}\n'
         f'oifname "{place.uplink}" jump translate\n}}\n'
     )
     return f"table ip {TABLE} {{ {_MAPS} {chains} }}"

@@ -1,8 +1,8 @@
 """`placeholder`: a socket takes the five-tuple of a forwarded flow in the kernel's own table, and does nothing else.
 
-A TCP Fast Open socket without cookie: connect() hashes it (SYN_SENT) and returns, and the SYN would only go out with the
-first data, which never comes. Early-bound: bind() to a port, then connect(), the next port when that one is taken.
-Late-bound: bind() to port 0 without choosing, and connect() searches and locks in one step, inside the slice.
+A TCP Fast Open socket without cookie: connect() hashes it (SYN_SENT) and returns, and the SYN would only go out with
+the first data, which never comes. Early-bound: bind() to a port, then connect(), the next port when that one is
+taken. Late-bound: bind() to port 0 without choosing, and connect() searches and locks in one step, inside the slice.
 
 It needs net.ipv4.tcp_fastopen with bit 1, or connect() sends a real SYN (lab failure fastopen_off). Late binding needs
 the slice inside ip_local_port_range: a range outside it is ignored in silence (lab failure range_ignored).
@@ -56,7 +56,7 @@ class Holder(Strategy):
 
     def _set_up(self) -> None:
         self._maps.set_up(self._undo)
-        self._undo.callback(self._let_go)
+        self._undo.callback(self.let_go)
 
     def hold(self, remote: Endpoint) -> socket.socket:
         """A socket that has the five-tuple and sends nothing. OSError with EADDRNOTAVAIL when none is free."""
@@ -89,7 +89,8 @@ class Holder(Strategy):
         """The kernel's own table says which tuples are taken, by sockets and by placeholders alike."""
         return early_bound(self.place, remote, timeout_s)
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Closes every placeholder, as the end of the process does. The rules stay."""
         for held in self._held.values():
             held.close()
         self._held.clear()

@@ -1,7 +1,7 @@
 """`repair`: a socket in TCP_REPAIR mode holds the five-tuple of a forwarded flow: connected at once, without a packet.
 
-A lock towards other connect()s. But bind() in repair mode ignores every conflict: it takes a port that a listener has for
-itself alone (lab failure repair_bind), so what others have bound has to be respected by other means.
+A lock towards other connect()s. But bind() in repair mode ignores every conflict: it takes a port that a listener
+has for itself alone (lab failure repair_bind), so what others have bound has to be respected by other means.
 """
 
 from __future__ import annotations

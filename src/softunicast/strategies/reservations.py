@@ -1,8 +1,8 @@
 """`conntrack`: the tracked connection is made by netlink before the first packet, and whoever makes it has the port.
 
-Insert-if-absent, so it locks. What it needs besides: a time-out that is longer than any silence before the first packet;
-to delete the entry when connect() fails, which nobody else does (lab failure failed_connect); and luck: one RST of any
-sequence number erases an entry that has seen no reply (lab failure stray_rst).
+Insert-if-absent, so it locks. What it needs besides: a time-out that is longer than any silence before the first
+packet; to delete the entry when connect() fails, which nobody else does (lab failure failed_connect); and luck: one
+RST of any sequence number erases an entry that has seen no reply (lab failure stray_rst).
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Reservations(Strategy):
     name = "conntrack"
     about = "a tracked connection, made by netlink beforehand, holds the port"
     protocols = ("tcp", "udp", "icmp")
-    restart = "yes: the tracked connections are the kernel's; what was reserved and not used stays for its time-out"
+    restart = (
+        "yes: the tracked connections are the kernel's; what was reserved and not used stays for its time-out"
+    )
 
     @classmethod
     def attempt(cls) -> None:

@@ -1,8 +1,9 @@
 """What every strategy is: a way in which forwarded flows and sockets of one server leave from one slice.
 
 Rules. Everything happens in the network namespace of the thread that calls. `set_up` notes how to undo each step before
-it goes on, and `tear_down` leaves the host as it was. IPv4 and TCP, whatever the idea behind a strategy could do besides
-(`protocols`, `ipv6`): enough to use each, to see it fail, and to measure it. Nothing here knows a lab or the agent.
+it goes on, and `tear_down` leaves the host as it was. IPv4 and TCP, whatever the idea behind a strategy could do
+besides (`protocols`, `ipv6`): enough to use each, to see it fail, and to measure it. Nothing here knows a lab or the
+agent.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Place:
 
 class Strategy(ABC):
     """See the module. `about`: the idea; `protocols`, `ipv6`: what the idea can do; `restart`: what a restart of the
-    program that runs it leaves of its flows; `breaks`: where it fails, when no lab shows it."""
+    program that runs it leaves of its flows; `sockets`: whether it serves them; `offered`: whether it is built."""
 
     name: ClassVar[str]
     about: ClassVar[str]
@@ -59,6 +60,7 @@ class Strategy(ABC):
     ipv6: ClassVar[bool] = True
     restart: ClassVar[str]
     sockets: ClassVar[bool] = True
+    offered: ClassVar[bool] = True
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -91,6 +93,7 @@ class Strategy(ABC):
 
     def release(self, client: Endpoint, remote: Endpoint) -> None:
         """The forwarded flow is over. A strategy that has to be told loses the port otherwise."""
+        return
 
     @abstractmethod
     def connect(self, remote: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:

@@ -1,7 +1,7 @@
 """`terminate`: end every client's TCP connection on the server, and relay it to a socket of the server's own.
 
-What the published system runs. It needs something that makes a socket out of a client's packets (the upgrader), which is
-not part of softunicast yet: listed, so that nobody looks for it in vain, and not offered.
+What the published system runs. It needs something that makes a socket out of a client's packets (the upgrader),
+which is not part of softunicast yet: listed, so that nobody looks for it in vain, and not offered.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ WHY = "it waits for the upgrader, which makes sockets out of clients' packets"
 class Terminate(Strategy):
     name = "terminate"
     about = "clients' connections end on the server and are relayed to its own sockets"
+    offered = False
     restart = "no: the sockets close with the process"
 
     @classmethod
