@@ -3,14 +3,21 @@ afterwards the server is as it was before."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 
+from softunicast.core.errors import KernelError, SoftunicastError
 from softunicast.lab.stage import (
+    CLIENT_ADDRESS,
     INTERNET_ADDRESS,
     REMOTE,
+    REMOTE_TEXT,
     SERVER,
     SHARED,
     Stage,
@@ -75,3 +82,53 @@ def forwarded(there: Stage, strategy: Strategy, listener: socket.socket) -> None
     client.close()
     peer.close()
     there.inside(SERVER, strategy.release, source, REMOTE)
+
+
+@pytest.mark.parametrize("name", [name for name in OFFERED if name not in ("claims", "snat")])
+def test_a_full_slice_is_an_error_until_a_flow_is_released(there: Stage, name: str) -> None:
+    flows = [((CLIENT_ADDRESS, 40_000 + number), REMOTE) for number in range(PORTS + 1)]
+    with there.strategy(OFFERED[name], PORTS) as strategy:
+        ports = [there.inside(SERVER, strategy.forward, *flow) for flow in flows[:PORTS]]
+        assert sorted(ports) == list(strategy.place.ports)
+        with pytest.raises(KernelError, match=r"no port of .* is free towards 203.0.113.1:443") as full:
+            there.inside(SERVER, strategy.forward, *flows[PORTS])
+        assert full.value.errno == errno.EADDRNOTAVAIL
+        with pytest.raises(OSError, match="Cannot assign") as refused:
+            there.inside(SERVER, strategy.connect, REMOTE, 0)
+        assert refused.value.errno == errno.EADDRNOTAVAIL
+        assert (
+            there.inside(SERVER, strategy.forward, flows[0][0], (INTERNET_ADDRESS, 80))
+            in strategy.place.ports
+        )
+        there.inside(SERVER, strategy.release, *flows[3])
+        assert there.inside(SERVER, strategy.forward, *flows[PORTS]) == ports[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("claims", {"uplink": "nowhere"}),
+        ("snat", {"onramp": "nowhere"}),
+        ("placeholder-late", {"uplink": "nowhere"}),
+        ("placeholder-rules", {"gateway": IPv4Address("10.0.0.1")}),  # the server's own: no way to anywhere
+    ],
+)
+def test_a_set_up_that_fails_leaves_nothing(there: Stage, name: str, wrong: dict[str, Any]) -> None:
+    before = condition(there)
+    made = OFFERED[name](replace(there.place(PORTS), **wrong))
+    with pytest.raises(SoftunicastError):
+        there.inside(SERVER, made.set_up)
+    assert condition(there) == before
+
+
+@pytest.mark.parametrize("name", ["claims", "snat"])
+def test_udp_and_icmp(there: Stage, name: str) -> None:
+    internet = there.listener(REMOTE[1], socket.SOCK_DGRAM)
+    with there.strategy(OFFERED[name], PORTS) as strategy:
+        client = there.client(0, socket.SOCK_DGRAM)
+        client.sendto(b"x", REMOTE_TEXT)
+        _, (address, port) = internet.recvfrom(10)
+        assert (address, port) in [(str(SHARED), port) for port in strategy.place.ports]
+        internet.sendto(b"y", (address, port))
+        assert client.recv(10) == b"y"
+        assert " 0% packet loss" in there.run("client", f"ping -c 1 -W 2 {INTERNET_ADDRESS}")

@@ -8,7 +8,7 @@ it is removed in front, and put back in the opposite order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address
 from typing import Any, Final
 
@@ -26,28 +26,22 @@ _FIRST: Final = 0
 def marked_packets_leave_by(interface: str, gateway: IPv4Address) -> Iterator[None]:
     """For the length of a `with` block packets with MARK are routed to `gateway`, also those to own addresses."""
     index = links.interface(interface).index
-    route: dict[str, Any] = {
-        "dst": "default",
-        "gateway": str(gateway),
-        "oif": index,
-        "table": TABLE,
-        "flags": ["onlink"],
-    }
+    route = {"dst": "default", "gateway": str(gateway), "oif": index, "table": TABLE, "flags": ["onlink"]}
     marked = {"fwmark": MARK, "table": TABLE, "priority": MARKED_PRIORITY}
-    with links.netlink_socket(f"route marked packets to {gateway}") as netlink:
-        _do(netlink.route, "replace", route)
-        _do(netlink.rule, "add", marked)
-        _do(netlink.rule, "add", {"table": _LOCAL, "priority": LOCAL_PRIORITY})
-        _do(netlink.rule, "del", {"table": _LOCAL, "priority": _FIRST})
-    try:
+    behind, first = ({"table": _LOCAL, "priority": priority} for priority in (LOCAL_PRIORITY, _FIRST))
+    with ExitStack() as undo:
+        _do(undo, "route", "add", "del", route)
+        _do(undo, "rule", "add", "del", marked)
+        _do(undo, "rule", "add", "del", behind)
+        _do(undo, "rule", "del", "add", first)
         yield
-    finally:
-        with links.netlink_socket("put the routing rules back") as netlink:
-            _do(netlink.rule, "add", {"table": _LOCAL, "priority": _FIRST})
-            _do(netlink.rule, "del", {"table": _LOCAL, "priority": LOCAL_PRIORITY})
-            _do(netlink.rule, "del", marked)
-            _do(netlink.route, "del", route)
 
 
-def _do(command: Any, verb: str, attributes: dict[str, Any]) -> None:
-    command(verb, **attributes)
+def _do(undo: ExitStack, what: str, verb: str, opposite: str, attributes: dict[str, Any]) -> None:
+    _change(what, verb, attributes)
+    undo.callback(_change, what, opposite, attributes)
+
+
+def _change(what: str, verb: str, attributes: dict[str, Any]) -> None:
+    with links.netlink_socket(f"{verb} a {what} in table {attributes['table']}") as netlink:
+        getattr(netlink, what)(verb, **attributes)

@@ -2,7 +2,8 @@
 situation under `claims` beside it. `softunicast lab failure NAME` runs one.
 
 A failure is a generator of what was seen, step by step. `passed` of a step means that it went as the step says: the
-failure was reproduced, or `claims` did it right. The programs are in failures_packets.py and failures_sockets.py.
+failure was reproduced, or `claims` did it right. The programs are in failures_snat.py, failures_holders.py and
+failures_sockets.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from softunicast.core.errors import UnknownNameError
-from softunicast.lab import build, failures_packets, failures_sockets, processes
+from softunicast.lab import build, failures_holders, failures_snat, failures_sockets, processes
 from softunicast.lab.build import Say
 from softunicast.lab.stage import Stage, stage
 from softunicast.lab.verdict import Check
@@ -63,29 +64,29 @@ FAILURES: Final = {
             "full_slice",
             ("snat",),
             "with a slice of N ports the flow N+1 to one destination vanishes without a word",
-            failures_packets.full_slice,
-            failures_packets.full_slice_claims,
+            failures_snat.full_slice,
+            failures_snat.full_slice_claims,
         ),
         Failure(
             "silent_rewrite",
             ("snat",),
             "a socket bound in the slice meets a flow: connect() succeeds, getsockname() lies, the port is outside",
-            failures_packets.silent_rewrite,
-            failures_packets.silent_rewrite_claims,
+            failures_snat.silent_rewrite,
+            failures_snat.silent_rewrite_claims,
         ),
         Failure(
             "nat_search",
             ("snat",),
             "the search for a port gives up after at most 248 tries, with ports still free",
-            failures_packets.nat_search,
-            failures_packets.nat_search_claims,
+            failures_snat.nat_search,
+            failures_snat.nat_search_claims,
         ),
         Failure(
             "stray_rst",
             ("conntrack",),
             "one RST with any sequence number erases the entry that held the port",
-            failures_packets.stray_rst,
-            failures_packets.stray_rst_claims,
+            failures_holders.stray_rst,
+            failures_holders.stray_rst_claims,
         ),
         Failure(
             "failed_connect",
@@ -105,8 +106,8 @@ FAILURES: Final = {
             "early_demux",
             ("placeholder-rules",),
             "the reply to a forwarded flow finds the placeholder first, and the kernel drops it",
-            failures_packets.early_demux,
-            failures_packets.early_demux_claims,
+            failures_holders.early_demux,
+            failures_holders.early_demux_claims,
             avoided=True,
         ),
         Failure(
@@ -120,8 +121,8 @@ FAILURES: Final = {
             "restart",
             _HOLDERS,
             "the holder's process ends: its ports are given to others while its flows live on",
-            failures_packets.restart,
-            failures_packets.restart_claims,
+            failures_holders.restart,
+            failures_holders.restart_claims,
         ),
         Failure(
             "overshadowing",

@@ -15,16 +15,19 @@ from typing import Final
 
 from softunicast.kernel import links, sysctl
 from softunicast.kernel.conntrack import Conntrack
-from softunicast.lab.failures_packets import PORTS, bound, connected
 from softunicast.lab.stage import (
     ABSENT_S,
     PORT_FIRST,
+    PORTS,
     REMOTE,
+    REMOTE_TEXT,
     SERVER,
     SHARED,
     Stage,
     accepted,
     arrives,
+    bound,
+    connected,
     endpoint,
     outcome,
     text,
@@ -45,7 +48,6 @@ from softunicast.strategies.reservations import RESERVED_S, Reservations
 from softunicast.strategies.strategy import Place
 
 NOWHERE: Final = IPv4Address("192.0.2.99")
-_REMOTE: Final = (str(REMOTE[0]), REMOTE[1])
 
 
 def failed_connect(there: Stage) -> Iterator[Check]:
@@ -110,7 +112,7 @@ def fastopen_off(there: Stage) -> Iterator[Check]:
             options = (TCP_FASTOPEN_CONNECT, TCP_FASTOPEN_NO_COOKIE)
             allowed = [outcome(partial(made.setsockopt, socket.IPPROTO_TCP, one, 1)) for one in options]
             with suppress(BlockingIOError):
-                made.connect(_REMOTE)
+                made.connect(REMOTE_TEXT)
             sent = arrives(listener, ABSENT_S)
             yield Check(
                 f"a placeholder, tcp_fastopen={setting}",
@@ -127,7 +129,7 @@ def overshadowing(there: Stage) -> Iterator[Check]:
     internet = there.listener(REMOTE[1], socket.SOCK_DGRAM)
     with shared_address(there) as place:
         first, second = (bound(there, place.ports[0], socket.SOCK_DGRAM) for _ in range(2))
-        hows = [outcome(partial(made.connect, _REMOTE)) for made in (first, second)]
+        hows = [outcome(partial(made.connect, REMOTE_TEXT)) for made in (first, second)]
         first.send(b"from the first")
         _, source = internet.recvfrom(100)
         internet.sendto(b"an answer to the first", source)
@@ -150,11 +152,11 @@ def overshadowing_claims(there: Stage) -> Iterator[Check]:
     internet = there.listener(REMOTE[1], socket.SOCK_DGRAM)
     with there.strategy(Claims, PORTS):
         made = bound(there, PORT_FIRST, socket.SOCK_DGRAM)
-        made.connect(_REMOTE)
+        made.connect(REMOTE_TEXT)
         clients = [there.client(40_000 + number, socket.SOCK_DGRAM) for number in range(PORTS - 1)]
         wrong = 0
         for number, each in enumerate([made, *clients]):
-            each.connect(_REMOTE)
+            each.connect(REMOTE_TEXT)
             each.send(b"%d" % number)
             data, source = internet.recvfrom(100)
             internet.sendto(data, source)

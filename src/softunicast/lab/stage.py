@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from secrets import token_hex
 from typing import Final, ParamSpec, TypeVar
@@ -33,8 +34,10 @@ CLIENT_ADDRESS: Final = IPv4Address("10.0.0.2")
 INTERNET_ADDRESS: Final = IPv4Address("203.0.113.1")
 SHARED: Final = IPv4Address("198.51.100.10")
 REMOTE: Final[Endpoint] = (INTERNET_ADDRESS, 443)
+REMOTE_TEXT: Final = (str(REMOTE[0]), REMOTE[1])  # as sockets want it
 UPLINK, ONRAMP = "uplink", "clients"
 PORT_FIRST: Final = 2048
+PORTS: Final = 4  # of the slice, where it does not matter
 ARRIVES_S: Final = 2.0  # what is on its way is there in a fraction of it
 ABSENT_S: Final = 0.3  # so long is waited for what must not come
 CONTROL_TIMEOUT_S: Final = 10.0
@@ -84,7 +87,7 @@ class Stage:
         return Place(Slice.of(SHARED, port_first, ports), UPLINK, ONRAMP, network, CLIENT_ADDRESS, folder)
 
     @contextmanager
-    def strategy(self, kind: type[Strategy], ports: int = 4) -> Iterator[Strategy]:
+    def strategy(self, kind: type[Strategy], ports: int = PORTS) -> Iterator[Strategy]:
         """One set up on the server. Its methods act in the calling thread's namespace: call them with `inside`."""
         made = kind(self.place(ports))
         self.inside(SERVER, made.set_up)
@@ -127,6 +130,28 @@ def stage() -> Iterator[Stage]:
     name = f"stage-{token_hex(4)}"
     with build.running(TOPOLOGY, name, agents=False) as lab, ExitStack() as undo:
         yield Stage(lab, undo)
+
+
+def connected(
+    there: Stage, count: int, timeout_s: float, first: int = 40_000
+) -> tuple[list[str], list[socket.socket]]:
+    """Clients one after the other: how each fared, and the sockets of those that got through."""
+    outcomes, open_ = [], []
+    for number in range(count):
+        made = there.client(first + number)
+        made.settimeout(timeout_s)
+        outcomes.append(outcome(partial(made.connect, REMOTE_TEXT)))
+        if outcomes[-1] == "ok":
+            open_.append(made)
+    return outcomes, open_
+
+
+def bound(there: Stage, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """A socket of the server on a port of the shared address."""
+    made = there.open(SERVER, kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((str(SHARED), port))
+    return made
 
 
 def accepted(listener: socket.socket) -> tuple[socket.socket, Endpoint]:

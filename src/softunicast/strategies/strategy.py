@@ -74,6 +74,8 @@ class Strategy(ABC):
 
     def set_up(self) -> None:
         """Prepares the host. After an error everything is as before."""
+        for name in (self.place.uplink, self.place.onramp):
+            links.interface(name)  # nftables would wait for one that is not there
         try:
             if links.add_loopback_address(self.place.address):
                 self._undo.callback(links.remove_loopback_address, self.place.address)

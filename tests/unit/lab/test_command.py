@@ -35,6 +35,14 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert pair["nodes"] == ["client1", "client2", "server1", "server2", "router", "internet"]
 
 
+@pytest.mark.usefixtures("nobody")
+def test_the_failures_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "failure", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["stray_rst"]["strategies"] == ["conntrack"]
+    assert found["range_ignored"]["claims"] is False
+
+
 @pytest.mark.usefixtures("root")
 def test_status_without_labs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "status", "--json"]) == 0
@@ -43,7 +51,17 @@ def test_status_without_labs(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("nobody")
 @pytest.mark.parametrize(
-    "arguments", ["up pair", "status", "status pair", "down pair", "down --all", "exec client1 ls", "demo"]
+    "arguments",
+    [
+        "up pair",
+        "status",
+        "status pair",
+        "down pair",
+        "down --all",
+        "exec client1 ls",
+        "demo",
+        "failure stray_rst",
+    ],
 )
 def test_without_root_everything_but_list_ends_with_3(
     arguments: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
@@ -57,6 +75,7 @@ def test_without_root_everything_but_list_ends_with_3(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        ("failure nat", "there is no failure 'nat'; fix: use one of full_slice, silent_rewrite"),
         ("up pear", "there is no topology 'pear'; fix: use one of pair, pair6"),
         ("up pair --id Pair", "'Pair' cannot name a lab; fix: use 1-24 of a-z 0-9 -, not starting with -"),
         ("status none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),
