@@ -10,6 +10,7 @@ import pytest
 
 from softunicast.cli.main import main
 from softunicast.lab import state
+from softunicast.lab.failures import FAILURES
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,7 @@ def test_without_root_everything_but_list_ends_with_3(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("failure nat", "there is no failure 'nat'; fix: use one of full_slice, silent_rewrite"),
+        ("failure nat", f"there is no failure 'nat'; fix: use one of {', '.join(FAILURES)}"),
         ("up pear", "there is no topology 'pear'; fix: use one of pair, pair6"),
         ("up pair --id Pair", "'Pair' cannot name a lab; fix: use 1-24 of a-z 0-9 -, not starting with -"),
         ("status none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),
