@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import socket
 import struct
 from typing import ClassVar, Final
@@ -142,12 +141,11 @@ def early_bound(
     place: Place, remote: Endpoint, timeout_s: float, *, placeholder: bool = False
 ) -> socket.socket:
     """Tries the ports of the slice, from a random one on, by bind() and connect()."""
-    start = random.randrange(len(place.ports))
-    for number in range(len(place.ports)):
+    for port in place.ports_in_turn():
         made = _socket(placeholder)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one port, many destinations
         try:
-            made.bind((str(place.address), place.ports[(start + number) % len(place.ports)]))
+            made.bind((str(place.address), port))
             return begun(made, remote, timeout_s)
         except OSError as error:
             made.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import socket
 from typing import Final
 
@@ -34,12 +33,11 @@ class Repair(Holder):
 
 def repairing(place: Place, remote: Endpoint) -> socket.socket:
     """A socket in repair mode on the first port, from a random one on, whose tuple nobody has."""
-    start = random.randrange(len(place.ports))
-    for number in range(len(place.ports)):
+    for port in place.ports_in_turn():
         made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             made.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, _ON)
-            made.bind((str(place.address), place.ports[(start + number) % len(place.ports)]))
+            made.bind((str(place.address), port))
             made.connect((str(remote[0]), remote[1]))
         except OSError as error:
             made.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import socket
 from ipaddress import IPv4Address
 from typing import Final
@@ -53,7 +52,7 @@ class Reservations(Strategy):
         self._flows: set[tuple[Endpoint, Endpoint]] = set()
 
     def forward(self, client: Endpoint, remote: Endpoint) -> int:
-        for port in random.sample(self.place.ports, len(self.place.ports)):
+        for port in self.place.ports_in_turn():
             local = (self.place.address, port)
             if self._tracked.reserve(client, remote, RESERVED_S, translated=local):
                 self._flows.add((client, remote))
@@ -68,7 +67,7 @@ class Reservations(Strategy):
 
     def connect(self, remote: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
         """The entry first, then bind and connect; on any failure the entry goes."""
-        for port in random.sample(self.place.ports, len(self.place.ports)):
+        for port in self.place.ports_in_turn():
             local = (self.place.address, port)
             if not self._tracked.reserve(local, remote, RESERVED_S):
                 continue

@@ -8,8 +8,10 @@ agent.
 
 from __future__ import annotations
 
+import random
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -48,6 +50,12 @@ class Place:
     def ports(self) -> range:
         """The ports of the slice."""
         return range(self.slice.port_first, self.slice.port_last + 1)
+
+    def ports_in_turn(self) -> Iterator[int]:
+        """All of them, from a random one on."""
+        start = random.randrange(len(self.ports))
+        yield from self.ports[start:]
+        yield from self.ports[:start]
 
 
 class Strategy(ABC):
