@@ -41,6 +41,7 @@ from tests.bpf.frames import (
 from tests.bpf.world import DEPENDENT, ME, SPENT, Ran, World, state
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
+from softunicast.core.inventory import parse_inventory
 from softunicast.core.pools import Timers
 from softunicast.core.slices import Slice
 
@@ -254,6 +255,35 @@ def test_an_address_of_one_server(whole: World) -> None:
         header = IPv6(src="2001:db8::1", dst="2001:db8:5::7") / UDP(sport=53, dport=port)
         frame = bytes(frames.ethernet(FROM_WIRE) / header)
         assert whole.director(frame).outcome == "here"
+
+
+def test_some_addresses_of_a_whole_48(world: World) -> None:
+    """What is announced beside them is dropped by name."""
+    text = '[[blocks]]\nprefix = "2001:db8:5::/48"\n[[addresses]]\nprefix = "2001:db8:5::/48"\n'
+    inventory = parse_inventory(f'{text}count = 8\nsite = "s"\nslice_ports = 65536\n', "x")
+    owner = {0: SlotOwner(ME, 1, 1 << 62)}
+    addresses = [one.address for one in inventory.addresses]
+    world.datapath.real.apply(
+        replace(
+            whole_address(),
+            blocks=frozenset(block.prefix for block in inventory.blocks),
+            addresses={address: AddressTable(65536, owner) for address in addresses},
+            pools={
+                "gb": PoolSlices(
+                    Timers(),
+                    tuple(Slice.of(one) for one in addresses),
+                    DEPENDENT,
+                    families=frozenset({6}),
+                )
+            },
+        )
+    )
+    expected = {"2001:db8:5::": "no_owner", "2001:db8:5:ffff::1": "no_owner", "2001:db8:6::1": None}
+    expected |= {"2001:db8:5::1": "here", "2001:db8:5::8": "here", "2001:db8:5::9": "no_owner"}
+    for address, counted in expected.items():
+        header = IPv6(src="2001:db8::1", dst=address) / UDP(sport=53, dport=2000)
+        ran = world.director(bytes(frames.ethernet(FROM_WIRE) / header))
+        assert (ran.reason or ran.outcome) == counted, address
 
 
 # -- families
