@@ -98,13 +98,13 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
+	pool_key = onramp->pool;
+	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
+		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
 	if (way != WAY_UPLINK)
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	pool_key = onramp->pool;
-	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
-		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
 	if (!begins(packet) && !answers(packet, key, pool_key, &trial->mapping))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
 	if (packet->protocol == IPPROTO_TCP) {

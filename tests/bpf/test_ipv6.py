@@ -38,12 +38,13 @@ from tests.bpf.frames import (
     tcp,
     udp,
 )
-from tests.bpf.world import DEPENDENT, ME, SPENT, Ran, World, state
+from tests.bpf.world import DEPENDENT, ME, ONRAMP, SPENT, Ran, World, state
 
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.inventory import parse_inventory
 from softunicast.core.pools import Timers
 from softunicast.core.slices import Slice
+from softunicast.kernel import sysctl
 
 FAMILIES = (6,)
 SHARED = "198.51.100.10"
@@ -298,6 +299,19 @@ def test_a_pool_without_ipv6_refuses_by_name(world: World) -> None:
         assert dict(ran.counted) == {"family": 1, "icmp_sent": 1}
         assert ran.frame == frames.refusal(frame, 3, 13)
     assert dict(world.out(udp(CLIENT, "10.0.0.1:53")).counted) == {"to_host": 1}
+
+
+def test_a_pool_without_ipv6_where_the_onramp_does_not_forward(world: World) -> None:
+    """As the agent leaves it then: the reason is the pool still."""
+    with families.family(4):
+        world.reset(state())
+    setting = sysctl.ipv6_conf(ONRAMP, "forwarding")
+    sysctl.write(setting, 0)
+    try:
+        assert dict(world.out(udp()).counted) == {"family": 1, "icmp_sent": 1}
+        assert dict(world.out(udp(CLIENT, "10.0.0.1:53")).counted) == {"to_host": 1}
+    finally:
+        sysctl.write(setting, 1)
 
 
 def test_a_pool_without_ipv4_refuses_by_name(whole: World) -> None:

@@ -27,6 +27,7 @@ ATTACHMENTS: Final = ("auto", "tc", "xdp")  # of an on-ramp, and of the uplink
 SOURCES_MAX: Final = 16  # the same number as ONRAMP_SOURCES_MAX in bpf/abi.h
 HOLDERS_MAX: Final = 64  # names in `users` or `groups`
 MTU_MIN, MTU_MAX = 576, 65535  # RFC 791's least that everybody takes; the most that a TUN has
+MTU6_MIN: Final = 1280  # RFC 8200: a device with less has no IPv6
 MTU_DEFAULT: Final = 1500
 _INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
 _NOT_INTERFACES: Final = (".", "..", "all", "default")  # the last two mean every interface to sysctl
@@ -109,6 +110,8 @@ def _onramp(section: Section) -> Onramp:
     if tun.address6 is None and not section.have("address6") and any(one.version == 6 for one in sources):
         fix = 'give the server one, too: address6 = "2001:db8:9::1/64"'
         section.wrong("sources", "IPv6 prefixes, but the device has no IPv6 address", fix)
+    if tun.address6 is not None and tun.mtu < MTU6_MIN:
+        section.wrong("mtu", f"{tun.mtu} is too little for IPv6", f"give at least {MTU6_MIN}, or no address6")
     if tun.address6 is not None and sources and all(one.version == 4 for one in sources):
         section.wrong("address6", "sources has no IPv6 prefix", "add those that the program may use")
     if not sources and not section.have("sources"):

@@ -69,6 +69,11 @@ SIX = 'address6 = "2001:db8:9::1/64"\nusers'
     ("new", "says", "fix"),
     [
         ("users", "sources: IPv6 prefixes, but the device has no IPv6 address", "address6 = "),
+        (
+            'address6 = "2001:db8:9::1/64"\nmtu = 1279\nusers',
+            "mtu: 1279 is too little for IPv6",
+            "at least 1280",
+        ),
         ('address6 = "2001:db8:9::1"\nusers', "is not an IPv6 address with its prefix", "2001:db8:9::1/64"),
         ('address6 = "10.9.0.1/24"\nusers', "is not an IPv6 address with its prefix", "2001:db8:9::1/64"),
         ('address6 = "fe80::1/64"\nusers', "is not an IPv6 address with its prefix", "link-local"),
