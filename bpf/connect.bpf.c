@@ -29,7 +29,7 @@ struct tcp_timewait_sock {
  * it in the network is recognised by them. */
 INLINE int can_follow(void *context, const struct claim_key *key)
 {
-	struct bpf_sock *sock = socket_of(context, key);
+	struct bpf_sock *sock = tcp_socket_of(context, key);
 	struct tcp_timewait_sock *ended;
 	int can;
 
@@ -70,32 +70,63 @@ INLINE int settle(struct searching *searching)
 	return !error;
 }
 
+/* Is another socket in the way of one that is bound? Its port is its own, so a listener there is no obstacle, nor is a
+ * conversation that has ended: the kernel says whether it may be followed. */
+INLINE int tcp_is_taken(void *context, const struct claim_key *key)
+{
+	struct bpf_sock *other = tcp_socket_of(context, key);
+	int taken;
+
+	if (!other)
+		return 0;
+	taken = other->state != STATE_TIME_WAIT && other->state != STATE_LISTEN;
+	bpf_sk_release(other);
+	return taken;
+}
+
+INLINE ip_address peer_of(const struct bpf_sock *sock)
+{
+#if FAMILY == 4
+	return sock->dst_ip4;
+#else
+	ip_address peer;
+
+	for (int i = 0; i < 4; i++)
+		peer.words[i] = sock->dst_ip6[i];
+	return peer;
+#endif
+}
+
+/* Likewise. The socket itself is what is found, while it is not connected, or asks for the same once more. */
+INLINE int udp_is_taken(void *context, const struct bpf_sock *sock, const struct claim_key *key)
+{
+	struct bpf_sock *other = udp_socket_of(context, key);
+	int taken;
+
+	if (!other)
+		return 0;
+	taken = other->dst_port && !(sock->dst_port == key->remote_port && same_address(peer_of(sock), key->remote));
+	bpf_sk_release(other);
+	return taken;
+}
+
 /* Claims exactly the tuple that a bound socket asks for. */
 INLINE int claim_bound(struct bpf_sock_addr *context, struct bpf_sock *sock, struct chosen *chosen,
 		       const struct ends *ends)
 {
 	struct search *search = &chosen->search;
-	struct bpf_sock *other;
-	int taken = 0;
 
 	search->early = 1; /* there is no other port to prefer */
 	search->key.local = ends->local;
 	search->key.local_port = ends->local_port;
 	if (!insert_claim(search))
 		return is_own(search) ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SOCKET_TAKEN;
-	other = socket_of(context, &search->key);
-	if (!other)
-		return REASON_NONE;
-	/* A listener on the port is no obstacle, nor is a conversation that has ended: the kernel says whether it may
-	 * be followed. The socket itself is found while it is not connected. */
-	if (ends->protocol == IPPROTO_TCP)
-		taken = other->state != STATE_TIME_WAIT && other->state != STATE_LISTEN;
-	else
-		taken = other->dst_port && other->dst_port != sock->dst_port;
-	bpf_sk_release(other);
-	if (taken)
+	if (ends->protocol == IPPROTO_TCP ? tcp_is_taken(context, &search->key) :
+					    udp_is_taken(context, sock, &search->key)) {
 		give_back(search);
-	return taken ? REASON_SOCKET_TAKEN : REASON_NONE;
+		return REASON_SOCKET_TAKEN;
+	}
+	return REASON_NONE;
 }
 
 /* Chooses where an unbound socket leaves from, and binds it. */

@@ -22,7 +22,7 @@
 
 enum holder { HOLDER_NONE, HOLDER_SOCKET, HOLDER_TIME_WAIT };
 
-INLINE struct bpf_sock *socket_of(void *context, const struct claim_key *key)
+INLINE struct bpf_sock_tuple tuple_of(const struct claim_key *key)
 {
 	struct bpf_sock_tuple tuple = {};
 
@@ -30,9 +30,22 @@ INLINE struct bpf_sock *socket_of(void *context, const struct claim_key *key)
 	tuple.OF_FAMILY().sport = key->remote_port;
 	copy(&tuple.OF_FAMILY().daddr, &key->local, sizeof(ip_address));
 	tuple.OF_FAMILY().dport = key->local_port;
-	return key->protocol == IPPROTO_TCP ?
-		       bpf_skc_lookup_tcp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0) :
-		       bpf_sk_lookup_udp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
+	return tuple;
+}
+
+/* The kernel's socket of a tuple, to be released. */
+INLINE struct bpf_sock *tcp_socket_of(void *context, const struct claim_key *key)
+{
+	struct bpf_sock_tuple tuple = tuple_of(key);
+
+	return bpf_skc_lookup_tcp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
+}
+
+INLINE struct bpf_sock *udp_socket_of(void *context, const struct claim_key *key)
+{
+	struct bpf_sock_tuple tuple = tuple_of(key);
+
+	return bpf_sk_lookup_udp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 }
 
 /* Which kernel socket holds the tuple? TCP: of any state, TIME_WAIT and listeners included. */
@@ -41,15 +54,20 @@ INLINE enum holder holder_of(void *context, const struct claim_key *key)
 	enum holder holder = HOLDER_SOCKET;
 	struct bpf_sock *sock;
 
-	if (key->protocol != IPPROTO_TCP && key->protocol != IPPROTO_UDP)
-		return HOLDER_NONE;
-	sock = socket_of(context, key);
+	if (key->protocol == IPPROTO_TCP) {
+		sock = tcp_socket_of(context, key);
+		if (!sock)
+			return HOLDER_NONE;
+		if (sock->state == STATE_TIME_WAIT)
+			holder = HOLDER_TIME_WAIT;
+		bpf_sk_release(sock);
+		return holder;
+	}
+	sock = key->protocol == IPPROTO_UDP ? udp_socket_of(context, key) : 0;
 	if (!sock)
 		return HOLDER_NONE;
-	if (key->protocol == IPPROTO_TCP && sock->state == STATE_TIME_WAIT)
-		holder = HOLDER_TIME_WAIT;
 	bpf_sk_release(sock);
-	return holder;
+	return HOLDER_SOCKET;
 }
 
 INLINE int socket_holds(void *context, const struct claim_key *key)
@@ -170,7 +188,7 @@ static long try_port(__u32 index, struct searching *searching)
 	if (is_held(searching) || !settle(searching)) {
 		give_back(search);
 		search->reused = 0;
-		return search->full;
+		return search->full ? 1 : 0;
 	}
 	search->found = 1;
 	return 1;
