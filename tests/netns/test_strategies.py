@@ -43,7 +43,10 @@ def condition(there: Stage) -> list[str]:
     """What a strategy may change on a host."""
     commands = ("nft list ruleset", "ip rule", "ip -4 route show table all", "ip address show lo")
     settings = " ".join(f"/proc/sys/{name}" for name in sorted(TOLD))
-    return [there.run(SERVER, command) for command in (*commands, f"cat {settings}", "bpftool net show")]
+    found = [there.run(SERVER, command) for command in (*commands, f"cat {settings}", "bpftool net show")]
+    return [
+        text.replace(" linkdown", "") for text in found
+    ]  # the kernel may tell of a new cable a second later
 
 
 def talks(one: socket.socket, other: socket.socket) -> None:
