@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from softunicast.core.errors import UnknownNameError
-from softunicast.lab import build, failures_holders, failures_snat, failures_sockets, processes
+from softunicast.lab import build, failures_holders, failures_snat, failures_sockets, processes, under_claims
 from softunicast.lab.build import Say
 from softunicast.lab.stage import Stage, stage
 from softunicast.lab.verdict import Check
@@ -65,34 +65,35 @@ FAILURES: Final = {
             ("snat",),
             "with a slice of N ports the flow N+1 to one destination vanishes without a word",
             failures_snat.full_slice,
-            failures_snat.full_slice_claims,
+            under_claims.full_slice,
         ),
         Failure(
             "silent_rewrite",
             ("snat",),
             "a socket bound in the slice meets a flow: connect() succeeds, getsockname() lies, the port is outside",
             failures_snat.silent_rewrite,
-            failures_snat.silent_rewrite_claims,
+            under_claims.silent_rewrite,
         ),
         Failure(
             "nat_search",
             ("snat",),
             "the search for a port gives up after at most 248 tries, with ports still free",
             failures_snat.nat_search,
-            failures_snat.nat_search_claims,
+            under_claims.nat_search,
         ),
         Failure(
             "stray_rst",
             ("conntrack",),
             "one RST with any sequence number erases the entry that held the port",
             failures_holders.stray_rst,
-            failures_holders.stray_rst_claims,
+            under_claims.stray_rst,
         ),
         Failure(
             "failed_connect",
             ("conntrack",),
             "connect() fails and the entry stays: the port is lost until it times out",
             failures_sockets.failed_connect,
+            under_claims.failed_connect,
             avoided=True,
         ),
         Failure(
@@ -100,14 +101,14 @@ FAILURES: Final = {
             ("repair",),
             "bind() in repair mode takes a port that a listener has for itself alone",
             failures_sockets.repair_bind,
-            failures_sockets.repair_bind_claims,
+            under_claims.repair_bind,
         ),
         Failure(
             "early_demux",
             ("placeholder-rules",),
             "the reply to a forwarded flow finds the placeholder first, and the kernel drops it",
             failures_holders.early_demux,
-            failures_holders.early_demux_claims,
+            under_claims.early_demux,
             avoided=True,
         ),
         Failure(
@@ -115,6 +116,7 @@ FAILURES: Final = {
             _PLACEHOLDERS,
             "without the sysctl a placeholder is an ordinary socket: connect() sends a real SYN",
             failures_sockets.fastopen_off,
+            under_claims.fastopen_off,
             avoided=True,
         ),
         Failure(
@@ -122,27 +124,28 @@ FAILURES: Final = {
             _HOLDERS,
             "the holder's process ends: its ports are given to others while its flows live on",
             failures_holders.restart,
-            failures_holders.restart_claims,
+            under_claims.restart,
         ),
         Failure(
             "overshadowing",
             _PLACEHOLDERS,
             "UDP has no late binding; two sockets share a 4-tuple by SO_REUSEADDR and the newest takes all",
             failures_sockets.overshadowing,
-            failures_sockets.overshadowing_claims,
+            under_claims.overshadowing,
         ),
         Failure(
             "bind_hides",
             _LATE,
             "a port that somebody has bound is invisible to connect()'s own search, for every destination",
             failures_sockets.bind_hides,
-            failures_sockets.bind_hides_claims,
+            under_claims.bind_hides,
         ),
         Failure(
             "range_ignored",
             _LATE,
             "a slice outside ip_local_port_range is ignored without a word: the port is anywhere",
             failures_sockets.range_ignored,
+            under_claims.range_ignored,
             avoided=True,
         ),
     )

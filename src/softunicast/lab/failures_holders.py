@@ -1,7 +1,7 @@
 """Failures of strategies that hold ports for forwarded flows, by entries or by sockets: see failures.py.
 
-Each function is one experiment on a stage of its own, to be read from top to bottom. `claims` has the same situation
-in the function after it.
+Each function is one experiment on a stage of its own, to be read from top to bottom. The same situation under
+`claims` is in under_claims.py.
 """
 
 from __future__ import annotations
@@ -28,13 +28,10 @@ from softunicast.lab.stage import (
     accepted,
     arrives,
     bound,
-    connected,
     endpoint,
     outcome,
-    text,
 )  # fmt: skip
 from softunicast.lab.verdict import Check
-from softunicast.strategies.claims import Claims
 from softunicast.strategies.flow_maps import EARLY_DEMUX
 from softunicast.strategies.placeholder import PlaceholderLate, PlaceholderRules
 from softunicast.strategies.reservations import Reservations
@@ -54,24 +51,6 @@ def stray_rst(there: Stage) -> Iterator[Check]:
         "the entry is gone, and with it the lock",
         f"{before} entry before, {0 if gone else before} after",
         before == 1 and gone,
-    )
-
-
-def stray_rst_claims(there: Stage) -> Iterator[Check]:
-    listener = there.listener()
-    with there.strategy(Claims, PORTS) as strategy:
-        assert isinstance(strategy, Claims)
-        _, [client] = connected(there, 1, ABSENT_S)
-        peer, seen = accepted(listener)
-        inject_reset(there, seen)
-        client.sendall(b"still here")
-        heard = peer.recv(100)
-        states = [flow.state for flow in strategy.datapath.flows(10)[1]]
-    yield Check(
-        f"a flow has {text(seen)}; an RST arrives for it, sequence {STRAY_SEQUENCE}",
-        "the flow lives on",
-        f"{heard.decode()!r}, {', '.join(states)}",
-        heard == b"still here" and states == ["established"],
     )
 
 
@@ -106,23 +85,6 @@ def early_demux(there: Stage) -> Iterator[Check]:
     )
 
 
-def early_demux_claims(there: Stage) -> Iterator[Check]:
-    listener = there.listener()
-    with there.strategy(Claims, PORTS):
-        on = there.inside(SERVER, sysctl.read, EARLY_DEMUX)
-        outcomes, _ = connected(there, 1, ABSENT_S)
-        made = bound(there, accepted(listener)[1][1])
-        other = there.listener(REMOTE[1] + 1)
-        how = outcome(partial(made.connect, (REMOTE_TEXT[0], REMOTE[1] + 1)))
-        accepted(other)
-    yield Check(
-        f"a flow and a socket on one port, two destinations, tcp_early_demux={on}",
-        "both are answered",
-        f"{outcomes[0]}, {how}",
-        [*outcomes, how] == ["ok", "ok"] and on == 1,
-    )
-
-
 def restart(there: Stage) -> Iterator[Check]:
     listener = there.listener()
     with there.strategy(PlaceholderLate, 1) as first:
@@ -139,24 +101,6 @@ def restart(there: Stage) -> Iterator[Check]:
         "connect() sends from a tuple that is in use",
         how,
         how == "EINPROGRESS",
-    )
-
-
-def restart_claims(there: Stage) -> Iterator[Check]:
-    listener = there.listener()
-    with there.strategy(Claims, PORTS) as strategy:
-        assert isinstance(strategy, Claims)
-        _, [client, *_] = connected(there, PORTS, ABSENT_S)
-        peer, _ = accepted(listener)
-        strategy.datapath.close()  # what the end of a process does
-        client.sendall(b"still here")
-        heard = peer.recv(100)
-        outcomes, _ = connected(there, 1, ABSENT_S, 41_000)
-    yield Check(
-        "flows have every port; the process that set it all up ends",
-        "they live on, nobody else gets a tuple of theirs",
-        f"{heard.decode()!r}, another client: {outcomes[0]}",
-        heard == b"still here" and outcomes == ["EHOSTUNREACH"],
     )
 
 

@@ -1,7 +1,7 @@
 """Failures of `snat`, translation by a netfilter rule: see failures.py.
 
-Each function is one experiment on a stage of its own, to be read from top to bottom. `claims` has the same situation
-in the function after it.
+Each function is one experiment on a stage of its own, to be read from top to bottom. The same situation under
+`claims` is in under_claims.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
-from softunicast.kernel.abi import Reason
 from softunicast.lab.stage import (
     ABSENT_S,
     CLIENT,
     CLIENT_ADDRESS,
-    PORT_FIRST,
     PORTS,
     REMOTE,
     REMOTE_TEXT,
@@ -35,7 +33,6 @@ from softunicast.lab.stage import (
     text,
 )  # fmt: skip
 from softunicast.lab.verdict import Check
-from softunicast.strategies.claims import Claims
 from softunicast.strategies.snat import Snat
 from softunicast.strategies.strategy import Endpoint
 
@@ -61,21 +58,6 @@ def full_slice(there: Stage) -> Iterator[Check]:
         f"insert_failed={refused[0]} drop={refused[1]}",
         min(refused) > 0,
     )
-
-
-def full_slice_claims(there: Stage) -> Iterator[Check]:
-    there.listener()
-    with there.strategy(Claims, PORTS) as strategy:
-        assert isinstance(strategy, Claims)
-        outcomes, _ = connected(there, PORTS + 2, ABSENT_S)
-        [counted] = [drop.packets for drop in strategy.datapath.drops() if drop.reason is Reason.SLICE_FULL]
-    yield Check(
-        f"{PORTS + 2} clients, a slice of {PORTS} ports, one destination",
-        f"{PORTS} get through, the others are told at once",
-        ", ".join(outcomes),
-        outcomes == ["ok"] * PORTS + ["EHOSTUNREACH"] * 2,
-    )
-    yield Check("what the operator sees of it", "a reason by name", f"slice_full={counted}", counted == 2)
 
 
 def silent_rewrite(there: Stage) -> Iterator[Check]:
@@ -109,30 +91,6 @@ def silent_rewrite(there: Stage) -> Iterator[Check]:
     )
 
 
-def silent_rewrite_claims(there: Stage) -> Iterator[Check]:
-    """The socket comes first here: a flow goes round it."""
-    listener = there.listener()
-    with there.strategy(Claims, PORTS):
-        made = bound(there, PORT_FIRST)
-        made.connect(REMOTE_TEXT)
-        _, of_socket = accepted(listener)
-        outcomes, _ = connected(there, PORTS, ABSENT_S)
-        seen = [accepted(listener)[1] for _ in range(outcomes.count("ok"))]
-        says = endpoint(made)
-    yield Check(
-        f"a socket on {text(says)}; {PORTS} clients to the same destination",
-        f"{PORTS - 1} flows get the other ports, the last one is told",
-        ", ".join(outcomes),
-        outcomes == ["ok"] * (PORTS - 1) + ["EHOSTUNREACH"],
-    )
-    yield Check(
-        "what the internet sees",
-        "each five-tuple once, the socket's as it says",
-        ", ".join(map(text, [of_socket, *seen])),
-        of_socket == says and len({of_socket, *seen}) == PORTS,
-    )
-
-
 def nat_search(there: Stage) -> Iterator[Check]:
     receiver = there.listener(REMOTE[1], socket.SOCK_DGRAM)
     with there.strategy(Snat, MANY_PORTS):
@@ -144,19 +102,6 @@ def nat_search(there: Stage) -> Iterator[Check]:
         "some are refused while ports are free",
         f"{held} got through, {MANY_PORTS - held} ports are free, {refused} insertions failed",
         held < MANY_PORTS and refused > 0,
-    )
-
-
-def nat_search_claims(there: Stage) -> Iterator[Check]:
-    receiver = there.listener(REMOTE[1], socket.SOCK_DGRAM)
-    with there.strategy(Claims, MANY_PORTS):
-        fill(there, receiver, MANY_PORTS)
-        held = len(sources(receiver))
-    yield Check(
-        f"{MANY_PORTS} clients (UDP), a slice of {MANY_PORTS} ports, one destination",
-        "every one gets a port, to the last",
-        f"{held} different ports",
-        held == MANY_PORTS,
     )
 
 

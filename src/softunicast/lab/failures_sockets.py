@@ -1,7 +1,7 @@
 """Failures in which sockets play the main part: see failures.py.
 
-Each function is one experiment on a stage of its own, to be read from top to bottom. `claims` has the same situation
-in the function after it, as far as forwarded packets are concerned.
+Each function is one experiment on a stage of its own, to be read from top to bottom. The same situation under
+`claims` is in under_claims.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
-from ipaddress import IPv4Address
-from typing import Final
 
 from softunicast.kernel import links, sysctl
 from softunicast.kernel.conntrack import Conntrack
 from softunicast.lab.stage import (
     ABSENT_S,
+    NOWHERE,
     PORT_FIRST,
     PORTS,
     REMOTE,
@@ -24,16 +23,12 @@ from softunicast.lab.stage import (
     SERVER,
     SHARED,
     Stage,
-    accepted,
     arrives,
     bound,
-    connected,
     endpoint,
     outcome,
-    text,
 )  # fmt: skip
 from softunicast.lab.verdict import Check
-from softunicast.strategies.claims import Claims
 from softunicast.strategies.placeholder import (
     FASTOPEN,
     PORT_RANGE,
@@ -47,16 +42,14 @@ from softunicast.strategies.repair import TCP_REPAIR
 from softunicast.strategies.reservations import RESERVED_S, Reservations
 from softunicast.strategies.strategy import Place
 
-NOWHERE: Final = IPv4Address("192.0.2.99")
-
 
 def failed_connect(there: Stage) -> Iterator[Check]:
     """By hand, without the deleting that the strategy does."""
-    local, remote = (SHARED, PORT_FIRST), (NOWHERE, 443)
+    local, remote = (SHARED, PORT_FIRST), NOWHERE
     with there.strategy(Reservations, PORTS), closing(there.inside(SERVER, Conntrack)) as table:
         there.inside(SERVER, table.reserve, local, remote, RESERVED_S)
         with closing(bound(there, PORT_FIRST)) as made:
-            how = outcome(partial(made.connect, (str(NOWHERE), 443)))
+            how = outcome(partial(made.connect, (str(NOWHERE[0]), NOWHERE[1])))
         left = there.inside(SERVER, table.reserve, local, remote, RESERVED_S)
         there.inside(SERVER, table.delete, local, remote)
         deleted = there.inside(SERVER, table.reserve, local, remote, RESERVED_S)
@@ -84,21 +77,6 @@ def repair_bind(there: Stage) -> Iterator[Check]:
         refused == "EADDRINUSE",
     )
     yield Check("a socket in repair mode binds it too", "nothing stops it", how, how == "ok")
-
-
-def repair_bind_claims(there: Stage) -> Iterator[Check]:
-    there.listener()
-    with there.strategy(Claims, PORTS):
-        listener = there.open(SERVER)
-        listener.bind((str(SHARED), PORT_FIRST))
-        listener.listen()
-        outcomes, _ = connected(there, PORTS, ABSENT_S)
-    yield Check(
-        f"a listener has {SHARED}:{PORT_FIRST}; {PORTS} clients, a slice of {PORTS} ports",
-        "flows go round it, the last one is told",
-        ", ".join(outcomes),
-        outcomes == ["ok"] * (PORTS - 1) + ["EHOSTUNREACH"],
-    )
 
 
 def fastopen_off(there: Stage) -> Iterator[Check]:
@@ -148,28 +126,6 @@ def overshadowing(there: Stage) -> Iterator[Check]:
     )
 
 
-def overshadowing_claims(there: Stage) -> Iterator[Check]:
-    internet = there.listener(REMOTE[1], socket.SOCK_DGRAM)
-    with there.strategy(Claims, PORTS):
-        made = bound(there, PORT_FIRST, socket.SOCK_DGRAM)
-        made.connect(REMOTE_TEXT)
-        clients = [there.client(40_000 + number, socket.SOCK_DGRAM) for number in range(PORTS - 1)]
-        wrong = 0
-        for number, each in enumerate([made, *clients]):
-            each.connect(REMOTE_TEXT)
-            each.send(b"%d" % number)
-            data, source = internet.recvfrom(100)
-            internet.sendto(data, source)
-            wrong += not arrives(each) or each.recv(100) != b"%d" % number
-        others = [arrives(each, 0) for each in (made, *clients)]
-    yield Check(
-        f"a UDP socket on {SHARED}:{PORT_FIRST} and {PORTS - 1} clients to the same destination",
-        "each gets its own answer",
-        f"{wrong} without, {sum(others)} with one too many",
-        not wrong and not any(others),
-    )
-
-
 def bind_hides(there: Stage) -> Iterator[Check]:
     there.listener()
     with there.strategy(PlaceholderLate, PORTS) as strategy:
@@ -185,21 +141,6 @@ def bind_hides(there: Stage) -> Iterator[Check]:
         "it finds the others only, for every destination",
         f"{len(found)} of {PORTS}",
         found == set(strategy.place.ports[1:]),
-    )
-
-
-def bind_hides_claims(there: Stage) -> Iterator[Check]:
-    listener = there.listener()
-    with there.strategy(Claims, PORTS):
-        somebody = there.open(SERVER)
-        somebody.bind((str(SHARED), PORT_FIRST))
-        outcomes, _ = connected(there, PORTS, ABSENT_S)
-        seen = [accepted(listener)[1] for _ in range(outcomes.count("ok"))]
-    yield Check(
-        f"somebody binds {SHARED}:{PORT_FIRST} and connects nowhere; {PORTS} clients",
-        f"all {PORTS} ports serve: no conversation has that one",
-        ", ".join(map(text, seen)),
-        len(set(seen)) == PORTS,
     )
 
 

@@ -35,6 +35,7 @@ INTERNET_ADDRESS: Final = IPv4Address("203.0.113.1")
 SHARED: Final = IPv4Address("198.51.100.10")
 REMOTE: Final[Endpoint] = (INTERNET_ADDRESS, 443)
 REMOTE_TEXT: Final = (str(REMOTE[0]), REMOTE[1])  # as sockets want it
+NOWHERE: Final[Endpoint] = (IPv4Address("192.0.2.99"), 443)  # no route leads there
 UPLINK, ONRAMP = "uplink", "clients"
 PORT_FIRST: Final = 2048
 PORTS: Final = 4  # of the slice, where it does not matter

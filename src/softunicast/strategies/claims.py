@@ -1,8 +1,8 @@
 """`claims`, softunicast's own: one table in the kernel that forwarded packets claim from, atomically, and that
 sockets ask.
 
-The data path that an agent runs, without an agent: one slice, one on-ramp, a lease that outlives any trial. Sockets are
-not served through it yet: `connect` says so.
+The data path that an agent runs, without an agent: one slice, one on-ramp, a lease that outlives any trial. A socket is
+put into an agreement by its descriptor; of programs, cgroups are (`softunicast run`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import time
 from typing import Final
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
-from softunicast.core.errors import HostError
 from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
-from softunicast.kernel import links, namespaces, probe
+from softunicast.kernel import abi, links, namespaces, probe
+from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.datapath import Datapath
-from softunicast.strategies.strategy import CONNECT_TIMEOUT_S, Endpoint, Place, Strategy
+from softunicast.strategies.strategy import CONNECT_TIMEOUT_S, Endpoint, Place, Strategy, begun
 
 SERVER: Final = "here"
 POOL: Final = "here"
@@ -33,7 +34,6 @@ class Claims(Strategy):
     about = "one table of five-tuples in the kernel, claimed by packets and asked for sockets"
     protocols = ("tcp", "udp", "icmp")
     restart = "yes: programs and tables are pinned, packets flow on while nothing runs"
-    sockets = False
 
     @classmethod
     def attempt(cls) -> None:
@@ -41,12 +41,23 @@ class Claims(Strategy):
 
     def _set_up(self) -> None:
         place = self.place
-        self.datapath = Datapath.open(place.folder, place.uplink, SERVER, Limits(flows_max=FLOWS_MAX))
+        limits, sockets = Limits(flows_max=FLOWS_MAX), SocketsConfig(enabled=True)
+        self.datapath = Datapath.open(place.folder, place.uplink, SERVER, limits, sockets=sockets)
         self._undo.callback(self._remove)
         self.datapath.apply(state(place))
+        with Agreements.open(place.folder) as known:
+            self._pool = known.pools()[POOL]
 
     def connect(self, remote: Endpoint, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:
-        raise HostError("sockets do not leave from a slice under claims yet", "use another strategy")
+        """connect() of a socket in the agreement: the kernel claims, binds and connects in one step."""
+        return begun(self.socket(), remote, timeout_s)
+
+    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """One that is in the agreement, and leaves from the slice or not at all."""
+        made = socket.socket(socket.AF_INET, kind)
+        agreement = abi.Agreement(abi.AgreementKind.POOL, self._pool)
+        self.datapath.map("agreed").set(made.fileno().to_bytes(4, "little"), agreement.pack())
+        return made
 
     def _remove(self) -> None:
         self.datapath.remove()

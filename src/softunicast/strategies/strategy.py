@@ -110,6 +110,10 @@ class Strategy(ABC):
         """A TCP socket of this host that leaves from the slice; with `timeout_s` 0 it has only begun to connect.
         Raises OSError like any connect."""
 
+    def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """A socket of a program that this strategy serves: one like any other, unless it has to be told."""
+        return socket.socket(socket.AF_INET, kind)
+
     def tear_down(self) -> None:
         """Takes everything back, the last step first. Nothing happens the second time."""
         self._undo.close()
