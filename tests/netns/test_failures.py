@@ -30,6 +30,6 @@ def test_it_fails_as_described_and_claims_does_not(
 def test_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(state, "RUN_DIR", tmp_path)
     assert main(["lab", "failure", "range_ignored"]) == 0
-    assert "2 of 2 held" in capsys.readouterr().out
+    assert "3 of 3 held" in capsys.readouterr().out
     assert main(["lab", "failure", "range_ignored", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
