@@ -177,12 +177,7 @@ def failure(context: click.Context, name: str | None, as_json: bool) -> None:
 
     if name is None:
         found = [
-            {
-                "name": one.name,
-                "strategies": list(one.of),
-                "about": one.about,
-                "claims": one.claims is not None,
-            }
+            {"name": one.name, "strategies": list(one.of), "about": one.about}
             for one in failures.FAILURES.values()
         ]
         show.rows(found, _FAILURE_COLUMNS, as_json=as_json, empty="no failures")
