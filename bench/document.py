@@ -237,7 +237,6 @@ def _strategy_row(row: Result) -> list[str]:
     if not row["offered"]:
         return [f"`{row['strategy']}`", "not offered", *(["-"] * 5), *words, "-"]
     lock = f" (lock: {row['lock_us']['median']:.0f})" if row["lock_us"] else ""
-    sockets = row["sockets_ratio_to_plain"]
     return [
         f"`{row['strategy']}`",
         "no" if row["fails"] else "yes",
@@ -245,7 +244,7 @@ def _strategy_row(row: Result) -> list[str]:
         _text(row["ratio_to_snat"], 2),
         _text(row["added_us"], 1) + lock,
         f"{row['bytes']['median']:,.0f}",
-        _text(sockets, 2) if sockets else "-",
+        _text(row["sockets_ratio_to_plain"], 2),
         *words,
         ", ".join(row["fails"]) or "-",
     ]

@@ -56,12 +56,12 @@ _OFFERED: Final = {name: kind for name, kind in STRATEGIES.items() if kind is no
 @dataclass(frozen=True, slots=True)
 class Taken:
     """One round of one strategy. Seconds and bytes of a flow; `lock_s`: what the placeholder alone takes of it, None
-    where there is none; `socket_s` None: it serves no sockets."""
+    where there is none."""
 
     flow_s: float
     flow_bytes: float
     lock_s: float | None
-    socket_s: float | None
+    socket_s: float
 
 
 def run(quick: bool, folder: Path) -> None:
@@ -103,11 +103,10 @@ def _measure(kind: type[Strategy] | None, flows: int) -> Taken:
             raise LabError(
                 f"{kind.name if kind else PLAIN}: {arrived} of {flows} SYNs arrived as they should"
             )
-        lock_s = socket_s = None
+        lock_s = None
         if isinstance(strategy, Holder):
             lock_s = built.inside(SERVER, _locks_here, strategy, min(flows, PORTS // 2))
-        if strategy is None or strategy.sockets:
-            socket_s = built.inside(SERVER, _sockets_here, strategy, min(flows, PORTS // 2))
+        socket_s = built.inside(SERVER, _sockets_here, strategy, min(flows, PORTS // 2))
     return Taken(*taken, lock_s, socket_s)
 
 
@@ -235,10 +234,13 @@ def _record(name: str, found: Mapping[str, list[Taken]], fails: Mapping[str, lis
     def seconds(of: str) -> Rounds:
         return rounds([taken.flow_s for taken in found[of]])
 
+    def sockets(of: str) -> Rounds:
+        return rounds([1 / taken.socket_s for taken in found[of]])
+
     per_s = Rounds(tuple(1 / value for value in seconds(name).values))
     peer_per_s = Rounds(tuple(1 / value for value in seconds(PEER).values))
     added = Rounds(tuple(value * 1e6 for value in seconds(name).less(seconds(PLAIN)).values))
-    record: dict[str, Any] = {
+    return {
         "strategy": name,
         "offered": True,
         "flows_per_s": per_s.as_json(),
@@ -248,18 +250,12 @@ def _record(name: str, found: Mapping[str, list[Taken]], fails: Mapping[str, lis
         if issubclass(kind, Holder)
         else None,
         "bytes": rounds([taken.flow_bytes for taken in found[name]]).as_json(),
-        "sockets_per_s": None,
-        "sockets_ratio_to_plain": None,
+        "sockets_per_s": sockets(name).as_json(),
+        "sockets_ratio_to_plain": sockets(name).ratio(sockets(PLAIN)).as_json(),
         **_facts(kind),
         "fails": [one for one in fails[name] if not failures.FAILURES[one].avoided],
         "avoided": [one for one in fails[name] if failures.FAILURES[one].avoided],
     }
-    sockets = [taken.socket_s for taken in found[name]]
-    plain = [taken.socket_s for taken in found[PLAIN]]
-    if kind.sockets:
-        rate, base = (rounds([1 / value for value in values if value]) for values in (sockets, plain))
-        record |= {"sockets_per_s": rate.as_json(), "sockets_ratio_to_plain": rate.ratio(base).as_json()}
-    return record
 
 
 def _not_offered(kind: type[Strategy]) -> dict[str, Any]:
@@ -291,7 +287,7 @@ def _show(records: list[dict[str, Any]]) -> None:
             f"{record['added_us']['median']:.1f}",
             f"{record['lock_us']['median']:.1f}" if record["lock_us"] else "-",
             f"{record['bytes']['median']:,.0f}",
-            f"{record['sockets_per_s']['median']:,.0f}" if record["sockets_per_s"] else "-",
+            f"{record['sockets_per_s']['median']:,.0f}",
             ", ".join(record["fails"]) or "-",
         ]
         for record in records

@@ -98,7 +98,7 @@ def test_strategies_has_every_one_and_claims_is_right(folder: Path) -> None:
         assert {*row["fails"], *row["avoided"]} == failing
         if row["offered"]:
             assert row["flows_per_s"]["median"] > 0
-            assert (row["sockets_per_s"] is not None) == STRATEGIES[name].sockets
+            assert row["sockets_per_s"]["median"] > 0
 
 
 def test_page_and_plots_show_the_results() -> None:

@@ -62,13 +62,12 @@ def test_flows_and_sockets_leave_from_the_slice(there: Stage, name: str) -> None
         assert condition(there) != before
         listener = there.listener()
         forwarded(there, strategy, listener)
-        if strategy.sockets:
-            with there.inside(SERVER, strategy.connect, REMOTE) as made:
-                peer, seen = accepted(listener)
-                assert seen in [(SHARED, port) for port in strategy.place.ports]
-                assert endpoint(made) == seen or name == "snat"
-                talks(made, peer)
-                peer.close()
+        with there.inside(SERVER, strategy.connect, REMOTE) as made:
+            peer, seen = accepted(listener)
+            assert seen in [(SHARED, port) for port in strategy.place.ports]
+            assert endpoint(made) == seen or name == "snat"
+            talks(made, peer)
+            peer.close()
         listener.close()
     assert condition(there) == before
 

@@ -75,7 +75,8 @@ def command(context: click.Context, path: Path | None, every: bool, as_json: boo
 
 
 def _strategies() -> list[Finding]:
-    """A note for each that this host cannot run; what is not offered anywhere is nobody's trouble."""
+    """A note for each that this host cannot run. What is not offered anywhere is nobody's trouble, and what our own
+    lacks is an error that the kernel's features have told already."""
     from softunicast.kernel.doctor import Finding, Severity
     from softunicast.strategies import catalogue
 
@@ -88,6 +89,7 @@ def _strategies() -> list[Finding]:
             answer.fix,
         )
         for answer in catalogue.examine()
+        if answer.can_run or answer.name != catalogue.OURS
     ]
 
 

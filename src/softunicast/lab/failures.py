@@ -25,7 +25,7 @@ Program = Callable[[Stage], Iterator[Check]]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`of`: the strategies that fail so; `claims`: the same situation under ours, None where there is nothing to see.
+    """`of`: the strategies that fail so; `claims`: the same situation under ours.
 
     `avoided`: what `set_up` or `connect` of the strategy here sees to, so that it only meets those who do it by hand.
     """

@@ -16,7 +16,7 @@ from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, links, namespaces, probe
+from softunicast.kernel import abi, links, namespaces, probe, socket_hooks
 from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.datapath import Datapath
 from softunicast.strategies.strategy import CONNECT_TIMEOUT_S, Endpoint, Place, Strategy, begun
@@ -24,6 +24,7 @@ from softunicast.strategies.strategy import CONNECT_TIMEOUT_S, Endpoint, Place, 
 SERVER: Final = "here"
 POOL: Final = "here"
 FLOWS_MAX: Final = 65_536
+SOCKETS: Final = SocketsConfig(enabled=True)
 LEASE_S: Final = 86_400
 # As the others do it: one port serves many destinations, also for UDP.
 _DEPENDENT: Final = Behaviour(frozenset(), frozenset())
@@ -38,11 +39,12 @@ class Claims(Strategy):
     @classmethod
     def attempt(cls) -> None:
         probe.require()
+        socket_hooks.root_of(SOCKETS)
 
     def _set_up(self) -> None:
         place = self.place
-        limits, sockets = Limits(flows_max=FLOWS_MAX), SocketsConfig(enabled=True)
-        self.datapath = Datapath.open(place.folder, place.uplink, SERVER, limits, sockets=sockets)
+        limits = Limits(flows_max=FLOWS_MAX)
+        self.datapath = Datapath.open(place.folder, place.uplink, SERVER, limits, sockets=SOCKETS)
         self._undo.callback(self._remove)
         self.datapath.apply(state(place))
         with Agreements.open(place.folder) as known:

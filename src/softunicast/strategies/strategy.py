@@ -60,14 +60,13 @@ class Place:
 
 class Strategy(ABC):
     """See the module. `about`: the idea; `protocols`, `ipv6`: what the idea can do; `restart`: what a restart of the
-    program that runs it leaves of its flows; `sockets`: whether it serves them; `offered`: whether it is built."""
+    program that runs it leaves of its flows; `offered`: whether it is built."""
 
     name: ClassVar[str]
     about: ClassVar[str]
     protocols: ClassVar[tuple[str, ...]] = ("tcp",)
     ipv6: ClassVar[bool] = True
     restart: ClassVar[str]
-    sockets: ClassVar[bool] = True
     offered: ClassVar[bool] = True
 
     def __init__(self, place: Place) -> None:

@@ -112,6 +112,7 @@ def test_strategies_that_cannot_run_are_notes(
         Answer("snat", "", True, True),
         Answer("repair", "", True, False, "nftables: no", "load it"),
         Answer("terminate", "", False, False, "not built"),
+        Answer("claims", "", True, False, "told already"),
     ]
     asked = ("--socket", tmp_path / "none.sock", "doctor", "--json")
     assert [row for row in run(*asked).json if row["severity"] == "note"] == [
