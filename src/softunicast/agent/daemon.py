@@ -104,6 +104,7 @@ class Daemon:
             asyncio.create_task(self._follow()),
             asyncio.create_task(chores.sweep(kernel, effects, self.watch, self._log)),
             asyncio.create_task(chores.report_drops(kernel, effects, self.watch, self.event_log)),
+            asyncio.create_task(chores.tidy(kernel, effects, self._log)),
             asyncio.create_task(chores.watch_uplink(kernel, effects)),
             asyncio.create_task(stop.wait()),
         ]

@@ -3,8 +3,9 @@
 Taking part:     TUN devices for programs are made; ARP is told to be quiet about addresses on `lo` before there
                  are any; an on-ramp forwards only while the egress program is attached to it, so that no packet
                  leaves untranslated; addresses come last, when director and guard already watch them.
-Letting go:      no new flows; on-ramps stop forwarding; addresses go while director and guard still watch, or
-                 the kernel would answer for them from ports that are not ours; then programs, then the rest.
+Letting go:      programs are told of no pool any more; no new flows; on-ramps stop forwarding; addresses go while
+                 director and guard still watch, or the kernel would answer for them from ports that are not ours;
+                 then programs, then the rest.
 
 All of it blocks: call it from the kernel thread. Nothing is decided here.
 """
@@ -19,6 +20,7 @@ from typing import Final, Protocol
 
 from softunicast.agent.decisions import addresses_here, without_new_flows
 from softunicast.agent.host import HostChanges
+from softunicast.agent.sockets import Member
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.onramps import Tun
@@ -56,6 +58,15 @@ class DataPath(Protocol):
     def remove(self) -> None: ...
 
 
+class SocketPools(Protocol):
+    """What the agent needs of softunicast.agent.sockets.Sockets."""
+
+    def publish(self) -> None: ...
+    def withdraw(self) -> None: ...
+    def tidy(self) -> int: ...
+    def members(self) -> list[Member]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """What is left after `NodeEffects.stop`. `let_go`: the kernel uses no slice any more, so leases may be given
@@ -73,6 +84,7 @@ class NodeEffects:
         self,
         datapath: DataPath,
         host: HostChanges,
+        sockets: SocketPools,
         uplink: str,
         me: str,
         index_of: Callable[[str], int | None] = links.index_of,
@@ -80,6 +92,7 @@ class NodeEffects:
     ) -> None:
         self.datapath = datapath
         self.host = host
+        self.sockets = sockets
         self.missing_onramps: tuple[str, ...] = ()
         self.uplink = uplink
         self._me = me
@@ -183,7 +196,7 @@ class NodeEffects:
             self.host.have_addresses(frozenset())
 
         let_go = True
-        for step in (quiet, onramps, addresses, self.datapath.remove):
+        for step in (self.sockets.withdraw, quiet, onramps, addresses, self.datapath.remove):
             try:
                 step()
             except SoftunicastError as error:

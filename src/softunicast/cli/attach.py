@@ -34,5 +34,5 @@ def command(
     chosen = choice.chosen_pool(board, pool, tags)
     agreements = choice.open_agreements(board, chosen)
     path = cgroup_tree.find(cgroup, agreements.root)
-    changed = agreements.attach(path, chosen)
+    changed = agreements.attach(path, chosen.name)
     click.echo(f"{path} leaves from pool {chosen.name}" + ("" if changed else ", as before"))

@@ -16,7 +16,7 @@ from softunicast.core.agreements import BOARD_FILE, Board, PoolSign, choose, par
 from softunicast.core.errors import HostError
 
 if TYPE_CHECKING:
-    from softunicast.kernel.agreement_table import AgreementTable
+    from softunicast.kernel.joining import Joining
 
 BOARD_BYTES_MAX = 1 << 20  # 256 pools with a few tags each are 50 kB
 
@@ -67,10 +67,12 @@ def chosen_pool(board: Board, pool: str | None, tags: tuple[str, ...]) -> PoolSi
     return choose(board.pools, pool, parse_tags(tags))
 
 
-def open_agreements(board: Board, needed: PoolSign | None) -> AgreementTable:
+def open_agreements(board: Board, needed: PoolSign | None) -> Joining:
     """The table; HostError when this host has none, or `needed` cannot serve now. Stays open until the process ends."""
+    from softunicast.kernel.agreements import Agreements
     from softunicast.kernel.cgroup_tree import network_cookie
-    from softunicast.kernel.pinned import DataPathPins
+    from softunicast.kernel.joining import Joining
+    from softunicast.kernel.pool_state import check_access, check_pool
 
     if board.cgroup is None:
         raise HostError(
@@ -81,7 +83,7 @@ def open_agreements(board: Board, needed: PoolSign | None) -> AgreementTable:
             f"this is another network namespace than the one of {board.server}",
             "start it there (nsenter --net), or make the namespace's interface an on-ramp",
         )
-    pins = DataPathPins.open(board)
+    check_access(Path(board.bpffs))
     if needed is not None:
-        pins.check_pool(needed)
-    return pins.agreements(Path(board.cgroup))
+        check_pool(Path(board.bpffs), needed.name)
+    return Joining(Agreements.open(Path(board.bpffs)), Path(board.cgroup))

@@ -48,8 +48,7 @@ def command(
     board = choice.read_board(socket, state_dir)
     chosen = choice.chosen_pool(board, pool, tags)
     agreements = choice.open_agreements(board, chosen)
-    agreements.tidy()
-    cgroup = agreements.join(chosen)
+    cgroup = agreements.join(chosen.name)
     try:
         if (resolver := loopback_resolver()) is not None:
             show.remark(

@@ -21,10 +21,9 @@ NAMES_SHOWN_MAX: Final = 10  # enough to spot the typing mistake, few enough for
 
 @dataclass(frozen=True, slots=True)
 class PoolSign:
-    """A pool as programs may ask for it. `number`: what stands for it in the kernel's tables."""
+    """A pool as programs may ask for it."""
 
     name: str
-    number: int
     tags: Mapping[str, str]
 
 
@@ -57,10 +56,7 @@ class Board:
                 int(found["cookie"]),
                 None if found["cgroup"] is None else str(found["cgroup"]),
                 None if found["off"] is None else str(found["off"]),
-                tuple(
-                    PoolSign(str(one["name"]), int(one["number"]), dict(one["tags"]))
-                    for one in found["pools"]
-                ),
+                tuple(PoolSign(str(one["name"]), dict(one["tags"])) for one in found["pools"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -10,16 +10,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import secrets
 import socket
 import struct
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from softunicast.core.errors import HostError, InputError
+from softunicast.kernel import cgroups
 
 PREFIX: Final = "softunicast-run-"  # of the cgroups that we make: nobody else's are ever removed
 MAKE_TRIES: Final = 8  # each lost to somebody who tidied up in the moment before we moved in
@@ -29,11 +28,6 @@ _SO_NETNS_COOKIE: Final = 71
 _OTHER_CGROUP: Final = "start it from another cgroup, such as the one of a login or a systemd unit"
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def number(path: Path) -> int:
-    """What the kernel's programs know the cgroup by."""
-    return path.stat().st_ino
 
 
 def path_of(root: Path, wanted: int) -> Path | None:
@@ -87,20 +81,10 @@ def own(root: Path) -> Path:
     line = next(
         (line for line in Path("/proc/self/cgroup").read_text().splitlines() if line[:3] == "0::"), ""
     )
-    for mount in _mounts():
-        if mount == root or mount in root.parents:
-            path = mount / line[3:].lstrip("/")
-            # A process outside its own cgroup namespace reads "/../...".
-            if ".." not in path.parts and path.is_dir() and (path == root or root in path.parents):
-                return path
-    return root
-
-
-def _mounts() -> Iterator[Path]:
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, target, kind, *_ = line.split()
-        if kind == "cgroup2":
-            yield Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), target))
+    path = (cgroups.find_root() or root) / line[3:].lstrip("/")
+    # A process outside its own cgroup namespace reads "/../...".
+    is_below = ".." not in path.parts and root in (path, *path.parents)
+    return path if is_below and path.is_dir() else root
 
 
 def make(parent: Path) -> Path:

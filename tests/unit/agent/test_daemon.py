@@ -69,6 +69,7 @@ class Node:
             for key in ("arp_ignore", "arp_announce", "forwarding")
         }
         self.datapath = DataPath()
+        self.sockets = fakes.Sockets()
         self.indices = {"uplink": 2, "clients": 3}
         self.log = fakes.Log()
         self.stopping = asyncio.Event()
@@ -83,7 +84,8 @@ class Node:
         self.ledger = await SqliteLedger.open(self.path / "ledger.db", quarantine_s=60)
         host = HostChanges(self.path / f"{self.me.name}.json", "boot", self.calls)
         host._load()
-        effects = NodeEffects(self.datapath, host, "uplink", self.me.name, self.index_of, self.config.tuns)
+        here = self.me.name, self.index_of, self.config.tuns
+        effects = NodeEffects(self.datapath, host, self.sockets, "uplink", *here)
         timing = Timing(TTL_S, self.config.agent.settle_s, time.monotonic_ns, lambda: 0.5)
         log = cast(Log, self.log)
         self.daemon = Daemon(self.config, self.me, self.ledger, KernelThread(), effects, timing, log)
