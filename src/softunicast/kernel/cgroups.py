@@ -23,7 +23,7 @@ def find_root(mounts: Path = MOUNTS) -> Path | None:
 
 def number(cgroup: Path) -> int:
     """What the kernel calls the cgroup in this folder: its inode. HostError when there is none."""
-    if not (cgroup / "cgroup.procs").exists():
+    if not (cgroup / "cgroup.subtree_control").exists():
         raise HostError(f"{cgroup} is no cgroup of cgroup2", "name a folder below the mount of cgroup2")
     return cgroup.stat().st_ino
 
