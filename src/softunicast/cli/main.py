@@ -23,7 +23,7 @@ SOCKET_DEFAULT = "/run/softunicast/agent.sock"
 # Noun -> its line in `softunicast --help`. softunicast.cli.<noun> holds the click command `command`.
 NOUNS = {
     "agent": "Run this server's agent; the other nouns ask it.",
-    "slices": "Which server may use which ports, as this server's kernel has it.",
+    "slices": "Which server may use which ports, says the kernel.",
     "leases": "The ledger's leases; their history; who had a port, and when.",
     "pools": "This server's pools: tags, addresses, slices, ports in use.",
     "onramps": "Where this server's clients come in.",
@@ -59,7 +59,7 @@ class Nouns(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Nouns"):
+        with formatter.section("Nouns and verbs"):
             formatter.write_dl(list(NOUNS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
