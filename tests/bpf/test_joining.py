@@ -26,6 +26,7 @@ from softunicast.core.agreements import Board, PoolSign
 from softunicast.kernel import cgroup_tree, cgroups, joining
 from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.joining import Joining
+from softunicast.kernel.socket_hooks import netns_cookie
 
 COMMAND = Path(sys.executable).with_name("softunicast")
 TIMEOUT_S = 20
@@ -109,14 +110,6 @@ def data_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The bpffs of a server with these pools: gb and fr with slices, late past its deadline, none without."""
     with make_server(tmp_path_factory.mktemp("joining")) as mount:
         datapath = running(mount)
-        if not (mount / "maps/agreements").exists():  # TEMPORARY
-            import softunicast.kernel.probe  # noqa
-            from softunicast.kernel.libbpf import ffi, load_library
-
-            options = ffi.new("struct bpf_map_create_opts *", {"map_flags": 1})
-            options.sz = ffi.sizeof(options[0])
-            fd = load_library().bpf_map_create(1, b"agreements", 8, 8, 4096, options)
-            assert load_library().bpf_obj_pin(fd, str(mount / "maps/agreements").encode()) == 0
         wanted = state(mine=(1, 4))
         gb, late = wanted.pools["gb"], state(mine=(3,)).pools["gb"]
         pools = {"gb": gb, "fr": gb, "none": replace(gb, slices=()), "late": late}
@@ -132,7 +125,7 @@ def place(data_path: Path, tmp_path: Path) -> Iterator[Place]:
     root = mounted / f"softunicast-test-{secrets.token_hex(4)}"
     root.mkdir()
     signs = tuple(PoolSign(name, {"pool": name, "of": "test"}) for name in ("gb", "fr", "none", "late"))
-    board = Board("server1", str(data_path), cgroup_tree.network_cookie(), str(root), None, signs)
+    board = Board("server1", str(data_path), netns_cookie(), str(root), None, signs)
     sockets = Sockets(tmp_path, board)
     sockets.publish()
     with Agreements.open(data_path) as table:

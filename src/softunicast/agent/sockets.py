@@ -11,13 +11,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from softunicast.core.agreements import BOARD_FILE, Board, PoolSign
 from softunicast.core.config import Config
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.errors import HostError
-from softunicast.kernel import cgroup_tree, cgroups
+from softunicast.kernel import cgroup_tree, probe
 from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.joining import Entry, Joining
+from softunicast.kernel.socket_hooks import netns_cookie, root_of
+
+HOOKS: Final = ("cgroup2", "cgroup-connect", "cgroup-sendmsg", "cgroup-bind", "cgroup-post-bind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +33,27 @@ class Member:
     processes: tuple[tuple[int, str], ...]
 
 
-def board_of(config: Config) -> Board:
-    """What to tell programs."""
-    cgroup = cgroups.find_root()
-    return Board(
-        config.server.name,
-        config.agent.bpffs,
-        cgroup_tree.network_cookie(),
-        None if cgroup is None else str(cgroup),
-        "cgroup2 is not mounted" if cgroup is None else None,
-        tuple(PoolSign(pool.name, pool.tags) for pool in config.pools),
-    )
+def look_after(config: SocketsConfig) -> tuple[SocketsConfig | None, str | None]:
+    """What of [sockets] this host can do: the section, or None and why not. HostError when it was asked for by name."""
+    if config.enabled is False:
+        return None, "[sockets] enabled = false"
+    lacking = [one for one in probe.features(HOOKS) if one.have is False]
+    if lacking:
+        why = f"this kernel, {os.uname().release}, lacks {', '.join(one.name for one in lacking)}"
+        if config.enabled:
+            raise HostError(f"{why}, so sockets cannot be looked after", lacking[0].fix)
+        return None, why
+    if root_of(config) is None:
+        return None, "cgroup2 is not mounted"
+    return config, None
+
+
+def board_of(config: Config, sockets: SocketsConfig | None, off: str | None) -> Board:
+    """What to tell programs; `sockets` and `off` as `look_after` says."""
+    root = root_of(sockets)
+    pools = tuple(PoolSign(pool.name, pool.tags) for pool in config.pools)
+    cgroup = None if root is None else str(root)
+    return Board(config.server.name, config.agent.bpffs, netns_cookie(), cgroup, off, pools)
 
 
 class Sockets:

@@ -70,15 +70,15 @@ def chosen_pool(board: Board, pool: str | None, tags: tuple[str, ...]) -> PoolSi
 def open_agreements(board: Board, needed: PoolSign | None) -> Joining:
     """The table; HostError when this host has none, or `needed` cannot serve now. Stays open until the process ends."""
     from softunicast.kernel.agreements import Agreements
-    from softunicast.kernel.cgroup_tree import network_cookie
     from softunicast.kernel.joining import Joining
     from softunicast.kernel.pool_state import check_access, check_pool
+    from softunicast.kernel.socket_hooks import netns_cookie
 
     if board.cgroup is None:
         raise HostError(
             f"sockets cannot leave from pools on this host: {board.off}", "see softunicast doctor"
         )
-    if network_cookie() != board.cookie:
+    if netns_cookie() != board.cookie:
         raise HostError(
             f"this is another network namespace than the one of {board.server}",
             "start it there (nsenter --net), or make the namespace's interface an on-ramp",

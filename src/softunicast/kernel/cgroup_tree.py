@@ -11,7 +11,6 @@ import ctypes
 import errno
 import os
 import secrets
-import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,6 @@ PREFIX: Final = "softunicast-run-"  # of the cgroups that we make: nobody else's
 MAKE_TRIES: Final = 8  # each lost to somebody who tidied up in the moment before we moved in
 _CGROUP1_MAGIC, _CGROUP2_MAGIC = 0x27E0EB, 0x63677270
 _HANDLE_KERNFS: Final = 0xFE  # a file handle that is nothing but the number of a kernfs node
-_SO_NETNS_COOKIE: Final = 71
 _OTHER_CGROUP: Final = "start it from another cgroup, such as the one of a login or a systemd unit"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -150,12 +148,6 @@ def in_other_network(pids: list[int]) -> int | None:
             if os.stat(f"/proc/{pid}/ns/net").st_ino != here:  # noqa: PTH116
                 return pid
     return None
-
-
-def network_cookie() -> int:
-    """What the kernel's programs know the network namespace of the calling thread by."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-        return int.from_bytes(made.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
 
 
 def _filesystem(path: Path) -> int:
