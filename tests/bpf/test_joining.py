@@ -287,7 +287,7 @@ def test_without_a_data_path(place: Place) -> None:
 NOBODY = """
 import os, sys
 from softunicast.cli import run, main
-from softunicast.kernel import cgroup_tree, joining, pool_state
+from softunicast.kernel import agreements, cgroup_tree, joining, pool_state, socket_hooks
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
