@@ -5,6 +5,8 @@ The hooks' root is a cgroup of the test's own, so that nothing of the host is to
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import secrets
@@ -203,6 +205,7 @@ def test_the_program_is_as_it_would_be_without(place: Place) -> None:
             "print(open('/proc/self/environ').read().replace(chr(0), chr(10)))",
             "print(os.getcwd(), os.getppid(), os.read(int(sys.argv[1]), 9))",
             "print(sorted(os.listdir('/proc/self/fd')))",
+            "print(open('/proc/self/limits').read(), open('/proc/self/oom_score_adj').read(), os.umask(0))",
             "print([line for line in open('/proc/self/status') if line[:3] in ('Sig', 'Shd')])",
         )
     )
@@ -280,7 +283,7 @@ def test_without_a_data_path(place: Place) -> None:
         place.refused(3, what, "run", "--pool", "gb", "--", "true")
         place.refused(3, what, "attach", "--pool", "gb", "--cgroup", str(place.make(secrets.token_hex(3))))
         place.refused(3, what, "detach", "--cgroup", str(place.root))
-    place.sockets.withdraw()
+    assert place.sockets.withdraw() == ()
     place.refused(3, "no agent has set up anything here", "run", "--pool", "gb", "--", "true")
 
 
@@ -366,12 +369,27 @@ def test_what_the_agent_lists(place: Place) -> None:
         assert (attached.entry.path, attached.entry.pool, attached.processes) == (unit, "gb", ())
         assert not attached.entry.joined
         path = str(run.entry.path)
+        assert place.sockets.withdraw() == (path,)
+        place.sockets.publish()
         place.refused(2, "was made by softunicast run", "attach", "--cgroup", path, "--pool", "gb")
         place.refused(2, "was made by softunicast run", "detach", "--cgroup", path)
         child.communicate("", timeout=TIMEOUT_S)
 
 
-def test_an_entry_goes_with_its_cgroup(place: Place) -> None:
+class Refusing:
+    """A C library whose open_by_handle_at is not permitted."""
+
+    def open_by_handle_at(self, *_: object) -> int:
+        ctypes.set_errno(errno.EPERM)
+        return -1
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_an_entry_goes_with_its_cgroup(
+    place: Place, permitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not permitted:  # as for an agent without CAP_DAC_READ_SEARCH
+        monkeypatch.setattr(cgroup_tree, "_libc", Refusing())
     unit = place.make("unit")
     place.joining.attach(unit, "gb")
     unit.rmdir()

@@ -123,6 +123,8 @@ class Daemon:
         datapath, clean = self.effects.datapath, True
         if restore:
             stopped = await self.kernel(self.effects.stop, datapath.state, list(self.keeper.holdings))
+            if stopped.orphans:
+                self._log.warning("programs without a pool", cgroups=stopped.orphans)
             for error in stopped.errors:
                 self._log.error("restoring failed", why=str(error))
             try:

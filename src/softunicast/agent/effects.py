@@ -62,7 +62,7 @@ class SocketPools(Protocol):
     """What the agent needs of softunicast.agent.sockets.Sockets."""
 
     def publish(self) -> None: ...
-    def withdraw(self) -> None: ...
+    def withdraw(self) -> tuple[str, ...]: ...
     def tidy(self) -> int: ...
     def members(self) -> list[Member]: ...
 
@@ -70,11 +70,13 @@ class SocketPools(Protocol):
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """What is left after `NodeEffects.stop`. `let_go`: the kernel uses no slice any more, so leases may be given
-    back; `live`: live flows that were cut off, by slice; `errors`: what could not be undone."""
+    back; `live`: live flows that were cut off, by slice; `errors`: what could not be undone; `orphans`: cgroups whose
+    programs run on, now with the host's own address."""
 
     let_go: bool
     live: Mapping[Slice, int]
     errors: tuple[SoftunicastError, ...]
+    orphans: tuple[str, ...] = ()
 
 
 class NodeEffects:
@@ -195,15 +197,18 @@ class NodeEffects:
         def addresses() -> None:
             self.host.have_addresses(frozenset())
 
-        let_go = True
-        for step in (self.sockets.withdraw, quiet, onramps, addresses, self.datapath.remove):
+        def programs() -> None:
+            orphans.extend(self.sockets.withdraw())
+
+        let_go, orphans = True, list[str]()
+        for step in (programs, quiet, onramps, addresses, self.datapath.remove):
             try:
                 step()
             except SoftunicastError as error:
                 errors.append(error)
                 let_go = step != self.datapath.remove
         errors += self.host.restore()
-        return Stopped(let_go, live, tuple(errors))
+        return Stopped(let_go, live, tuple(errors), tuple(orphans))
 
     def _quieten(self, interfaces: Iterable[str]) -> int:
         changes = 0

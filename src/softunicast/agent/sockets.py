@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,11 +75,18 @@ class Sockets:
                 "give [agent] state_dir a directory with space that root can write",
             ) from error
 
-    def withdraw(self) -> None:
-        """For a stop that takes everything back: nobody is told any more, and what is empty is removed."""
+    def withdraw(self) -> tuple[str, ...]:
+        """For a stop that takes everything back: nobody is told any more, and what is empty is removed.
+
+        Returns the cgroups with programs that run on, and leave from no pool as soon as the hooks are gone.
+        """
         self._path.unlink(missing_ok=True)
-        with suppress(HostError):  # there is no table: nothing to tidy
+        try:
             self.tidy()
+            members = self.members()
+        except HostError:  # there is no table: nothing to tidy
+            return ()
+        return tuple(str(one.entry.path) for one in members if one.entry.pool is not None and one.processes)
 
     def tidy(self) -> int:
         """Removes what ended programs left; how many agreements that were."""

@@ -17,7 +17,7 @@ from typing import Final
 from softunicast.core.endpoints import address_order
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.slices import IPAddress
-from softunicast.kernel import links, probe, sysctl
+from softunicast.kernel import cgroups, links, probe, sysctl
 from softunicast.kernel.attached import TCX_EGRESS, TCX_INGRESS, XDP, Attached, attached
 from softunicast.kernel.native_xdp import have_native_xdp
 from softunicast.kernel.probe import Feature
@@ -87,6 +87,7 @@ class Facts:
     settings: Mapping[str, int | None] = field(default_factory=dict)
     pins: int = 0
     loopback: frozenset[IPAddress] = frozenset()
+    have_cgroup2: bool = True
 
 
 def examine(scope: Scope) -> tuple[Finding, ...]:
@@ -123,6 +124,7 @@ def look(scope: Scope) -> Facts:
         settings={name: _setting(name) for name in _settings_of_interest(scope)},
         pins=_pins(scope.bpffs),
         loopback=links.loopback_addresses(),
+        have_cgroup2=cgroups.find_root() is not None,
     )
 
 
@@ -186,6 +188,9 @@ def _features(facts: Facts) -> Iterator[Finding]:
             yield Finding(severity, f"the kernel lacks {about}", feature.fix)
         elif facts.may_load:
             yield Finding(Severity.WARNING, f"could not tell whether the kernel has {about}", feature.fix)
+    if not facts.have_cgroup2:
+        what = "cgroup2 is not mounted: programs of this host cannot leave from pools (softunicast run)"
+        yield Finding(Severity.NOTE, what, "mount -t cgroup2 none DIR, then restart the agent")
 
 
 def _interfaces(scope: Scope, facts: Facts) -> Iterator[Finding]:

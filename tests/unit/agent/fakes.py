@@ -187,8 +187,9 @@ class Sockets:
     def publish(self) -> None:
         self.done.append("publish")
 
-    def withdraw(self) -> None:
+    def withdraw(self) -> tuple[str, ...]:
         self.done.append("withdraw")
+        return tuple(str(one.entry.path) for one in self.found)
 
     def tidy(self) -> int:
         self.tidied += 1

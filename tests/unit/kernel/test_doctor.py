@@ -215,3 +215,8 @@ def test_nothing_is_called_clean_that_could_not_be_read() -> None:
 def test_worst_first() -> None:
     findings = [Finding(Severity(name), "") for name in ("ok", "warning", "error", "note")]
     assert [one.severity.value for one in worst_first(findings)] == ["error", "warning", "note", "ok"]
+
+
+def test_without_cgroup2() -> None:
+    severity, what = the_problem(NO_AGENT, replace(CLEAN, have_cgroup2=False))
+    assert (severity, what[:22]) == ("note", "cgroup2 is not mounted")
