@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import json
 import os
 import secrets
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tests.bpf.kernel_objects import running
 from tests.bpf.world import make_server, state
 
 from softunicast.agent.sockets import Sockets
+from softunicast.cli.main import main
 from softunicast.core.agreements import Board, PoolSign
 from softunicast.kernel import cgroup_tree, cgroups, joining
 from softunicast.kernel.agreements import Agreements
@@ -32,6 +35,7 @@ from softunicast.kernel.socket_hooks import netns_cookie
 
 COMMAND = Path(sys.executable).with_name("softunicast")
 TIMEOUT_S = 20
+KILLS = 12
 CGROUP1 = Path("/sys/fs/cgroup/memory")
 
 
@@ -57,10 +61,15 @@ class Place:
         )
 
     def ask(self, *argv: str, **options: Any) -> tuple[int, str, str]:
-        """Exit code, output, complaint."""
+        """Exit code, output, complaint. What becomes no other program needs no process of its own."""
+        if argv[0] != "run":
+            out, err = io.StringIO(), io.StringIO()
+            with redirect_stdout(out), redirect_stderr(err):
+                code = main(["--socket", str(self.folder / "agent.sock"), *argv])
+            return code, out.getvalue(), err.getvalue()
         with self.start(*argv, **options) as child:
-            out, err = child.communicate(timeout=TIMEOUT_S)
-        return child.returncode, out, err
+            said = child.communicate(timeout=TIMEOUT_S)
+        return child.returncode, *said
 
     def pools(self) -> dict[str, str | None]:
         """Agreements: the cgroup's path below the root -> pool."""
@@ -164,6 +173,25 @@ def test_the_next_run_tidies_up(place: Place) -> None:
     assert len(before) == 1
     assert place.ask("run", "--tag", "pool=fr", "true")[0] == 0
     assert list(place.pools().values()) == ["fr"]
+
+
+def test_killed_at_any_moment(place: Place) -> None:
+    """Whatever was made by then is tidied up, and nobody stands in the way of the next one."""
+    usual_s = min(duration_s(lambda: place.ask("run", "--pool", "gb", "true")) for _ in range(2))
+    for number in range(KILLS):
+        with place.start("run", "--pool", "gb", "--", "cat") as child:
+            time.sleep(usual_s * (number + 1) / KILLS)
+            child.kill()
+    made = place.make(f"{cgroup_tree.PREFIX}stray")  # the moment that is too short to be hit
+    assert place.sockets.withdraw() == ()
+    assert (place.pools(), place.below()) == ({}, [])
+    assert not made.exists()
+
+
+def duration_s(function: Callable[[], object]) -> float:
+    start = time.monotonic()
+    function()
+    return time.monotonic() - start
 
 
 def test_what_outlives_the_program_stays_in_its_agreement(place: Place) -> None:

@@ -81,8 +81,11 @@ class Sockets:
         Returns the cgroups with programs that run on, and leave from no pool as soon as the hooks are gone.
         """
         self._path.unlink(missing_ok=True)
+        if self._board.cgroup is None:
+            return ()
         try:
-            self.tidy()
+            with Agreements.open(Path(self._board.bpffs)) as table:
+                Joining(table, Path(self._board.cgroup)).remove_strays()
             members = self.members()
         except HostError:  # there is no table: nothing to tidy
             return ()

@@ -7,6 +7,7 @@ each `join`. Every refusal comes before anything is changed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,14 @@ class Joining:
                 self._table.remove(entry.number)
                 done += 1
         return done
+
+    def remove_strays(self) -> None:
+        """Empty cgroups of `join` without an entry, too: it was killed in the moment between the two. Looks through
+        the whole tree."""
+        for folder, _, _ in os.walk(self.root, topdown=False):
+            if Path(folder).name.startswith(cgroup_tree.PREFIX):
+                cgroup_tree.remove(Path(folder))
+        self.tidy()
 
     def attach(self, path: Path, pool: str) -> bool:
         """False when it is so already. InputError when its processes cannot have an agreement, or another kind."""
