@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from softunicast.core.agreements import BOARD_FILE, Board, PoolSign
 from softunicast.core.config import Config
@@ -20,8 +19,6 @@ from softunicast.kernel import cgroup_tree, probe
 from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.joining import Entry, Joining
 from softunicast.kernel.socket_hooks import netns_cookie, root_of
-
-HOOKS: Final = ("cgroup2", "cgroup-connect", "cgroup-sendmsg", "cgroup-bind", "cgroup-post-bind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ def look_after(config: SocketsConfig) -> tuple[SocketsConfig | None, str | None]
     """What of [sockets] this host can do: the section, or None and why not. HostError when it was asked for by name."""
     if config.enabled is False:
         return None, "[sockets] enabled = false"
-    lacking = [one for one in probe.features(HOOKS) if one.have is False]
+    lacking = [one for one in probe.features(probe.FOR_SOCKETS) if one.have is False]
     if lacking:
         why = f"this kernel, {os.uname().release}, lacks {', '.join(one.name for one in lacking)}"
         if config.enabled:

@@ -122,7 +122,7 @@ class Config:
     sources: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
     tuns: Mapping[str, Tun] = field(default_factory=dict)
     rules: Mapping[str, OnrampRules] = field(default_factory=dict)
-    sockets: SocketsConfig = SocketsConfig()
+    sockets: SocketsConfig = field(default_factory=SocketsConfig)
 
 
 def parse_config(text: str, path: str) -> Config:

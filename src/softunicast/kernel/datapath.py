@@ -44,11 +44,10 @@ from softunicast.kernel.tables import Tables
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
-PACKET_OBJECTS: Final = (
+OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
     *("director_tc6", "guard6", "egress6", "sweep6"),
 )
-OBJECTS: Final = (*PACKET_OBJECTS, *socket_hooks.OBJECTS)  # those that not every kernel can have come last
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
@@ -137,8 +136,9 @@ class Datapath:
             "clients": limits.clients_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
-        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
-        for name in OBJECTS if self._cgroup else PACKET_OBJECTS:
+        objects = (*OBJECTS, *(socket_hooks.OBJECTS if self._cgroup else ()))
+        layout.check_pinned(objects, self.folder / "maps", sizes)
+        for name in objects:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
         self._tables.maps = self._maps

@@ -41,11 +41,10 @@ int unshare(int flags);
 ffi.cdef(DECLARATIONS)
 
 # <linux/bpf.h>: program, map and attach types, flags.
-_SCHED_CLS, _XDP, _SYSCALL = 3, 6, 31
-_CGROUP_SOCK, _CGROUP_SOCK_ADDR = 9, 18
+_SCHED_CLS, _XDP, _SOCK, _SOCK_ADDR, _SYSCALL = 3, 6, 9, 18, 31
 _HASH, _PERCPU_ARRAY, _LPM_TRIE = 1, 6, 11
 _ATTACH_XDP, _ATTACH_TCX_INGRESS = 37, 46
-_BIND, _CONNECT, _POST_BIND, _SENDMSG = (8, 9), (10, 11), (12, 13), (14, 15)  # cgroup hooks of IPv4 and IPv6
+_BIND, _CONNECT, _SENDMSG, _RELEASE = (8, 9), (10, 11), (14, 15), (34,)  # hooks of cgroups, IPv4 and IPv6
 _NO_PREALLOC = 1
 _XDP_HAS_FRAGS = 1 << 5
 
@@ -200,7 +199,7 @@ def _have_test_run() -> bool:
     return True
 
 
-def _have_cgroup_hook(kind: int, attach_types: tuple[int, int]) -> Callable[[], bool]:
+def _have_cgroup_hook(kind: int, attach_types: tuple[int, ...]) -> Callable[[], bool]:
     def attempt() -> bool:
         for attach_type in attach_types:
             with _loaded(kind, attach_type=attach_type, code=_ALLOW) as program:
@@ -243,38 +242,58 @@ _PROBES: Final[dict[str, _Probe]] = {
         "4.20", "leaving the ports of sockets alone", _have_helper(_SCHED_CLS, 85), "CONFIG_INET"
     ),
     "bpf_xdp_get_buff_len": _Probe("5.18", "the director", _have_helper(_XDP, 188)),
+    "bpf_sk_fullsock": _Probe("5.1", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 95)),
+    "bpf_sk_storage_get": _Probe(
+        "5.2", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 107), "CONFIG_INET"
+    ),
+    "bpf_skb_ancestor_cgroup_id": _Probe(
+        "4.19", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 83), "CONFIG_CGROUPS"
+    ),
+    **{
+        f"bpf_{name}": _Probe(
+            since, "egress of sockets", _have_helper(_SOCK_ADDR, number), "CONFIG_CGROUP_BPF", required=False
+        )
+        for name, number, since in (
+            ("get_current_cgroup_id", 80, "4.18"),
+            ("get_current_ancestor_cgroup_id", 123, "5.7"),
+            ("get_netns_cookie", 122, "5.7"),
+            ("get_socket_cookie", 46, "4.12"),
+            ("bind", 64, "4.17"),
+            ("setsockopt", 49, "4.13"),
+            ("set_retval", 187, "5.18"),
+            ("skc_to_tcp_timewait_sock", 138, "5.9"),
+        )
+    },
     "cgroup2": _Probe(
         "4.5", "egress of sockets", _have_filesystem("cgroup2"), "CONFIG_CGROUPS", required=False
     ),
     "cgroup-connect": _Probe(
         "5.7",
         "egress of sockets",
-        _have_cgroup_hook(_CGROUP_SOCK_ADDR, _CONNECT),
+        _have_cgroup_hook(_SOCK_ADDR, _CONNECT),
         "CONFIG_CGROUP_BPF",
         required=False,
     ),
     "cgroup-sendmsg": _Probe(
         "5.7",
         "errors that unconnected UDP sockets see at once",
-        _have_cgroup_hook(_CGROUP_SOCK_ADDR, _SENDMSG),
+        _have_cgroup_hook(_SOCK_ADDR, _SENDMSG),
         "CONFIG_CGROUP_BPF",
         required=False,
     ),
     "cgroup-bind": _Probe(
         "5.7",
         "sockets that choose their ports",
-        _have_cgroup_hook(_CGROUP_SOCK_ADDR, _BIND),
+        _have_cgroup_hook(_SOCK_ADDR, _BIND),
         "CONFIG_CGROUP_BPF",
         required=False,
     ),
-    "cgroup-post-bind": _Probe(
-        "5.7",
-        "keeping other programs off shared ports",
-        _have_cgroup_hook(_CGROUP_SOCK, _POST_BIND),
-        "CONFIG_CGROUP_BPF",
-        required=False,
+    "cgroup-release": _Probe(
+        "5.9", "egress of sockets", _have_cgroup_hook(_SOCK, _RELEASE), "CONFIG_CGROUP_BPF", required=False
     ),
 }
+
+FOR_SOCKETS: Final = tuple(name for name, probe in _PROBES.items() if not probe.required)
 
 # Questions that need no privilege.
 _ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2"))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from softunicast.agent import sockets as module
 from softunicast.agent.sockets import Sockets, board_of, look_after
 from softunicast.core.agreements import BOARD_FILE, Board
 from softunicast.core.config import Config, parse_config
@@ -72,7 +71,7 @@ def test_looked_after_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = SocketsConfig()
     assert look_after(wanted) == (wanted, None)
     assert look_after(SocketsConfig(enabled=False)) == (None, "[sockets] enabled = false")
-    for hook in module.HOOKS:
+    for hook in probe.FOR_SOCKETS:
         monkeypatch.setenv(probe.WITHOUT_ENV, hook)
         why = f"this kernel, {os.uname().release}, lacks {hook}"
         assert look_after(wanted) == (None, why)
