@@ -1,4 +1,4 @@
-"""`softunicast run` before the kernel is asked, and how it becomes the program. For cgroups see tests/bpf/test_run.py."""
+"""`softunicast run` before the kernel is asked, and how it becomes the program. Cgroups: tests/bpf/test_run.py."""
 
 from __future__ import annotations
 
