@@ -24,7 +24,15 @@ CURL = ("curl", "-s", "--max-time", "5", f"http://{INTERNET}/")
 
 
 @pytest.fixture(scope="module")
-def lab(make_pair: Callable[..., PairLab]) -> PairLab:
+def left() -> Iterator[list[Path]]:
+    """Cgroups that the lab has to take with it when it goes: their programs have ended."""
+    paths: list[Path] = []
+    yield paths
+    assert [path for path in paths if path.exists()] == []
+
+
+@pytest.fixture(scope="module")
+def lab(left: list[Path], make_pair: Callable[..., PairLab]) -> PairLab:
     return make_pair()
 
 
@@ -148,3 +156,11 @@ def test_a_kernel_without_a_hook(lab: PairLab) -> None:
         lab.end_agents(signal.SIGTERM, SERVER)
         lab.start_agents(SERVER)
     assert seen(run(lab, "--", *CURL)) == str(SHARED)
+
+
+def test_the_lab_takes_its_cgroups_with_it(lab: PairLab, left: list[Path]) -> None:
+    root = cgroups.find_root()
+    assert root is not None
+    own = run(lab, "--", "sed", "-n", "s/^0:://p", "/proc/self/cgroup").strip()
+    left.append(cgroups.path_below(root, own))
+    assert left[0].exists()

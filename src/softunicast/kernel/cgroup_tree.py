@@ -130,6 +130,13 @@ def remove(path: Path) -> bool:
     return True
 
 
+def remove_empty(root: Path) -> None:
+    """All at or below `root` that we made and no process is in, also those that nobody remembers."""
+    for folder, _, _ in os.walk(root, topdown=False):
+        if Path(folder).name.startswith(PREFIX):
+            remove(Path(folder))
+
+
 def processes(path: Path) -> list[int]:
     """Those in the cgroup and below it, as of now; none when it is gone."""
     found = set()

@@ -7,7 +7,6 @@ each `join`. Every refusal comes before anything is changed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +90,7 @@ class Joining:
     def remove_strays(self) -> None:
         """Empty cgroups of `join` without an entry, too: it was killed in the moment between the two. Looks through
         the whole tree."""
-        for folder, _, _ in os.walk(self.root, topdown=False):
-            if Path(folder).name.startswith(cgroup_tree.PREFIX):
-                cgroup_tree.remove(Path(folder))
+        cgroup_tree.remove_empty(self.root)
         self.tidy()
 
     def attach(self, path: Path, pool: str) -> bool:
