@@ -1,5 +1,5 @@
-"""`python -m bench.storm [--seconds S]`: the storm. Forwarded conversations and sockets of ten processes share one slice
-of 256 ports, and open and close as fast as they can: TCP and UDP, to one destination, then to fifty, while the agent is
+"""`python -m bench.storm [--seconds S]`: the storm. Forwarded conversations and sockets of ten processes share one
+slice of 256 ports, and open and close as fast as they can: TCP and UDP, to one destination, then to fifty, while the agent is
 killed and started again. Then both worlds take what there is, and keep it.
 
 Afterwards: no two live conversations had one five-tuple, no words reached the wrong side, nothing left from a port
@@ -200,8 +200,8 @@ def main() -> int:
         "--restart-every", type=float, default=10.0, help="seconds between restarts of the agent"
     )
     options = parser.parse_args()
-    report = storm(options.seconds, options.restart_every, lambda line: print(line, file=sys.stderr))
-    print("\n".join(show(report)))
+    report = storm(options.seconds, options.restart_every, lambda line: sys.stderr.write(f"{line}\n"))
+    sys.stdout.write("\n".join(show(report)) + "\n")
     return 1 if report.faults else 0
 
 

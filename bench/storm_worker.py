@@ -1,7 +1,7 @@
 """One process of the storm: conversations opened and closed as fast as it can, from several threads.
 
-`python -m bench.storm_worker FIRST LAST ADDRESS` reads orders from its standard input, one a line, and answers each with
-one line of JSON: `storm SECONDS DESTINATIONS` opens and closes; `hold SECONDS` opens conversations to the first
+`python -m bench.storm_worker FIRST LAST ADDRESS` reads orders from its standard input, one a line, and answers each
+with one line of JSON: `storm SECONDS DESTINATIONS` opens and closes; `hold SECONDS` opens conversations to the first
 destination for so long, refused or not, and keeps them; `end` closes everything. It is an ordinary program: whether
 its packets are forwarded or its sockets are in an agreement, it does not know.
 
