@@ -1,6 +1,6 @@
 """`python -m bench.storm [--seconds S]`: the storm. Forwarded conversations and sockets of ten processes share one
-slice of 256 ports, and open and close as fast as they can: TCP and UDP, to one destination, then to fifty, while the agent is
-killed and started again. Then both worlds take what there is, and keep it.
+slice of 256 ports, and open and close as fast as they can: TCP and UDP, to one destination, then to
+fifty, while the agent is killed and started again. Then both worlds take what there is, and keep it.
 
 Afterwards: no two live conversations had one five-tuple, no words reached the wrong side, nothing left from a port
 outside the slice, and exactly the 256 ports of the slice were in use towards the one destination, of each protocol.
