@@ -32,8 +32,6 @@ def world(
     module_world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, family: int
 ) -> World:
     """Both attachments give one answer."""
-    if (family, request.param) == (6, "director"):
-        families.ipv4_only("in XDP")
     module_world.reset()
     monkeypatch.setattr(module_world, "director", getattr(module_world, request.param))
     return module_world

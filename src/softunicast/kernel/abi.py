@@ -74,6 +74,12 @@ class Hook(IntEnum):
     GUARD = 4
 
 
+class Handed(IntEnum):
+    DIRECTOR = 0
+    FAST = 1
+    MAX = 2
+
+
 class ServerKind(IntEnum):
     UNUSED = 0
     SELF = 1
