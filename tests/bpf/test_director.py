@@ -210,7 +210,9 @@ def test_lying_headers(world: World, name: str) -> None:
 def test_truncated_anywhere(world: World, kind: str) -> None:
     """A frame shorter than its headers claim: never read beyond, dropped once the address can be read."""
     frame = arriving(HERE)[kind]
-    least = frames.transport_at() if world.director == world.director_tc else 14  # the kernel makes no socket buffer of less
+    least = (
+        frames.transport_at() if world.director == world.director_tc else 14
+    )  # the kernel makes no socket buffer of less
     for length in range(least, len(frame)):
         ran = world.director(frame[:length])
         assert ran.reason == ("malformed" if length >= frames.transport_at() else None), length

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.bpf import families, frames
+from tests.bpf import frames
 from tests.bpf.frames import (
     FROM_WIRE,
     NEIGHBOUR_MAC,
