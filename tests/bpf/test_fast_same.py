@@ -16,7 +16,7 @@ from tests.bpf import families, frames
 from tests.bpf.frames import CLIENT, FROM_CLIENT, FROM_WIRE, REMOTE, changed, checksums_right, end
 from tests.bpf.short_way import PROTOCOLS, Flow, attached, established
 from tests.bpf.test_ipv6 import CHAINS, right
-from tests.bpf.world import ONRAMP, ONRAMP2, UPLINK, World
+from tests.bpf.world import ONRAMP, ONRAMP2, UPLINK, Ran, World
 
 FAMILIES = (4, 6)
 
@@ -133,6 +133,38 @@ def test_any_packet_of_an_established_flow(
     whole = inner / Raw(payload)
     assume(len(bytes(whole)) + len(headers(CLIENT, REMOTE, 64, fields)) <= 1500)
     check_same(fast_world, flow, whole, data.draw(st.integers(2, 255)), tail, **fields)
+
+
+def check_damaged(ran: Ran, same: Callable[[], Ran], frame: bytes, passed: dict[str, int]) -> None:
+    """Moved as tc would, or left as it came: dropped, counted or passed on by the director alone."""
+    if ran.verdict == "redirect":
+        slow = same()
+        assert (slow.verdict, slow.frame) == ("redirect", ran.frame)
+    elif ran.verdict == "pass":
+        assert (dict(ran.counted), ran.frame) in (({}, frame), (passed, frame))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(PROTOCOLS),
+    st.lists(st.tuples(st.integers(12, 80), st.binary(min_size=1, max_size=2)), max_size=2),
+    st.integers(15, 200),
+    st.booleans(),
+)
+def test_any_damage_in_ipv6(
+    fast_world: World, protocol: str, damage: list[tuple[int, bytes]], length: int, reply: bool
+) -> None:
+    with families.family(6):
+        fast_world.reset()
+        flow = established(fast_world, protocol)
+        frame = flow.arrived() if reply else flow.sent()
+        for at, value in damage:
+            frame = changed(frame, at, value)
+        frame = frame[:length]
+        if reply:
+            check_damaged(fast_world.director(frame), lambda: fast_world.back(frame), frame, {"here": 1})
+        else:
+            check_damaged(fast_world.fast(frame), lambda: fast_world.out(frame), frame, {})
 
 
 def test_every_checksum_that_carries(world: World) -> None:

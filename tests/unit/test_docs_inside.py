@@ -27,11 +27,12 @@ TYPES = {
     "HASH": "hash",
     "LRU_HASH": "LRU hash",
     "PERCPU_ARRAY": "per-CPU array",
+    "PROG_ARRAY": "program array",
 }
 
 
 def test_every_map() -> None:
-    headers = "".join((ROOT / "bpf" / name).read_text() for name in ("maps.h", "scratch.h"))
+    headers = "".join((ROOT / "bpf" / name).read_text() for name in ("maps.h", "scratch.h", "handed.h"))
     header = re.sub(r"#else.*?#endif", "", headers, flags=re.DOTALL)  # IPv6
     maps = {name: body for body, name in MAP.findall(header)}
     sized = dict(re.findall(r'"(\w+)": .*\blimits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
@@ -51,7 +52,7 @@ def test_every_map() -> None:
 
 
 def value_name(constant: str) -> str:
-    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter"}[constant]
+    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter", "HANDED_MAX": "program"}[constant]
 
 
 def enum_of_header(prefix: str) -> set[str]:
