@@ -49,6 +49,7 @@ def test_how_an_onramp_is_attached(tmp_path: Path) -> None:
         assert world.out(udp()).outcome == "out"
         world.datapath.apply(replace(state(), onramps={}))
         assert not list((folder / "links").glob("fast@*"))
+        world.datapath.close()
 
 
 def test_replies_that_xdp_could_not_hand_over(tmp_path: Path, family: int) -> None:
