@@ -365,11 +365,13 @@ def test_any_damage(
             module_world.reset()
             module_world.out(udp())
         ran: Ran = getattr(module_world, hook)(frame)
+    if SPENT & set(ran.counted):
+        return  # a fragment that waits, or that others had waited for
     if ran.outcome in ("in", "out", "steered"):
         assert len(ran.frame) == len(frame)
         assert right(ran.frame) == right(frame)
         assert ran.frame[HOP_LIMIT] == frame[HOP_LIMIT] - 1
     elif "icmp_sent" in ran.counted:
         assert right(ran.frame)
-    elif not SPENT & set(ran.counted):
+    else:
         assert ran.frame == frame
