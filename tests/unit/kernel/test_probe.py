@@ -29,6 +29,7 @@ BASIC_HELPERS = {
     "bpf_csum_diff",
     "bpf_csum_update",
     "bpf_redirect",
+    "bpf_tail_call",
     "bpf_sk_release",  # came with bpf_sk_lookup_udp
 }
 BPF_HEADER = Path(__file__).parents[3] / "bpf" / "bpf.h"
