@@ -25,6 +25,9 @@ const struct {
 	struct exempt_key exempt_key;
 	enum agreement_kind agreement_kind;
 	struct agreement agreement;
+	struct grant_key grant_key;
+	struct grant grant;
+	enum grant_step grant_step;
 	struct flow_key flow_key;
 	struct flow flow;
 	struct claim_key claim_key;
@@ -37,6 +40,7 @@ const struct {
 	struct drop drop;
 	struct sweep sweep;
 	struct sweeping sweeping;
+	struct granting granting;
 	struct usage usage;
 	struct usage_cell usage_cell;
 } abi SEC(".rodata.abi") = {};

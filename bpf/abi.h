@@ -128,6 +128,7 @@ struct settings { /* array, one entry */
 	__u32 self;    /* index into servers */
 	__u32 uplink_mtu;
 	__u32 group_mask; /* lines of groups - 1; their number is a power of two */
+	__u32 granted; /* there may be claims that users were granted: search.h asks for them */
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -230,6 +231,26 @@ enum agreement_kind {
 struct agreement { /* of a cgroup, or of one socket */
 	__u32 kind; /* enum agreement_kind */
 	__u32 pool;
+};
+
+struct grant_key { /* an end that a user of this host may bind to */
+	__u8 address[16]; /* be; of IPv4 the first four bytes */
+	__u32 uid;
+	__u16 port; /* be; 0: any of the address */
+	__u8 protocol;
+	__u8 family; /* 4 or 6 */
+};
+
+struct grant {
+	__u64 deadline_ns;
+	__u32 pool;
+	__u32 zero;
+};
+
+enum grant_step {
+	GRANT_TAKE = 0,
+	GRANT_EXTEND,
+	GRANT_END,
 };
 
 struct flow_key { /* one conversation as the client sees it */
@@ -357,6 +378,15 @@ struct sweeping { /* array, one entry: when the tables were swept, and may be ag
 	__u64 again_ns; /* a packet may look again */
 	__u64 runs;     /* of the sweep program */
 	__u64 zero;
+};
+
+struct granting { /* in and out of the grant program */
+	__u64 until_ns;
+	struct claim_key key;
+	__u32 pool;
+	__u32 step; /* enum grant_step */
+	__u32 done; /* it was possible */
+	__u32 zero;
 };
 
 struct usage { /* of a pool, as of the last sweep that found a flow of it. See usage.h */

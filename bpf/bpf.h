@@ -62,3 +62,6 @@ HELPER(__u64, ktime_get_ns, void);
 HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
 HELPER(long, loop, __u32 count, void *callback, void *context, __u64 flags);
 HELPER(__u64, xdp_get_buff_len, void *xdp);
+HELPER(__u64, get_current_uid_gid, void);
+HELPER(void *, sk_storage_get, void *map, void *sk, void *value, __u64 flags);
+HELPER(long, setsockopt, void *context, int level, int option, void *value, int bytes);

@@ -342,6 +342,8 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		claim = bpf_map_lookup_elem(&claims, mapping);
 		if (!claim || !alive(claim, now))
 			return nobodys(skb, packet, key);
+		if (!claim->flow.onramp) /* a user was granted it, for sockets of this host */
+			return nobodys(skb, packet, key);
 		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
 		/* The port is that client's alone. The kernel would refuse in its name, and break what both begin. */

@@ -9,6 +9,7 @@
 struct search { /* the state of one search for a free port, over all slices of a pool */
 	struct claim_key key;
 	struct claim claim; /* what a free port is given */
+	struct claim_key towards_all; /* the port of `key`, and any remote end */
 	struct flow_key former; /* who had the claim that is taken over */
 	struct exhausted_key slice; /* the one that is being searched, */
 	struct exhausted exhausted; /* and what is known of it so far */

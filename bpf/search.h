@@ -39,6 +39,25 @@ INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
 	return 1;
 }
 
+/* Is the port one that a user was granted, towards everybody? Claims of mappings are not asked for: a pool maps either
+ * way, and the search for a mapping meets what is granted as it meets another mapping. */
+INLINE int granted_to_user(struct search *search)
+{
+	struct claim_key *key = &search->towards_all;
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct claim *claim;
+
+	if (!self || !self->granted || (is_unspecified(search->key.remote) && !search->key.remote_port))
+		return 0;
+	zero_fill(key, sizeof(*key));
+	key->local = search->key.local;
+	key->local_port = search->key.local_port;
+	key->protocol = search->key.protocol;
+	claim = bpf_map_lookup_elem(&claims, key);
+	return claim && alive(claim, search->now_ns) && !claim->flow.onramp;
+}
+
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
 #define EXHAUSTED_NS 1000000000ULL   /* at most as long as the least timer of a pool */
 
@@ -132,7 +151,7 @@ static long try_port(__u32 index, struct searching *searching)
 	search->key.local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (socket_holds(searching->skb, &search->key)) {
+	if (granted_to_user(search) || socket_holds(searching->skb, &search->key)) {
 		give_back(search);
 		search->reused = 0;
 		return 0;
@@ -166,7 +185,7 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 	return !search->early;
 }
 
-static long try_slice(__u32 index, struct searching *searching)
+static __attribute__((unused)) long try_slice(__u32 index, struct searching *searching)
 {
 	struct search *search = searching->search;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim.pool);

@@ -107,6 +107,12 @@ class AgreementKind(IntEnum):
     EXCUSED = 2
 
 
+class GrantStep(IntEnum):
+    TAKE = 0
+    EXTEND = 1
+    END = 2
+
+
 class AbiLimit(IntEnum):
     ABI_VERSION = 3
     NAME_BYTES = 48
@@ -126,6 +132,7 @@ class Settings(NamedTuple):
     self: int
     uplink_mtu: int
     group_mask: int
+    granted: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -135,8 +142,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIIII")
-SETTINGS_BYTES: Final = 20
+_settings = Struct("<IIIIII")
+SETTINGS_BYTES: Final = 24
 
 
 class BlockKey(NamedTuple):
@@ -488,6 +495,41 @@ class Agreement(NamedTuple):
 
 _agreement = Struct("<II")
 AGREEMENT_BYTES: Final = 8
+
+
+class GrantKey(NamedTuple):
+    address: bytes
+    uid: int
+    port: int
+    protocol: int
+    family: int
+
+    def pack(self) -> bytes:
+        return _grant_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> GrantKey:
+        return cls._make(_grant_key.unpack(data))
+
+
+_grant_key = Struct("<16sIHBB")
+GRANT_KEY_BYTES: Final = 24
+
+
+class Grant(NamedTuple):
+    deadline_ns: int
+    pool: int
+
+    def pack(self) -> bytes:
+        return _grant.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Grant:
+        return cls._make(_grant.unpack(data))
+
+
+_grant = Struct("<QI4x")
+GRANT_BYTES: Final = 16
 
 
 class FlowKey(NamedTuple):
@@ -874,6 +916,44 @@ class Sweeping(NamedTuple):
 
 _sweeping = Struct("<QQQ8x")
 SWEEPING_BYTES: Final = 32
+
+
+class Granting(NamedTuple):
+    until_ns: int
+    key: bytes
+    pool: int
+    step: int
+    done: int
+
+    def pack(self) -> bytes:
+        return _granting.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Granting:
+        return cls._make(_granting.unpack(data))
+
+
+_granting = Struct("<Q16sIII4x")
+GRANTING_BYTES: Final = 40
+
+
+class Granting6(NamedTuple):
+    until_ns: int
+    key: bytes
+    pool: int
+    step: int
+    done: int
+
+    def pack(self) -> bytes:
+        return _granting6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Granting6:
+        return cls._make(_granting6.unpack(data))
+
+
+_granting6 = Struct("<Q40sIII4x")
+GRANTING6_BYTES: Final = 64
 
 
 class Usage(NamedTuple):
