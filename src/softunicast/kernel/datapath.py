@@ -26,7 +26,6 @@ from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
 from softunicast.kernel.families import FAMILIES, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
-from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
 from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
@@ -39,12 +38,13 @@ from softunicast.kernel.objects import (
     mount_bpffs,
 )
 from softunicast.kernel.tables import Tables
+from softunicast.kernel.testrun import run_syscall
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = (
-    *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
-    *("director_tc6", "guard6", "egress6", "sweep6"),
+    *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep", "grant"),
+    *("director_tc6", "guard6", "egress6", "sweep6", "grant6"),
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
@@ -137,7 +137,7 @@ class Datapath:
         state = self._tables.read()
         index = links.interface(self.uplink).index
         self._drop_links_of_others()
-        self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
+        self._write_settings(index, self._settings().self)  # whose it is, only `apply` may change
         self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
@@ -152,8 +152,18 @@ class Datapath:
     def _write_settings(self, uplink: int, self_index: int) -> None:
         mtu = links.interface(self.uplink).mtu
         mask = self._maps["groups"].max_entries - 1
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
+        granted = self._settings().granted  # claims of an agent before this one may live
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask, granted)
         self._maps["settings"].set(index_key(0), settings.pack())
+
+    def _settings(self) -> abi.Settings:
+        return abi.Settings.unpack(self._maps["settings"].get(index_key(0)) or bytes(abi.SETTINGS_BYTES))
+
+    def ask_for_grants(self, asked: bool) -> None:
+        """Whether the search for a port asks if a user was granted it: not while there are no grants."""
+        before = self._settings()
+        if bool(before.granted) != asked:
+            self._maps["settings"].set(index_key(0), before._replace(granted=int(asked)).pack())
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
@@ -170,7 +180,7 @@ class Datapath:
             self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
         pin = self._pin(other, self.uplink)
         if pin.exists():
-            _link_of(pin).remove()
+            Link.at(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -213,7 +223,7 @@ class Datapath:
         for pin in list((self.folder / "links").iterdir()):
             program, _, interface = pin.name.partition("@")
             if program not in ON_ONRAMPS and interface != self.uplink:
-                _link_of(pin).remove()
+                Link.at(pin).remove()
 
     # tables
 
@@ -250,7 +260,7 @@ class Datapath:
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
         changes = tables.set_servers(wanted.servers)
-        if (me := tables.server_index(tables.me)) != self._self_index():
+        if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
@@ -294,10 +304,6 @@ class Datapath:
         there = links.index_of(interface) is not None
         return there and self._mss_mtu(interface) != self._tables.mss_mtu(interface)
 
-    def _self_index(self) -> int:
-        value = self._maps["settings"].get(index_key(0))
-        return abi.Settings.unpack(value).self if value else 0
-
     # reading
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
@@ -325,18 +331,19 @@ class Datapath:
         return sum(part.freed for part in done), sum(part.live for part in done)
 
     def _sweep(self, name: str) -> abi.Sweep:
-        context = ffi.new("char[]", abi.SWEEP_BYTES)
-        options = ffi.new("struct bpf_test_run_opts *")
-        options.sz = ffi.sizeof("struct bpf_test_run_opts")
-        options.ctx_in = context  # written back to
-        options.ctx_size_in = abi.SWEEP_BYTES
-        program = self._objects[name].programs[name]
-        check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-        return abi.Sweep.unpack(bytes(ffi.buffer(context)))
+        return abi.Sweep.unpack(self.run(name, bytes(abi.SWEEP_BYTES)))
+
+    def run(self, name: str, context: bytes) -> bytes:
+        """One of the programs that no packet runs: `sweep`, `grant` and those of IPv6."""
+        return run_syscall(self._objects[name].programs[name], context, f"running {name}")
 
     def usage(self) -> dict[str, Usage]:
         """How full each pool was at the last sweep; a pool without flows is not there."""
         return read_usage(self._maps, self._tables.pool_numbers())
+
+    def pool_number(self, name: str) -> int | None:
+        """What stands for the pool in the tables; None while it is in none."""
+        return self._tables.pool_numbers().get(name)
 
     def memory_bytes(self) -> dict[str, int]:
         """What each map takes of the kernel's memory now, by the kernel's own account."""
@@ -373,11 +380,6 @@ class Datapath:
 def _removal_rank(name: str) -> int:
     order = (*ON_ONRAMPS, "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
-
-
-def _link_of(pin: Path) -> Link:
-    fd = load_library().bpf_obj_get(str(pin).encode())
-    return Link(check(fd, f"opening {pin}"), pin)
 
 
 def _remove_pins(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Running a program on a packet that never was on a wire (BPF_PROG_TEST_RUN): frame in, verdict and frame out.
 
 The kernel executes the very program that handles traffic, helpers included (routing, socket lookup), as if
-the frame had arrived on, or was leaving by, an interface of the calling thread's network namespace.
+the frame had arrived on, or was leaving by, an interface of the calling thread's network namespace. Programs for
+user space (SEC("syscall")) are run the same way, on what they are given.
 """
 
 from __future__ import annotations
@@ -63,6 +64,16 @@ def run_tc(
     options, out = _run(program, frame, bytes(context), repeat)
     verdict = int(ffi.cast("int32_t", options.retval))
     return Result(TC_VERDICTS[verdict], out, options.duration)
+
+
+def run_syscall(program: int, context: bytes, doing: str) -> bytes:
+    """A program that no packet runs; returns its context as it left it."""
+    memory = ffi.new("char[]", context)  # written back to
+    options = ffi.new("struct bpf_test_run_opts *")
+    options.sz = ffi.sizeof("struct bpf_test_run_opts")
+    options.ctx_in, options.ctx_size_in = memory, len(context)
+    check(load_library().bpf_prog_test_run_opts(program, options), doing)
+    return bytes(ffi.buffer(memory))[: len(context)]
 
 
 def _run(program: int, frame: bytes, context: bytes, repeat: int) -> tuple[Any, bytes]:
