@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from softunicast.core.errors import KernelError
 from softunicast.core.slices import IPAddress, Slice
 from softunicast.kernel import abi
-from softunicast.kernel.agreed import excuse
+from softunicast.kernel.agreed import agree, excuse, own_cookie
 from softunicast.kernel.families import family_of
 from softunicast.kernel.maps import Map
 from softunicast.kernel.words import address_word, be16
@@ -49,14 +49,25 @@ class Programs(Protocol):
 
     def map(self, name: str) -> Map: ...
     def run(self, name: str, context: bytes) -> bytes: ...
+    def pool_number(self, name: str) -> int | None: ...
     def ask_for_grants(self, asked: bool) -> None: ...
 
 
 class Grants:
-    """Makes, prolongs and ends grants; who has which is for the caller to know."""
+    """Makes, prolongs and ends grants; who has which is for the caller to know. Made in the namespace of the data
+    path."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
+        self._cookie = own_cookie()
+
+    def number_of(self, pool: str) -> int | None:
+        """What stands for it in the kernel; None while it is not there."""
+        return self._programs.pool_number(pool)
+
+    def agree(self, descriptors: Iterable[int], pool: int) -> None:
+        """As kernel.agreed.agree. Waits for nothing, and may be called from any thread."""
+        agree(self._programs.map("agreed"), descriptors, pool, self._cookie)
 
     def take(
         self,
@@ -96,6 +107,10 @@ class Grants:
             return False
         self._write(grant, until_ns)
         return True
+
+    def extend_all(self, grants: Iterable[Grant], until_ns: int) -> list[Grant]:
+        """Those that had ended."""
+        return [grant for grant in grants if not self.extend(grant, until_ns)]
 
     def end(self, grant: Grant) -> None:
         """Sockets that are bound there stay so; no new one is."""
