@@ -14,6 +14,7 @@ InputError, and when nobody answers it is an AgentUnreachableError: softunicast.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 import time
@@ -190,12 +191,9 @@ class Pool:
         """Not when it was given back, nor when the agent has ended the connection."""
         if lease not in self._leases or self._connection is None or self._pid != os.getpid():
             return False
-        try:
-            return bool(self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        looking = select.poll()  # the agent says nothing unasked: what comes is the end
+        looking.register(self._connection, select.POLLIN)
+        return not looking.poll(0)
 
     def close(self) -> None:
         """Gives everything back. What is asked afterwards opens a connection anew."""

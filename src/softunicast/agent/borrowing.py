@@ -105,14 +105,19 @@ class Leases:
         for grant in list(self._of.get(borrower, ())):
             await self._end(borrower, grant)
 
+    async def end(self) -> None:
+        """Nobody has anything any more, also of what an interrupted `release_all` has left."""
+        for borrower in list(self._of):
+            await self.release_all(borrower)
+        await self._daemon.kernel(self._grants.none_left)
+
     async def _end(self, borrower: object, grant: Grant) -> None:
-        # Out of the books first: whatever interrupts what follows, the kernel's deadline ends it.
+        if self._every().count(grant) == 1:  # an address with any port may be leased several times
+            await self._daemon.kernel(self._grants.end, grant)
         self._of[borrower].remove(grant)
         if not self._of[borrower]:
             del self._of[borrower]
         self._forget(grant.uid)
-        if grant not in self._every():  # an address with any port may be leased several times
-            await self._daemon.kernel(self._grants.end, grant)
         if not self._users:
             await self._daemon.kernel(self._grants.none_left)
 

@@ -71,6 +71,7 @@ class Lending:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leases.end()
         self._listener.close()
         self._listener = None
         self._path.unlink(missing_ok=True)
