@@ -4,8 +4,7 @@
  * claimed towards all, so that no flow and no other socket gets it (grant.bpf.c). */
 #pragma once
 
-#include "agreement.h"
-#include "family.h"
+#include "socket.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -15,29 +14,27 @@ struct {
 	__type(value, struct grant);
 } granted SEC(".maps");
 
-#define SOL_SOCKET_LEVEL 1
-#define SO_REUSEADDR_OPTION 2
-
-/* For the bind hook: may this program's user bind to that end (port be, 0: any)? Then the socket is in an agreement
- * with the pool of the grant from here on, and can have other connections of the same port beside it. */
-INLINE int grant_for(struct bpf_sock_addr *context, ip_address address, __u16 port)
+/* May this program's user bind to that local end (no port: any)? Then the socket is in an agreement with the pool of the
+ * grant from here on. Of TCP, it can have connections of other sockets at the same port beside it; of UDP, two sockets
+ * that are not connected would hide each other. */
+INLINE int is_granted_to_user(struct bpf_sock_addr *context, const struct ends *ends)
 {
-	struct grant_key key = {.port = port, .protocol = context->protocol, .family = FAMILY};
-	struct agreement agreement = {.kind = AGREEMENT_POOL};
-	struct agreement *known;
+	struct grant_key key = {.port = ends->local_port, .protocol = ends->protocol, .family = FAMILY};
+	struct agreement agreement = {.kind = AGREEMENT_POOL}, *known;
 	struct grant *grant;
 	int yes = 1;
 
 	key.uid = (__u32)bpf_get_current_uid_gid();
-	copy(key.address, &address, sizeof(address));
+	copy(key.address, &ends->local, sizeof(ends->local));
 	grant = bpf_map_lookup_elem(&granted, &key);
-	if (!grant || grant->deadline_ns <= bpf_ktime_get_ns())
+	if (!grant || grant->deadline_ns <= bpf_ktime_get_coarse_ns())
 		return 0;
 	agreement.pool = grant->pool;
 	known = bpf_sk_storage_get(&agreed, context->sk, &agreement, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!known)
 		return 0;
 	*known = agreement;
-	bpf_setsockopt(context, SOL_SOCKET_LEVEL, SO_REUSEADDR_OPTION, &yes, sizeof(yes));
+	if (ends->protocol == IPPROTO_TCP)
+		bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
 	return 1;
 }

@@ -127,6 +127,7 @@ class Lending:
                 await self._leases.release(connection, asked)
                 return wire.answer(wire.Given(""))
             pool = self._permitted(asked.choice, peer)
+            self._grants.require_hooks()
             if isinstance(asked, wire.Take):
                 given = await self._leases.take(connection, peer, pool, asked)
                 self._log.debug(

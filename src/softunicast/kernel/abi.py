@@ -40,12 +40,18 @@ class Reason(IntEnum):
     FILTERED = 24
     UNSOLICITED = 25
     SPOOFED = 26
-    GUARD_FOREIGN = 27
-    GUARD_NOBODY = 28
-    GUARD_EXPIRED = 29
-    GUARD_FRAGMENT = 30
-    GUARD_PROTOCOL = 31
-    MAX = 32
+    BIND_REFUSED = 27
+    BIND_OUTSIDE = 28
+    SOCKET_TAKEN = 29
+    NO_ADDRESS = 30
+    NAMESPACE = 31
+    GUARD_FOREIGN = 32
+    GUARD_NOBODY = 33
+    GUARD_EXPIRED = 34
+    GUARD_FRAGMENT = 35
+    GUARD_PROTOCOL = 36
+    GUARD_SOCKET = 37
+    MAX = 38
 
 
 class Traffic(IntEnum):
@@ -63,7 +69,8 @@ class Traffic(IntEnum):
     HELD = 11
     RELEASED = 12
     CUT = 13
-    MAX = 14
+    SOCKETS = 14
+    MAX = 15
 
 
 class Hook(IntEnum):
@@ -72,6 +79,7 @@ class Hook(IntEnum):
     EGRESS_OUT = 2
     EGRESS_IN = 3
     GUARD = 4
+    SOCKET = 5
 
 
 class ServerKind(IntEnum):
@@ -114,7 +122,7 @@ class GrantStep(IntEnum):
 
 
 class AbiLimit(IntEnum):
-    ABI_VERSION = 3
+    ABI_VERSION = 4
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
     LINE_GROUPS = 7
@@ -133,6 +141,7 @@ class Settings(NamedTuple):
     uplink_mtu: int
     group_mask: int
     granted: int
+    netns_cookie: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -142,8 +151,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIIIII")
-SETTINGS_BYTES: Final = 24
+_settings = Struct("<IIIIIIQ")
+SETTINGS_BYTES: Final = 32
 
 
 class BlockKey(NamedTuple):

@@ -17,9 +17,8 @@ from typing import Final
 from softunicast.core.errors import KernelError
 from softunicast.kernel import abi
 from softunicast.kernel.maps import Map
+from softunicast.kernel.socket_hooks import netns_cookie
 
-SO_NETNS_COOKIE: Final = 71  # <asm-generic/socket.h>
-_COOKIE_BYTES: Final = 8
 _TCP_CLOSE: Final = 7  # enum in <net/tcp_states.h>; neither connected, nor connecting, nor listening
 _STATE_BYTES: Final = 1  # the first field of struct tcp_info
 _FIX: Final = "hand over a TCP or UDP socket before it is connected"
@@ -27,12 +26,6 @@ _KINDS: Final = {
     (socket.SOCK_STREAM, socket.IPPROTO_TCP),
     (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
 }
-
-
-def own_cookie() -> int:
-    """The number of the network namespace of the calling thread."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        return _cookie(one)
 
 
 def agree(agreed: Map, descriptors: Iterable[int], pool: int, cookie: int) -> None:
@@ -68,7 +61,7 @@ def _refuse_unfit(descriptor: int, cookie: int) -> None:
                 errno.EPROTONOSUPPORT,
                 _FIX,
             )
-        if _cookie(one) != cookie:
+        if netns_cookie(one) != cookie:
             raise KernelError(
                 "the socket is of another network namespace", errno.EXDEV, "ask the agent of that namespace"
             )
@@ -85,10 +78,6 @@ def _is_in_use(one: socket.socket) -> bool:
     except OSError:
         return False
     return True
-
-
-def _cookie(one: socket.socket) -> int:
-    return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, _COOKIE_BYTES), "little")
 
 
 def _key(descriptor: int) -> bytes:

@@ -16,11 +16,12 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, layout, links
+from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
@@ -37,6 +38,7 @@ from softunicast.kernel.objects import (
     attach_xdp,
     mount_bpffs,
 )
+from softunicast.kernel.pins import drop_links_of_others, link_of, remove_pins
 from softunicast.kernel.tables import Tables
 from softunicast.kernel.testrun import run_syscall
 from softunicast.kernel.usage import Usage, read_usage
@@ -45,6 +47,7 @@ from softunicast.kernel.words import index_key
 OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep", "grant"),
     *("director_tc6", "guard6", "egress6", "sweep6", "grant6"),
+    *socket_hooks.OBJECTS,
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
@@ -68,6 +71,7 @@ class Datapath:
         attach: Mapping[str, str],
         sources: Mapping[str, Sequence[IPv4Network]],
         rules: Mapping[str, OnrampRules],
+        sockets: SocketsConfig | None,
     ) -> None:
         self.folder = folder
         self.uplink = uplink
@@ -75,6 +79,8 @@ class Datapath:
         self.director = "director"  # or "director_tc": the program at the uplink
         self._sources = sources
         self._rules = rules
+        self._excused = sockets.excused if sockets else ()
+        self._cgroup = socket_hooks.root_of(sockets)
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -91,18 +97,20 @@ class Datapath:
         attach: Mapping[str, str] = MappingProxyType({}),
         sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
+        sockets: SocketsConfig | None = None,
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
         `sources`: on-ramp -> the addresses that its clients may have (any when not named).
         `rules`: on-ramp -> what it exempts and clamps.
+        `sockets`: whether to look after the sockets of this host; None: not.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach, sources, rules)
+        made = cls(bpffs, uplink, server, attach, sources, rules, sockets)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -136,7 +144,7 @@ class Datapath:
         self._tables.maps = self._maps
         state = self._tables.read()
         index = links.interface(self.uplink).index
-        self._drop_links_of_others()
+        drop_links_of_others(self.folder, self.uplink, ON_ONRAMPS)
         self._write_settings(index, self._settings().self)  # whose it is, only `apply` may change
         self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
@@ -145,6 +153,7 @@ class Datapath:
         self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
         self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach_sockets()
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
@@ -153,7 +162,8 @@ class Datapath:
         mtu = links.interface(self.uplink).mtu
         mask = self._maps["groups"].max_entries - 1
         granted = self._settings().granted  # claims of an agent before this one may live
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask, granted)
+        cookie = socket_hooks.netns_cookie() if self._cgroup else 0
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask, granted, cookie)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _settings(self) -> abi.Settings:
@@ -164,6 +174,15 @@ class Datapath:
         before = self._settings()
         if bool(before.granted) != asked:
             self._maps["settings"].set(index_key(0), before._replace(granted=int(asked)).pack())
+
+    def _attach_sockets(self) -> None:
+        """After the rest, whose tables they use."""
+        if self._cgroup is None:
+            socket_hooks.detach(self.folder / "links")
+            return
+        socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
+        for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
+            self._keep(name, link)
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
@@ -180,7 +199,7 @@ class Datapath:
             self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
         pin = self._pin(other, self.uplink)
         if pin.exists():
-            Link.at(pin).remove()
+            link_of(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -218,13 +237,6 @@ class Datapath:
         else:
             self._detach("fast", interface)
 
-    def _drop_links_of_others(self) -> None:
-        """Attachments to an uplink that is not configured any more."""
-        for pin in list((self.folder / "links").iterdir()):
-            program, _, interface = pin.name.partition("@")
-            if program not in ON_ONRAMPS and interface != self.uplink:
-                Link.at(pin).remove()
-
     # tables
 
     def read(self) -> KernelState:
@@ -259,6 +271,8 @@ class Datapath:
 
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
+        if self._cgroup is not None:  # a cgroup comes with its service
+            socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
         changes = tables.set_servers(wanted.servers)
         if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)
@@ -345,6 +359,11 @@ class Datapath:
         """What stands for the pool in the tables; None while it is in none."""
         return self._tables.pool_numbers().get(name)
 
+    @property
+    def sockets_cookie(self) -> int:
+        """Of the network namespace whose sockets are looked after; 0: none are."""
+        return self._settings().netns_cookie
+
     def memory_bytes(self) -> dict[str, int]:
         """What each map takes of the kernel's memory now, by the kernel's own account."""
         return {name: table.memory_bytes() for name, table in self._maps.items()}
@@ -373,21 +392,13 @@ class Datapath:
         """Detaches everything and removes the pins: first the on-ramps, last the guard."""
         for name in sorted(self._links, key=_removal_rank):
             self._links.pop(name).remove()
-        _remove_pins(self.folder)
+        remove_pins(self.folder)
         self.close()
 
 
 def _removal_rank(name: str) -> int:
     order = (*ON_ONRAMPS, "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
-
-
-def _remove_pins(folder: Path) -> None:
-    for name in ("links", "maps"):
-        for pin in (folder / name).glob("*"):
-            pin.unlink()
-        with suppress(FileNotFoundError):
-            (folder / name).rmdir()
 
 
 def attach_pass(interface: str, pin: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from softunicast.core.errors import KernelError
 from softunicast.core.slices import IPAddress, Slice
 from softunicast.kernel import abi
-from softunicast.kernel.agreed import agree, excuse, own_cookie
+from softunicast.kernel.agreed import agree, excuse
 from softunicast.kernel.families import family_of
 from softunicast.kernel.maps import Map
 from softunicast.kernel.words import address_word, be16
@@ -51,23 +51,32 @@ class Programs(Protocol):
     def run(self, name: str, context: bytes) -> bytes: ...
     def pool_number(self, name: str) -> int | None: ...
     def ask_for_grants(self, asked: bool) -> None: ...
+    @property
+    def sockets_cookie(self) -> int: ...
 
 
 class Grants:
-    """Makes, prolongs and ends grants; who has which is for the caller to know. Made in the namespace of the data
-    path."""
+    """Makes, prolongs and ends grants; who has which is for the caller to know."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
-        self._cookie = own_cookie()
 
     def number_of(self, pool: str) -> int | None:
         """What stands for it in the kernel; None while it is not there."""
         return self._programs.pool_number(pool)
 
+    def require_hooks(self) -> None:
+        """Raises KernelError where the sockets of this host are not looked after: nothing would come of a promise."""
+        if not self._programs.sockets_cookie:
+            raise KernelError(
+                "the agent does not look after the sockets of this host",
+                errno.EOPNOTSUPP,
+                "mount a cgroup2, and see [sockets] in the agent's configuration",
+            )
+
     def agree(self, descriptors: Iterable[int], pool: int) -> None:
         """As kernel.agreed.agree. Waits for nothing, and may be called from any thread."""
-        agree(self._programs.map("agreed"), descriptors, pool, self._cookie)
+        agree(self._programs.map("agreed"), descriptors, pool, self._programs.sockets_cookie)
 
     def take(
         self,

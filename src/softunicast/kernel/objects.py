@@ -173,12 +173,6 @@ class Link:
             raise
         return cls(fd, pin)
 
-    @classmethod
-    def at(cls, pin: Path) -> Self:
-        """One that is pinned there."""
-        fd = load_library().bpf_obj_get(str(pin).encode())
-        return cls(check(fd, f"opening {pin}"), pin)
-
     def close(self) -> None:
         """Lets go of the descriptor; the pin keeps the attachment."""
         os.close(self.fd)

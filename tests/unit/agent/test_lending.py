@@ -42,11 +42,16 @@ class Kernel:
         self.granted: list[Grant] = []
         self.asked = False
         self.full = False
+        self.off = False
         self.lost: list[Grant] = []
         self.extended = 0
 
     def number_of(self, pool: str) -> int | None:
         return NUMBER if pool == "gb" else None
+
+    def require_hooks(self) -> None:
+        if self.off:
+            raise KernelError("the agent does not look after", errno.EOPNOTSUPP, "see [sockets]")
 
     def agree(self, descriptors: Iterable[int], pool: int) -> None:
         for descriptor in descriptors:
@@ -398,6 +403,15 @@ async def test_the_agent_stops(service: Service) -> None:
         await service.do(lease.release)
         with pytest.raises(AgentUnreachableError, match=r"no agent answers on .*pool_socket"):
             await service.do(pool.lease)
+
+
+async def test_where_sockets_are_not_looked_after(service: Service) -> None:
+    service.kernel.off = True
+    with service.pool() as pool:
+        for ask in (pool.socket, pool.lease):
+            with pytest.raises(OSError, match=r"does not look after; fix: see \[sockets\]") as caught:
+                await service.do(ask)
+            assert caught.value.errno == errno.EOPNOTSUPP
 
 
 async def test_a_kernel_that_refuses(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
