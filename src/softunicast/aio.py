@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from softunicast.core.errors import InputError
-from softunicast.pools import AGENT, Pool
+from softunicast.pools import Pool
 from softunicast.wire.lending import SOCKETS_MAX
 
 
@@ -24,7 +24,7 @@ async def connect(
     tags: Mapping[str, str] | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 as asyncio's own streams and socket.create_connection have it
     protocol: str = "tcp",
-    agent: str = AGENT,
+    agent: str | None = None,
 ) -> socket.socket:
     """A socket that does not block, connected to `address` (host and port) from a port of the pool: for
     loop.create_connection(sock=...) and the like. Every address of the host is tried until one answers.
@@ -48,7 +48,7 @@ async def open_connection(
     pool: str | Pool | None = None,
     tags: Mapping[str, str] | None = None,
     timeout: float | None = None,  # noqa: ASYNC109
-    agent: str = AGENT,
+    agent: str | None = None,
     **more: Any,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """As asyncio.open_connection, which takes `more`; but the connection leaves from the pool. `timeout`: seconds until

@@ -28,6 +28,7 @@ from softunicast.core.errors import AgentUnreachableError, InputError
 from softunicast.wire import lending as wire
 
 AGENT: Final = "/run/softunicast/pools.sock"
+AGENT_ENV: Final = "SOFTUNICAST_POOL_SOCKET"
 TIMEOUT_S: Final = 10.0  # the agent answers between two changes of its kernel tables
 Socket = socket.socket  # Pool.socket has taken the name
 _KINDS: Final = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -40,12 +41,13 @@ def connect(
     tags: Mapping[str, str] | None = None,
     timeout: float | None = None,
     protocol: str = "tcp",
-    agent: str = AGENT,
+    agent: str | None = None,
 ) -> socket.socket:
     """A socket that is connected to `address` (host and port) from a port of the pool, or of the only pool that carries
     all of `tags`. Like socket.create_connection: every address of the host is tried until one answers.
 
-    `timeout`: seconds for all of it, and from then on the socket's own; None: as long as it takes.
+    `timeout`: seconds for all of it, and from then on the socket's own; None: as long as it takes. `agent`: where it
+    listens ([agent] pool_socket), else as SOFTUNICAST_POOL_SOCKET says.
     """
     with Pool(pool, tags=tags, agent=agent, timeout=TIMEOUT_S if timeout is None else timeout) as one:
         return one.connect(address, timeout=timeout, protocol=protocol)
@@ -99,13 +101,13 @@ class Pool:
         name: str | None = None,
         *,
         tags: Mapping[str, str] | None = None,
-        agent: str = AGENT,
+        agent: str | None = None,
         timeout: float = TIMEOUT_S,
     ) -> None:
         if (name is None) == (tags is None):
             raise InputError("neither a pool nor tags, or both", "give one of them")
         self._choice = wire.Choice(name, tags or {})
-        self._agent = agent
+        self._agent = agent or os.environ.get(AGENT_ENV) or AGENT
         self._timeout_s = timeout
         self._lock = threading.Lock()
         self._connection: Socket | None = None
