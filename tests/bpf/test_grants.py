@@ -27,6 +27,7 @@ from softunicast.core.slices import Slice
 from softunicast.kernel import abi
 from softunicast.kernel.agreed import agree
 from softunicast.kernel.grants import Grant, Grants
+from softunicast.kernel.socket_hooks import netns_cookie
 
 PORTS = 16
 SLOT = 128
@@ -351,7 +352,7 @@ def test_all_or_none(giver: Giver, monkeypatch: pytest.MonkeyPatch) -> None:
     sockets = [socket.socket() for _ in range(4)]
     monkeypatch.setattr(type(table), "set", set_)
     with pytest.raises(KernelError, match="no memory"):
-        agree(table, [one.fileno() for one in sockets], giver.number, giver.datapath.sockets_cookie)
+        agree(table, [one.fileno() for one in sockets], giver.number, netns_cookie())
     for one in sockets:
         assert table.get(one.fileno().to_bytes(4, "little")) is None
         one.close()

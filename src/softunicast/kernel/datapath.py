@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
@@ -20,6 +19,7 @@ from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
+from softunicast.core.onramps import IPNetwork
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
@@ -45,9 +45,8 @@ from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = (
-    *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep", "grant"),
-    *("director_tc6", "guard6", "egress6", "sweep6", "grant6"),
-    *socket_hooks.OBJECTS,
+    *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
+    *("director_tc6", "guard6", "egress6", "sweep6"),
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
@@ -69,7 +68,7 @@ class Datapath:
         uplink: str,
         server: str,
         attach: Mapping[str, str],
-        sources: Mapping[str, Sequence[IPv4Network]],
+        sources: Mapping[str, Sequence[IPNetwork]],
         rules: Mapping[str, OnrampRules],
         sockets: SocketsConfig | None,
     ) -> None:
@@ -95,7 +94,7 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
-        sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
+        sources: Mapping[str, Sequence[IPNetwork]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
         sockets: SocketsConfig | None = None,
     ) -> Self:
@@ -137,8 +136,9 @@ class Datapath:
             "clients": limits.clients_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
-        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
-        for name in OBJECTS:
+        objects = (*OBJECTS, *(socket_hooks.OBJECTS if self._cgroup else ()))
+        layout.check_pinned(objects, self.folder / "maps", sizes)
+        for name in objects:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
         self._tables.maps = self._maps
@@ -168,12 +168,6 @@ class Datapath:
 
     def _settings(self) -> abi.Settings:
         return abi.Settings.unpack(self._maps["settings"].get(index_key(0)) or bytes(abi.SETTINGS_BYTES))
-
-    def ask_for_grants(self, asked: bool) -> None:
-        """Whether the search for a port asks if a user was granted it: not while there are no grants."""
-        before = self._settings()
-        if bool(before.granted) != asked:
-            self._maps["settings"].set(index_key(0), before._replace(granted=int(asked)).pack())
 
     def _attach_sockets(self) -> None:
         """After the rest, whose tables they use."""
@@ -219,7 +213,7 @@ class Datapath:
         sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
         mss = rules.mss, self._mss_mtu(interface)
         self._tables.set_onramp(interface, pool, addresses, 0, sources, *mss)
-        set_exempt(self._maps["exempt"], device.index, rules.exempt)
+        set_exempt(self._maps, device.index, rules.exempt)
         if device.bare:
             if not self._pin("wrap", interface).exists():
                 for program in TRANSLATORS:
@@ -285,7 +279,7 @@ class Datapath:
         for interface in set(tables.state.onramps) - set(wanted.onramps):
             for program in ON_ONRAMPS:
                 self._detach(program, interface)
-            set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
+            set_exempt(self._maps, tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
 
@@ -358,11 +352,6 @@ class Datapath:
     def pool_number(self, name: str) -> int | None:
         """What stands for the pool in the tables; None while it is in none."""
         return self._tables.pool_numbers().get(name)
-
-    @property
-    def sockets_cookie(self) -> int:
-        """Of the network namespace whose sockets are looked after; 0: none are."""
-        return self._settings().netns_cookie
 
     def memory_bytes(self) -> dict[str, int]:
         """What each map takes of the kernel's memory now, by the kernel's own account."""

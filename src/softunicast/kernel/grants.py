@@ -19,7 +19,7 @@ from softunicast.kernel import abi
 from softunicast.kernel.agreed import agree, excuse
 from softunicast.kernel.families import family_of
 from softunicast.kernel.maps import Map
-from softunicast.kernel.words import address_word, be16
+from softunicast.kernel.words import address_word, be16, index_key
 
 ANY_PORT: Final = 0
 SYSTEM_PORTS: Final = 1024  # as in bpf/abi.h: those below are never given out
@@ -50,9 +50,6 @@ class Programs(Protocol):
     def map(self, name: str) -> Map: ...
     def run(self, name: str, context: bytes) -> bytes: ...
     def pool_number(self, name: str) -> int | None: ...
-    def ask_for_grants(self, asked: bool) -> None: ...
-    @property
-    def sockets_cookie(self) -> int: ...
 
 
 class Grants:
@@ -67,7 +64,7 @@ class Grants:
 
     def require_hooks(self) -> None:
         """Raises KernelError where the sockets of this host are not looked after: nothing would come of a promise."""
-        if not self._programs.sockets_cookie:
+        if not self._settings().netns_cookie:
             raise KernelError(
                 "the agent does not look after the sockets of this host",
                 errno.EOPNOTSUPP,
@@ -76,7 +73,7 @@ class Grants:
 
     def agree(self, descriptors: Iterable[int], pool: int) -> None:
         """As kernel.agreed.agree. Waits for nothing, and may be called from any thread."""
-        agree(self._programs.map("agreed"), descriptors, pool, self._programs.sockets_cookie)
+        agree(self._programs.map("agreed"), descriptors, pool, self._settings().netns_cookie)
 
     def take(
         self,
@@ -88,7 +85,7 @@ class Grants:
         chance: Callable[[], float],
     ) -> Grant | None:
         """A port of these slices that nobody has; None when there is none. `chance`: from 0 to 1, below it."""
-        self._programs.ask_for_grants(True)
+        self._asked_for(True)
         for part in slices:
             first = max(part.port_first, SYSTEM_PORTS)
             count = part.port_first + part.ports - first
@@ -129,7 +126,16 @@ class Grants:
 
     def none_left(self) -> None:
         """The search for ports need not ask for grants any more."""
-        self._programs.ask_for_grants(False)
+        self._asked_for(False)
+
+    def _settings(self) -> abi.Settings:
+        return abi.Settings.unpack(self._programs.map("settings").get(index_key(0)) or bytes(abi.SETTINGS_BYTES))
+
+    def _asked_for(self, asked: bool) -> None:
+        """Whether the search for a port asks if a user was granted it."""
+        before = self._settings()
+        if bool(before.granted) != asked:
+            self._programs.map("settings").set(index_key(0), before._replace(granted=int(asked)).pack())
 
     def _write(self, grant: Grant, until_ns: int) -> None:
         self._programs.map("granted").set(grant.key, abi.Grant(until_ns, grant.pool).pack())
