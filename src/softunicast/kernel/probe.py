@@ -236,6 +236,7 @@ _PROBES: Final[dict[str, _Probe]] = {
             since, "egress of sockets", _have_helper(_SOCK_ADDR, number), "CONFIG_CGROUP_BPF", required=False
         )
         for name, number, since in (
+            ("get_current_uid_gid", 15, "5.8"),
             ("get_current_cgroup_id", 80, "4.18"),
             ("get_current_ancestor_cgroup_id", 123, "5.7"),
             ("get_netns_cookie", 122, "5.7"),
