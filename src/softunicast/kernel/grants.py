@@ -129,7 +129,9 @@ class Grants:
         self._asked_for(False)
 
     def _settings(self) -> abi.Settings:
-        return abi.Settings.unpack(self._programs.map("settings").get(index_key(0)) or bytes(abi.SETTINGS_BYTES))
+        return abi.Settings.unpack(
+            self._programs.map("settings").get(index_key(0)) or bytes(abi.SETTINGS_BYTES)
+        )
 
     def _asked_for(self, asked: bool) -> None:
         """Whether the search for a port asks if a user was granted it."""

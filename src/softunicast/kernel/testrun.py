@@ -1,8 +1,8 @@
-"""Running a program on a packet that never was on a wire (BPF_PROG_TEST_RUN): frame in, verdict and frame out.
+"""Running a program on a packet that never was on a wire (BPF_PROG_TEST_RUN): frame in, verdict and frame out. And
+programs that run on no packet at all.
 
 The kernel executes the very program that handles traffic, helpers included (routing, socket lookup), as if
-the frame had arrived on, or was leaving by, an interface of the calling thread's network namespace. Programs for
-user space (SEC("syscall")) are run the same way, on what they are given.
+the frame had arrived on, or was leaving by, an interface of the calling thread's network namespace.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from softunicast.core.errors import InputError
+from softunicast.kernel import abi
 from softunicast.kernel.libbpf import check, ffi, load_library
 
 XDP_VERDICTS: Final = {0: "aborted", 1: "drop", 2: "pass", 3: "tx", 4: "redirect"}
@@ -74,6 +75,11 @@ def run_syscall(program: int, context: bytes, doing: str) -> bytes:
     options.ctx_in, options.ctx_size_in = memory, len(context)
     check(load_library().bpf_prog_test_run_opts(program, options), doing)
     return bytes(ffi.buffer(memory))[: len(context)]
+
+
+def run_sweep(program: int) -> abi.Sweep:
+    """Frees expired claims: what bpf/sweep.bpf.c says of it."""
+    return abi.Sweep.unpack(run_syscall(program, bytes(abi.SWEEP_BYTES), "sweeping expired claims"))
 
 
 def _run(program: int, frame: bytes, context: bytes, repeat: int) -> tuple[Any, bytes]:
