@@ -90,6 +90,7 @@ enum hook {
 	HOOK_EGRESS_OUT,
 	HOOK_EGRESS_IN,
 	HOOK_GUARD,
+	HOOK_UPLINK,
 };
 
 enum server_kind {
@@ -237,7 +238,7 @@ struct flow_key { /* one conversation as the client sees it */
 	ip_address remote;
 	__u16 client_port; /* be; the identifier for ICMP echo */
 	__u16 remote_port; /* be; 0 for ICMP echo */
-	__u32 onramp;      /* ifindex: overlapping client addresses are isolated */
+	__u32 onramp;      /* ifindex: overlapping client addresses are isolated; the uplink's: a socket of this host */
 	__u8 protocol;
 	__u8 zero[3];
 };

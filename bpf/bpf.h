@@ -62,3 +62,6 @@ HELPER(__u64, ktime_get_ns, void);
 HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
 HELPER(long, loop, __u32 count, void *callback, void *context, __u64 flags);
 HELPER(__u64, xdp_get_buff_len, void *xdp);
+HELPER(void *, sk_storage_get, void *map, void *sock, void *initial, __u64 flags);
+HELPER(struct bpf_sock *, sk_fullsock, struct bpf_sock *sock);
+HELPER(__u64, skb_ancestor_cgroup_id, struct __sk_buff *skb, int level);

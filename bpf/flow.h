@@ -122,7 +122,7 @@ INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
 /* Translates the packet and sends it out of the uplink. Returns REASON_NONE with the verdict in `verdict`. */
 INLINE enum reason send(struct __sk_buff *skb, struct packet *packet, struct flow *flow, __u64 now, int *verdict)
 {
-	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port};
+	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port, .hops = 1};
 	ip_address gateway = UNSPECIFIED;
 
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)

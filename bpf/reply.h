@@ -61,7 +61,8 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 	return 0;
 }
 
-/* An error about a packet that left from one of our ports: to the client, when a flow sent it. */
+/* An error about a packet that left from one of our ports: to the client, or up to this host's socket, when a flow
+ * sent it. */
 ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
@@ -71,6 +72,7 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	struct quote *quote;
 	void *data, *end;
 	__u32 onramp;
+	int hops;
 
 	if (!packet || !scratch)
 		return TC_ACT_SHOT;
@@ -90,16 +92,17 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	claim = bpf_map_lookup_elem(&claims, key);
 	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
 		return TC_ACT_UNSPEC;
-	if (packet->ttl <= 1)
-		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
 	onramp = claim->flow.onramp;
+	hops = onramp != skb->ifindex;
+	if (hops && packet->ttl <= 1)
+		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
-	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port) ||
-	    set_mac(skb, client_mac, onramp_mac))
+	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port, hops) ||
+	    (hops && set_mac(skb, client_mac, onramp_mac)))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
-	return bpf_redirect(onramp, 0);
+	return hops ? bpf_redirect(onramp, 0) : TC_ACT_UNSPEC;
 }
 
 /* Sends a fragment that met the others here on to the owner of its slice. */

@@ -72,6 +72,7 @@ class Hook(IntEnum):
     EGRESS_OUT = 2
     EGRESS_IN = 3
     GUARD = 4
+    UPLINK = 5
 
 
 class ServerKind(IntEnum):

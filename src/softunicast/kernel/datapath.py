@@ -46,6 +46,7 @@ OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
     *("director_tc6", "guard6", "egress6", "sweep6"),
 )
+SOCKET_OBJECTS: Final = ("uplink", "uplink6")  # for sockets of this host: loaded where these are served
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
@@ -68,6 +69,7 @@ class Datapath:
         attach: Mapping[str, str],
         sources: Mapping[str, Sequence[IPv4Network]],
         rules: Mapping[str, OnrampRules],
+        sockets: bool,
     ) -> None:
         self.folder = folder
         self.uplink = uplink
@@ -75,6 +77,7 @@ class Datapath:
         self.director = "director"  # or "director_tc": the program at the uplink
         self._sources = sources
         self._rules = rules
+        self._sockets = sockets
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -91,18 +94,20 @@ class Datapath:
         attach: Mapping[str, str] = MappingProxyType({}),
         sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
+        sockets: bool = False,
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
         `sources`: on-ramp -> the addresses that its clients may have (any when not named).
         `rules`: on-ramp -> what it exempts and clamps.
+        `sockets`: packets of this host's sockets in an agreement are translated, too.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach, sources, rules)
+        made = cls(bpffs, uplink, server, attach, sources, rules, sockets)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -129,8 +134,9 @@ class Datapath:
             "clients": limits.clients_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
-        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
-        for name in OBJECTS:
+        wanted = OBJECTS + SOCKET_OBJECTS if self._sockets else OBJECTS
+        layout.check_pinned(wanted, self.folder / "maps", sizes)
+        for name in wanted:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
         self._tables.maps = self._maps
@@ -145,6 +151,7 @@ class Datapath:
         self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
         self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach_sockets(index)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
@@ -171,6 +178,15 @@ class Datapath:
         pin = self._pin(other, self.uplink)
         if pin.exists():
             _link_of(pin).remove()
+
+    def _attach_sockets(self, index: int) -> None:
+        """In front of the guard, which then sees what leaves; after egress_in, which knows the replies."""
+        for name in SOCKET_OBJECTS:
+            pin = self._pin(name, self.uplink)
+            if self._sockets:
+                self._attach(name, name, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
+            elif pin.exists():
+                _link_of(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -302,7 +318,7 @@ class Datapath:
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         """How many live flows there are (of those `wanted`), and the first `limit` of them."""
-        return list_flows(self._claims(), limit, wanted)
+        return list_flows(self._claims(), limit, wanted, links.index_of(self.uplink) or 0)
 
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
         """Live flows of each slice."""
