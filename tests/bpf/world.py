@@ -162,6 +162,11 @@ class World:
     def back(self, frame: bytes, segment_bytes: int | None = None) -> Ran:
         return self._run("egress_in", frame, UPLINK, segment_bytes)
 
+    def own(self, frame: bytes, segment_bytes: int | None = None, came_by: str | None = None) -> Ran:
+        """A packet of this host's own, as `guard`; its socket is in the cgroup of this process."""
+        interface = self.index[came_by] if came_by else 0
+        return self._run("uplink", frame, UPLINK, segment_bytes, interface)
+
     def fast(self, frame: bytes, onramp: str = ONRAMP) -> Ran:
         """XDP in front of `out`; the on-ramp must have been attached so."""
         return self._run("fast", frame, onramp)
@@ -348,10 +353,11 @@ def make_server(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def make_world(folder: Path, limits: Limits = LIMITS) -> Iterator[World]:
-    """Everything built, opened, with the tables of `state()`; and everything gone again."""
+def make_world(folder: Path, limits: Limits = LIMITS, sockets: bool = False) -> Iterator[World]:
+    """Everything built, opened, with the tables of `state()`; and everything gone again. `sockets`: those of this host
+    are served, too."""
     with make_server(folder) as mount:
-        datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH)
+        datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH, sockets=sockets)
         try:
             datapath.apply(state())
             yield World(datapath)
