@@ -10,7 +10,7 @@
 
 #include "family.h"
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
 #define SYSTEM_PORTS 1024     /* those below are never given out */
@@ -56,12 +56,19 @@ enum reason {
 	REASON_FILTERED,
 	REASON_UNSOLICITED,
 	REASON_SPOOFED,
+	/* sockets */
+	REASON_BIND_REFUSED,
+	REASON_BIND_OUTSIDE,
+	REASON_SOCKET_TAKEN,
+	REASON_NO_ADDRESS,
+	REASON_NAMESPACE,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
 	REASON_GUARD_EXPIRED,
 	REASON_GUARD_FRAGMENT,
 	REASON_GUARD_PROTOCOL,
+	REASON_GUARD_SOCKET,
 	REASON_MAX,
 };
 
@@ -81,6 +88,7 @@ enum traffic {
 	TRAFFIC_HELD,      /* egress: later fragments that wait for their first */
 	TRAFFIC_RELEASED,  /* egress: of these, met by it */
 	TRAFFIC_CUT,       /* egress: packets cut into fragments, because the way on carries less */
+	TRAFFIC_SOCKETS,   /* sockets: given a port of a pool */
 	TRAFFIC_MAX,
 };
 
@@ -90,6 +98,7 @@ enum hook {
 	HOOK_EGRESS_OUT,
 	HOOK_EGRESS_IN,
 	HOOK_GUARD,
+	HOOK_SOCKET,
 	HOOK_UPLINK,
 };
 
@@ -129,6 +138,8 @@ struct settings { /* array, one entry */
 	__u32 self;    /* index into servers */
 	__u32 uplink_mtu;
 	__u32 group_mask; /* lines of groups - 1; their number is a power of two */
+	__u32 zero;
+	__u64 netns_cookie; /* of the network namespace whose sockets are ours to look after; 0: none */
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -276,7 +287,8 @@ struct claim {
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
 	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
-	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
+	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had.
+			     * Of a socket (flow.onramp is 0, and there is no flow): both are its cookie. */
 	__u32 since_ticks;      /* of TICK_NS */
 	__u32 refresh_in_ticks; /* TCP: a reply need not prolong the claim before */
 	__u8 client_mac[6];

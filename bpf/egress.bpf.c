@@ -310,7 +310,7 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		mapping->local = key->local;
 		mapping->local_port = key->local_port;
 		claim = bpf_map_lookup_elem(&claims, mapping);
-		if (!claim || !alive(claim, now))
+		if (!claim || !alive(claim, now) || !claim->flow.onramp)
 			return nobodys(skb, packet, key);
 		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
@@ -321,6 +321,8 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		stranger = 1;
 	}
 	onramp = claim->flow.onramp;
+	if (!onramp) /* a socket's, which has it itself */
+		return TC_ACT_UNSPEC;
 	rewrite.hops = onramp != skb->ifindex; /* else its client is a socket of this host */
 	if (rewrite.hops && packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);

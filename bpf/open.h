@@ -6,17 +6,10 @@
 #include "pairing.h"
 #include "search.h"
 
-/* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
-INLINE int find_port(struct __sk_buff *skb, struct search *search, const struct pool *pool)
+/* A flow has a port as soon as it is claimed. */
+INLINE int settle(struct searching *searching)
 {
-	struct searching searching = {.skb = skb, .search = search};
-
-	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
-	if (search->full)
-		return REASON_TABLE_FULL;
-	if (!search->found)
-		return search->held ? REASON_SLICE_FULL : REASON_NO_SLICE;
-	return REASON_NONE;
+	return 1;
 }
 
 /* What search->claim is for: the conversation `key`, of which `flow` has the first packet's numbers. */

@@ -194,9 +194,9 @@ INLINE int own_packet(struct __sk_buff *skb, __u32 pool, enum speaker speaker, s
 SEC("tc")
 int HOOK(uplink)(struct __sk_buff *skb)
 {
-	const struct agreement *agreement = 0;
-	struct bpf_sock *sock, *full = 0;
 	struct sender fresh = {}, *sender = 0;
+	struct bpf_sock *sock, *full = 0;
+	struct agreement agreement;
 	enum speaker speaker = SPEAKER_KERNEL;
 	__u32 pool = 0;
 
@@ -205,10 +205,9 @@ int HOOK(uplink)(struct __sk_buff *skb)
 	sock = skb->sk;
 	if (sock)
 		full = bpf_sk_fullsock(sock);
-	if (full)
-		agreement = agreement_of_sender(skb, full);
-	if (agreement && agreement->kind == AGREEMENT_POOL) {
-		pool = agreement->pool;
+	agreement = agreement_of_packet(skb);
+	if (full && agreement.kind == AGREEMENT_POOL) {
+		pool = agreement.pool;
 		sender = bpf_sk_storage_get(&senders, full, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 		speaker = full->type == SOCK_STREAM && sender && is_unspecified(sender->from) ? SPEAKER_OLDER : SPEAKER_ANY;
 	} else if (full && full->type != SOCK_RAW) {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.bpf import families, frames
-from tests.bpf.agreements import agreed, cgroup, here
+from tests.bpf.agreements import agreed, here
 from tests.bpf.frames import (
     FROM_WIRE,
     REMOTE,
@@ -29,11 +29,11 @@ from tests.bpf.frames import (
     with_ip,
 )
 from tests.bpf.pieces import cut, id_of, joined, port_of_id
+from tests.bpf.programs import cgroup
 from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.world import ADDRESS, ONRAMP, World, make_world, state
 
 from softunicast.core.pools import ClientLimits
-from softunicast.kernel import abi
 
 FAMILIES = (4, 6)
 HOST = "192.0.2.1:5000"
@@ -42,10 +42,10 @@ PAYLOAD = bytes(range(256)) * 11
 TTL = 7  # of no packet that the data path makes itself
 
 
-@pytest.fixture(scope="module")
-def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with make_world(tmp_path_factory.mktemp("world"), sockets=True) as made:
-        yield made
+@pytest.fixture
+def world(sockets_world: World, family: int) -> World:
+    sockets_world.reset()
+    return sockets_world
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_without_an_agreement(world: World, protocol: str) -> None:
     assert untouched(world, out(protocol))
     with cgroup() as other, agreed(world, other):
         assert untouched(world, out(protocol))
-    with agreed(world, here(), kind=abi.AgreementKind.EXCUSED):
+    with agreed(world, here(), pool=None):
         assert untouched(world, out(protocol))
 
 
@@ -311,7 +311,9 @@ def test_a_stranger_may_send_to_a_udp_socket(world: World) -> None:
         assert ran.frame == back("udp", HOST, "203.0.113.9:99")
         about = quoted(back("udp", HOST, "203.0.113.9:99"))
         ran = world.own(error(HOST, "203.0.113.9:0", about, macs=TO_WIRE))
-        assert ran.frame == error(local, "203.0.113.9:0", quoted(back("udp", local, "203.0.113.9:99")), macs=TO_WIRE)
+        assert ran.frame == error(
+            local, "203.0.113.9:0", quoted(back("udp", local, "203.0.113.9:99")), macs=TO_WIRE
+        )
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "echo"])
@@ -327,4 +329,4 @@ def test_but_not_to_where_the_kernel_would_answer(world: World, protocol: str) -
 
 def test_the_program_is_loaded_where_it_is_wanted(tmp_path: Path) -> None:
     with make_world(tmp_path) as world:
-        assert {"uplink", "agreements"}.isdisjoint([*world.datapath._links, *world.datapath._maps])
+        assert {"uplink", "uplink6"}.isdisjoint([*world.datapath._links, *world.datapath._objects])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.bpf import families, frames
-from tests.bpf.agreements import agreed, cgroup, inside
+from tests.bpf.agreements import agreed
 from tests.bpf.frames import (
     FROM_WIRE,
     REMOTE,
@@ -30,7 +30,8 @@ from tests.bpf.frames import (
     udp,
 )
 from tests.bpf.pieces import joined, port_of_id
-from tests.bpf.world import ADDRESS, UPLINK, World, make_world, state
+from tests.bpf.programs import cgroup, inside
+from tests.bpf.world import ADDRESS, UPLINK, World, state
 
 from softunicast.kernel import abi
 from softunicast.kernel.offload import set_tx_checksum
@@ -43,12 +44,12 @@ OUTGOING = 4  # PACKET_OUTGOING
 DISCOVERY = range(133, 138)
 
 
-@pytest.fixture(scope="module")
-def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with make_world(tmp_path_factory.mktemp("world"), sockets=True) as made:
-        set_tx_checksum(UPLINK, False)
-        Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
-        yield made
+@pytest.fixture
+def world(sockets_world: World, family: int) -> World:
+    set_tx_checksum(UPLINK, False)
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
+    sockets_world.reset()
+    return sockets_world
 
 
 class Wire:
@@ -72,7 +73,11 @@ class Wire:
     def _is_ours(frame: bytes) -> bool:
         if families.chosen == 4:
             return frame[12:14] == b"\x08\x00"
-        return frame[12:14] == b"\x86\xdd" and frame[38] != 0xFF and not (frame[20] == 58 and frame[54] in DISCOVERY)
+        return (
+            frame[12:14] == b"\x86\xdd"
+            and frame[38] != 0xFF
+            and not (frame[20] == 58 and frame[54] in DISCOVERY)
+        )
 
     def send(self, frame: bytes) -> None:
         self._socket.send(frame)
@@ -147,14 +152,20 @@ def test_many_destinations_of_one_socket(world: World, place: Path, wire: Wire) 
             remote = f"203.0.113.{number}:53"
             asks.sendto(b"question", to(remote))
             wire.send(udp(remote, local_end(wire.next()), bytes([number]), macs=FROM_WIRE))
-            assert asks.recvfrom(100) == (bytes([number]), (*to(remote), 0, 0)[: 2 if families.chosen == 4 else 4])
+            assert asks.recvfrom(100) == (
+                bytes([number]),
+                (*to(remote), 0, 0)[: 2 if families.chosen == 4 else 4],
+            )
 
 
 @pytest.mark.parametrize("size", [1473, 4000, 20000])
 def test_datagrams_that_the_stack_cuts(world: World, place: Path, wire: Wire, size: int) -> None:
     with udp_in(place) as asks:
         asks.sendto(b"\xa5" * size, to(REMOTE))
-        pieces = [wire.next() for _ in range(-(-(size + 8) // 1480) if families.chosen == 4 else -(-(size + 8) // 1448))]
+        pieces = [
+            wire.next()
+            for _ in range(-(-(size + 8) // 1480) if families.chosen == 4 else -(-(size + 8) // 1448))
+        ]
         assert all(is_translated(piece) and port_of_id(piece) in SLICE for piece in pieces)
         assert checksums_right(joined(pieces))[1] or families.chosen == 6
         wire.check_silent()
@@ -170,7 +181,7 @@ def test_the_nearest_cgroup_decides(world: World, place: Path, wire: Wire) -> No
     with (
         cgroup(place) as middle,
         cgroup(middle) as below,
-        agreed(world, middle, kind=abi.AgreementKind.EXCUSED),
+        agreed(world, middle, pool=None),
         cgroup(place) as beside,
         udp_in(below) as excused,
         udp_in(beside) as asks,
@@ -230,7 +241,9 @@ def connecting(place: Path | None, port: int = 0) -> socket.socket:
     made = made_in(place, socket.SOCK_STREAM)
     made.bind((families.current(HOST), port))
     made.setblocking(False)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # nothing comes after its end
+    made.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )  # nothing comes after its end
     assert made.connect_ex(to(REMOTE)) == errno.EINPROGRESS
     return made
 
@@ -336,6 +349,7 @@ def test_refused_datagrams(full: World, place: Path, wire: Wire) -> None:
 
 def test_an_error_on_the_way(world: World, place: Path, wire: Wire) -> None:
     with udp_in(place) as asks:
+        asks.bind((families.current(HOST), 0))  # of its own choice
         asks.connect(to(REMOTE))
         asks.send(b"question")
         left = wire.next()

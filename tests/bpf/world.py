@@ -23,6 +23,7 @@ from pyroute2 import IPRoute, netns
 from tests.bpf import families, frames
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
@@ -353,9 +354,10 @@ def make_server(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def make_world(folder: Path, limits: Limits = LIMITS, sockets: bool = False) -> Iterator[World]:
-    """Everything built, opened, with the tables of `state()`; and everything gone again. `sockets`: those of this host
-    are served, too."""
+def make_world(
+    folder: Path, limits: Limits = LIMITS, sockets: SocketsConfig | None = None
+) -> Iterator[World]:
+    """Everything built, opened, with the tables of `state()`; and everything gone again."""
     with make_server(folder) as mount:
         datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH, sockets=sockets)
         try:

@@ -110,6 +110,7 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
             {**config.attach, config.uplink.interface: config.uplink.attach},
             config.sources,
             config.rules,
+            config.sockets,
         )
     except BaseException:
         kernel.close()

@@ -40,12 +40,18 @@ class Reason(IntEnum):
     FILTERED = 24
     UNSOLICITED = 25
     SPOOFED = 26
-    GUARD_FOREIGN = 27
-    GUARD_NOBODY = 28
-    GUARD_EXPIRED = 29
-    GUARD_FRAGMENT = 30
-    GUARD_PROTOCOL = 31
-    MAX = 32
+    BIND_REFUSED = 27
+    BIND_OUTSIDE = 28
+    SOCKET_TAKEN = 29
+    NO_ADDRESS = 30
+    NAMESPACE = 31
+    GUARD_FOREIGN = 32
+    GUARD_NOBODY = 33
+    GUARD_EXPIRED = 34
+    GUARD_FRAGMENT = 35
+    GUARD_PROTOCOL = 36
+    GUARD_SOCKET = 37
+    MAX = 38
 
 
 class Traffic(IntEnum):
@@ -63,7 +69,8 @@ class Traffic(IntEnum):
     HELD = 11
     RELEASED = 12
     CUT = 13
-    MAX = 14
+    SOCKETS = 14
+    MAX = 15
 
 
 class Hook(IntEnum):
@@ -72,7 +79,8 @@ class Hook(IntEnum):
     EGRESS_OUT = 2
     EGRESS_IN = 3
     GUARD = 4
-    UPLINK = 5
+    SOCKET = 5
+    UPLINK = 6
 
 
 class ServerKind(IntEnum):
@@ -109,7 +117,7 @@ class AgreementKind(IntEnum):
 
 
 class AbiLimit(IntEnum):
-    ABI_VERSION = 3
+    ABI_VERSION = 4
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
     LINE_GROUPS = 7
@@ -127,6 +135,7 @@ class Settings(NamedTuple):
     self: int
     uplink_mtu: int
     group_mask: int
+    netns_cookie: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -136,8 +145,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIIII")
-SETTINGS_BYTES: Final = 20
+_settings = Struct("<IIIII4xQ")
+SETTINGS_BYTES: Final = 32
 
 
 class BlockKey(NamedTuple):

@@ -16,11 +16,12 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, layout, links
+from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
@@ -38,6 +39,7 @@ from softunicast.kernel.objects import (
     attach_xdp,
     mount_bpffs,
 )
+from softunicast.kernel.pins import drop_links_of_others, link_of, remove_pins
 from softunicast.kernel.tables import Tables
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
@@ -45,8 +47,8 @@ from softunicast.kernel.words import index_key
 OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
     *("director_tc6", "guard6", "egress6", "sweep6"),
+    *socket_hooks.OBJECTS,
 )
-SOCKET_OBJECTS: Final = ("uplink", "uplink6")  # for sockets of this host: loaded where these are served
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
@@ -69,7 +71,7 @@ class Datapath:
         attach: Mapping[str, str],
         sources: Mapping[str, Sequence[IPv4Network]],
         rules: Mapping[str, OnrampRules],
-        sockets: bool,
+        sockets: SocketsConfig | None,
     ) -> None:
         self.folder = folder
         self.uplink = uplink
@@ -77,7 +79,8 @@ class Datapath:
         self.director = "director"  # or "director_tc": the program at the uplink
         self._sources = sources
         self._rules = rules
-        self._sockets = sockets
+        self._excused = sockets.excused if sockets else ()
+        self._cgroup = socket_hooks.root_of(sockets)
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -94,14 +97,14 @@ class Datapath:
         attach: Mapping[str, str] = MappingProxyType({}),
         sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
-        sockets: bool = False,
+        sockets: SocketsConfig | None = None,
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
         `sources`: on-ramp -> the addresses that its clients may have (any when not named).
         `rules`: on-ramp -> what it exempts and clamps.
-        `sockets`: packets of this host's sockets in an agreement are translated, too.
+        `sockets`: whether to look after the sockets of this host; None: not.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
@@ -134,7 +137,7 @@ class Datapath:
             "clients": limits.clients_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
-        wanted = OBJECTS + SOCKET_OBJECTS if self._sockets else OBJECTS
+        wanted = OBJECTS if self._cgroup is None else OBJECTS + socket_hooks.AT_UPLINK
         layout.check_pinned(wanted, self.folder / "maps", sizes)
         for name in wanted:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
@@ -142,7 +145,7 @@ class Datapath:
         self._tables.maps = self._maps
         state = self._tables.read()
         index = links.interface(self.uplink).index
-        self._drop_links_of_others()
+        drop_links_of_others(self.folder, self.uplink, ON_ONRAMPS)
         self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
         self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
@@ -159,8 +162,20 @@ class Datapath:
     def _write_settings(self, uplink: int, self_index: int) -> None:
         mtu = links.interface(self.uplink).mtu
         mask = self._maps["groups"].max_entries - 1
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
+        cookie = socket_hooks.netns_cookie() if self._cgroup else 0
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask, cookie)
         self._maps["settings"].set(index_key(0), settings.pack())
+
+    def _attach_sockets(self, index: int) -> None:
+        """After the rest, whose tables they use; at the uplink in front of the guard, which sees what leaves then."""
+        if self._cgroup is None:
+            socket_hooks.detach(self.folder / "links", self.uplink)
+            return
+        for name in socket_hooks.AT_UPLINK:
+            self._attach(name, name, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
+        socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
+        for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
+            self._keep(name, link)
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
@@ -177,16 +192,7 @@ class Datapath:
             self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
         pin = self._pin(other, self.uplink)
         if pin.exists():
-            _link_of(pin).remove()
-
-    def _attach_sockets(self, index: int) -> None:
-        """In front of the guard, which then sees what leaves; after egress_in, which knows the replies."""
-        for name in SOCKET_OBJECTS:
-            pin = self._pin(name, self.uplink)
-            if self._sockets:
-                self._attach(name, name, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
-            elif pin.exists():
-                _link_of(pin).remove()
+            link_of(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -224,13 +230,6 @@ class Datapath:
         else:
             self._detach("fast", interface)
 
-    def _drop_links_of_others(self) -> None:
-        """Attachments to an uplink that is not configured any more."""
-        for pin in list((self.folder / "links").iterdir()):
-            program, _, interface = pin.name.partition("@")
-            if program not in ON_ONRAMPS and interface != self.uplink:
-                _link_of(pin).remove()
-
     # tables
 
     def read(self) -> KernelState:
@@ -265,6 +264,8 @@ class Datapath:
 
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
+        if self._cgroup is not None:  # a cgroup comes with its service
+            socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
         changes = tables.set_servers(wanted.servers)
         if (me := tables.server_index(tables.me)) != self._self_index():
             self._write_settings(links.interface(self.uplink).index, me)
@@ -382,26 +383,13 @@ class Datapath:
         """Detaches everything and removes the pins: first the on-ramps, last the guard."""
         for name in sorted(self._links, key=_removal_rank):
             self._links.pop(name).remove()
-        _remove_pins(self.folder)
+        remove_pins(self.folder)
         self.close()
 
 
 def _removal_rank(name: str) -> int:
     order = (*ON_ONRAMPS, "egress_in", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
-
-
-def _link_of(pin: Path) -> Link:
-    fd = load_library().bpf_obj_get(str(pin).encode())
-    return Link(check(fd, f"opening {pin}"), pin)
-
-
-def _remove_pins(folder: Path) -> None:
-    for name in ("links", "maps"):
-        for pin in (folder / name).glob("*"):
-            pin.unlink()
-        with suppress(FileNotFoundError):
-            (folder / name).rmdir()
 
 
 def attach_pass(interface: str, pin: Path) -> None:
