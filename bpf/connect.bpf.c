@@ -143,6 +143,11 @@ INLINE int claim_free(struct bpf_sock_addr *context, struct chosen *chosen, cons
 	return search->unbound ? REASON_NO_ADDRESS : reason;
 }
 
+INLINE int same_peer(const struct claim_key *one, const struct claim_key *other)
+{
+	return same_address(one->remote, other->remote) && one->remote_port == other->remote_port;
+}
+
 INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
@@ -160,9 +165,11 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 	reason = ends->local_port ? claim_bound(context, sock, chosen, ends) : claim_free(context, chosen, pool);
 	if (reason)
 		return reason;
-	/* What has the whole port keeps it, whomever the socket is connected to. */
-	if (!chosen->held.local_port || chosen->held.remote_port)
+	if (!chosen->held.local_port || chosen->held.remote_port) { /* not the whole port: that is kept */
+		if (chosen->held.local_port && !same_peer(&chosen->held, &chosen->search.key))
+			free_own(chosen, &chosen->held, 0); /* towards whom it was connected to before */
 		chosen->held = chosen->search.key;
+	}
 	if (!ends->local_port)
 		count(TRAFFIC_SOCKETS);
 	if (chosen->search.reused)

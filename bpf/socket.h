@@ -4,7 +4,8 @@
  * A socket claims its five-tuple in the same table as a forwarded flow, by the same search. Its claim has no flow and no
  * on-ramp (flow.onramp is 0), and only has to live until the kernel's own table of sockets shows the tuple as taken; the
  * search asks that one, too. Where a port is to be its socket's towards everybody (endpoint-independent pools, and
- * UDP sockets that are bound and may send to anybody) the claim has no remote end, and lives until the socket is closed.
+ * UDP sockets that are bound and may send to anybody) the claim has no remote end, and lives until the socket is closed. So
+ * does the claim of a socket that is bound to a device, which the kernel's table does not show to others.
  *
  * These hooks run in the context of programs, which others interrupt: what they work on is in the socket's own storage,
  * not in scratch.h's. The kernel holds the socket's lock meanwhile. They run for every program of the host, so their
@@ -75,18 +76,18 @@ INLINE enum whose whose(void *context)
 	return bpf_get_netns_cookie(context) == self->netns_cookie ? WHOSE_OURS : WHOSE_ELSEWHERE;
 }
 
-/* Frees a claim of the socket's, if it is its still. */
-INLINE void free_own(const struct chosen *chosen, struct claim_key *key)
+/* Frees a claim of the socket's, if it is its still: at once, or at a later time. */
+INLINE void free_own(const struct chosen *chosen, struct claim_key *key, __u64 later_ns)
 {
 	struct claim *claim = bpf_map_lookup_elem(&claims, key);
-	__u64 expires;
+	__u64 expires, until = later_ns ? later_ns : CLAIM_BUSY;
 
 	if (!claim)
 		return;
 	expires = *(volatile __u64 *)&claim->expires_ns;
 	if (expires != CLAIM_BUSY && !claim->flow.onramp && claim->acknowledged == chosen->search.claim.acknowledged &&
 	    claim->sent == chosen->search.claim.sent &&
-	    __sync_val_compare_and_swap(&claim->expires_ns, expires, CLAIM_BUSY) == expires)
+	    __sync_val_compare_and_swap(&claim->expires_ns, expires, until) == expires && !later_ns)
 		bpf_map_delete_elem(&claims, key);
 }
 
@@ -97,6 +98,12 @@ INLINE int is_own(const struct search *search)
 
 	return claim && !claim->flow.onramp && claim->acknowledged == search->claim.acknowledged &&
 	       claim->sent == search->claim.sent;
+}
+
+/* Does the claim of that search last until its socket is closed? */
+INLINE int lasts(const struct search *search)
+{
+	return search->until_ns - search->now_ns > SOCKET_CLAIM_NS;
 }
 
 /* Begins a search for the socket. 0: no memory. `whole`: the port is to be its own towards everybody. */
@@ -113,7 +120,7 @@ INLINE struct chosen *begin_search(struct bpf_sock_addr *context, struct bpf_soc
 	zero_fill(search, sizeof(*search));
 	search->now_ns = now;
 	search->socket = 1;
-	search->until_ns = search->claim.expires_ns = now + (whole ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
+	search->until_ns = search->claim.expires_ns = now + (whole || sock->bound_dev_if ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
 	search->closing_ns = pool->tcp_closing_ns;
 	search->claim.since_ticks = now / TICK_NS;
 	search->claim.pool = pool_key;

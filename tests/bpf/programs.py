@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -52,16 +52,24 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def agreed(world: World, pool: str = "gb") -> Iterator[Path]:
+def agreed(world: World, pool: str | None = "gb") -> Iterator[Path]:
     """This process is in a cgroup that is in an agreement."""
     folder = world.datapath.folder
     with cgroup() as made, Agreements.open(folder) as agreements:
-        agreements.set(cgroups.number(made), pool)
+        if pool is None:
+            agreements.excuse(cgroups.number(made))
+        else:
+            agreements.set(cgroups.number(made), pool)
         try:
             with inside(made):
                 yield made
         finally:
             agreements.remove(cgroups.number(made))
+
+
+def excused(world: World) -> AbstractContextManager[Path]:
+    """This process is in a cgroup that may do as it likes."""
+    return agreed(world, None)
 
 
 @contextmanager

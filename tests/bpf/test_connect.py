@@ -6,6 +6,7 @@ Real sockets, by the real hooks; this process is in the cgroup. The slice has 16
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import threading
@@ -159,20 +160,24 @@ def wait_for_end(made: socket.socket) -> None:
     assert made.recv(1) == b""
 
 
+time_wait_ports = itertools.count(5000)
+
+
 @pytest.mark.parametrize("timestamps", [True, False])
 def test_time_wait_is_used_again_where_the_kernel_would(small: World, program: Program, timestamps: bool) -> None:
     """Last of all, and only after a conversation with timestamps."""
+    remote = f"203.0.113.1:{next(time_wait_ports)}"  # they last for a minute
     Path("/proc/sys/net/ipv4/tcp_timestamps").write_text("1" if timestamps else "0")
     try:
         with on_loopback("203.0.113.1"):
-            server = program.bind("tcp", "203.0.113.1:444", reuse=True)
+            server = program.bind("tcp", remote, reuse=True)
             server.listen()
             server.setblocking(True)
             waiting = set()
             for _ in range(3):
                 made = program.socket("tcp")
                 made.setblocking(True)
-                made.connect(program.end("203.0.113.1:444"))
+                made.connect(program.end(remote))
                 other, _ = server.accept()
                 waiting.add(program.local(made)[1])
                 made.shutdown(socket.SHUT_WR)
@@ -182,10 +187,10 @@ def test_time_wait_is_used_again_where_the_kernel_would(small: World, program: P
                 made.close()
             server.close()
         small.expire()
-        assert program.fill("tcp", PORTS - 3, "203.0.113.1:444") == SLICE - waiting
+        assert program.fill("tcp", PORTS - 3, remote) == SLICE - waiting
         if timestamps:
-            assert program.fill("tcp", 3, "203.0.113.1:444") == waiting
-        refused(errno.EADDRNOTAVAIL, program, "tcp", "203.0.113.1:444")
+            assert program.fill("tcp", 3, remote) == waiting
+        refused(errno.EADDRNOTAVAIL, program, "tcp", remote)
     finally:
         Path("/proc/sys/net/ipv4/tcp_timestamps").write_text("1")
 
