@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from tests.bpf.programs import cgroup, inside
 from tests.bpf.world import ADDRESS, UPLINK, World, state
 
 from softunicast.kernel import abi
+from softunicast.core.pools import ClientLimits
 from softunicast.kernel.offload import set_tx_checksum
 
 FAMILIES = (4, 6)
@@ -122,8 +124,11 @@ def to(text: str) -> tuple[str, int]:
 
 @contextmanager
 def udp_in(place: Path | None) -> Iterator[socket.socket]:
-    with made_in(place, socket.SOCK_DGRAM) as made:
-        yield made
+    """A socket; this process is in the cgroup meanwhile."""
+    with ExitStack() as stack:
+        if place:
+            stack.enter_context(inside(place))
+        yield stack.enter_context(made_in(None, socket.SOCK_DGRAM))
 
 
 def is_translated(frame: bytes) -> bool:
@@ -178,17 +183,23 @@ def test_a_socket_of_another_cgroup(world: World, place: Path, wire: Wire) -> No
 
 
 def test_the_nearest_cgroup_decides(world: World, place: Path, wire: Wire) -> None:
-    with (
-        cgroup(place) as middle,
-        cgroup(middle) as below,
-        agreed(world, middle, pool=None),
-        cgroup(place) as beside,
-        udp_in(below) as excused,
-        udp_in(beside) as asks,
-    ):
-        excused.sendto(b"question", to(REMOTE))
-        assert source_of(wire.next()) == HOST
+    with cgroup(place) as middle, agreed(world, middle, pool=None), cgroup(middle) as below:
+        with udp_in(below) as excused:
+            excused.sendto(b"question", to(REMOTE))
+            assert source_of(wire.next()) == HOST
+    with cgroup(place) as beside, udp_in(beside) as asks:
         asks.sendto(b"question", to(REMOTE))
+        assert is_translated(wire.next())
+
+
+def test_a_socket_that_another_program_made(world: World, place: Path, wire: Wire) -> None:
+    """It is in the agreement of who made it, or of who uses it."""
+    with made_in(place, socket.SOCK_DGRAM) as asks:
+        asks.sendto(b"question", to(REMOTE))
+        assert is_translated(wire.next())
+    with made_in(None, socket.SOCK_DGRAM) as asks:
+        with inside(place):
+            asks.sendto(b"question", to(REMOTE))
         assert is_translated(wire.next())
 
 
@@ -322,10 +333,10 @@ def test_a_service_of_the_host_answers_as_it_is_asked(world: World, place: Path,
 
 
 @pytest.fixture
-def full(world: World, place: Path, wire: Wire) -> Iterator[World]:
+def full(world: World, place: Path, wire: Wire) -> World:
     """A pool whose leases have run out."""
     world.reset(state(pool=(3,)))
-    yield world
+    return world
 
 
 def test_refused_connections(full: World, place: Path, wire: Wire) -> None:
@@ -341,10 +352,60 @@ def test_refused_datagrams(full: World, place: Path, wire: Wire) -> None:
         asks.bind((families.current(HOST), 0))
         asks.connect(to(REMOTE))
         asks.send(b"question")
-        with pytest.raises(OSError) as refused:
+        with pytest.raises(OSError, match="No route to host|Permission denied"):
             asks.recv(100)
-        assert refused.value.errno in (errno.EHOSTUNREACH, errno.EACCES)
     wire.check_silent()
+
+
+def test_a_datagram_to_nowhere_fails_at_once(full: World, place: Path, wire: Wire) -> None:
+    """Of a socket that is not connected, which would never hear of it; and of one that is bound, too."""
+    for bind in (False, True):
+        before = full.counters()["no_slice"]
+        with udp_in(place) as asks:
+            if bind:
+                asks.bind((families.current(HOST), 0))
+            with pytest.raises(PermissionError):
+                asks.sendto(b"question", to(REMOTE))
+        assert full.counters()["no_slice"] == before + 1
+    wire.check_silent()
+
+
+def test_the_pool_is_full_towards_one_destination(world: World, place: Path, wire: Wire) -> None:
+    """Who has a port keeps it, and others may still ask elsewhere."""
+    world.reset(state(ports=16))
+    before = world.counters()["slice_full"]
+    with ExitStack() as stack:
+        first, *others = [stack.enter_context(udp_in(place)) for _ in range(17)]
+        for asks in (first, *others[:15]):
+            asks.sendto(b"question", to(REMOTE))
+            assert is_translated(wire.next())
+        for _ in range(3):
+            with pytest.raises(PermissionError):
+                others[15].sendto(b"question", to(REMOTE))
+            first.sendto(b"again", to(REMOTE))
+            assert is_translated(wire.next())
+        others[15].sendto(b"question", to("203.0.113.2:53"))
+        assert is_translated(wire.next())
+        assert (world.counters()["slice_full"] - before, len(world.claims())) == (3, 17)
+    wire.check_silent()
+
+
+def test_a_limit_of_the_host(world: World, place: Path, wire: Wire) -> None:
+    before = state()
+    limited = replace(before.pools["gb"], client_limits=ClientLimits(udp_max=1))
+    world.reset(replace(before, pools={"gb": limited}))
+    with udp_in(place) as asks:
+        asks.sendto(b"question", to(REMOTE))
+        assert is_translated(wire.next())
+        with pytest.raises(PermissionError):
+            asks.sendto(b"question", to("203.0.113.2:53"))
+    wire.check_silent()
+
+
+def test_other_programs_send_as_they_like(full: World, place: Path, wire: Wire) -> None:
+    with udp_in(None) as asks:
+        asks.sendto(b"question", to(REMOTE))
+        assert source_of(wire.next()) == HOST
 
 
 def test_an_error_on_the_way(world: World, place: Path, wire: Wire) -> None:

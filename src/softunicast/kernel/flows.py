@@ -28,7 +28,8 @@ HOOKS: Final = {hook.value: hook.name.lower().replace("_", " ") for hook in abi.
 class Flow:
     """One translated conversation. Ends are "address:port" (ICMP: the echo identifier as the port).
 
-    On-ramp "host": a socket of this server, translated at the uplink. A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping".
+    On-ramp "host": a socket of this server, translated at the uplink. A mapping of an endpoint-independent pool is
+    listed too: remote "any", state "mapping".
     """
 
     onramp: str

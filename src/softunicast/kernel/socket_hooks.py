@@ -31,6 +31,8 @@ HOOKS: Final = (
     ("bind", "socket_bind", 8),
     ("bind", "bind_mapped", 9),
     ("bind6", "socket_bind6", 9),
+    ("sendmsg", "socket_send", 14),
+    ("sendmsg6", "socket_send6", 15),
 )
 OBJECTS: Final = tuple(dict.fromkeys(name for name, _, _ in HOOKS))
 AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs: loaded where sockets are looked after
