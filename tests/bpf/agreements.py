@@ -6,17 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bpf.programs import cgroup_root
+from tests.bpf.programs import cgroup, inside
 from tests.bpf.world import World
 
 from softunicast.kernel import cgroups
 from softunicast.kernel.agreements import Agreements
-
-
-def here() -> Path:
-    """The cgroup of this process."""
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    return cgroup_root() / next(line[4:] for line in lines if line.startswith("0::/"))
 
 
 @contextmanager
@@ -31,3 +25,11 @@ def agreed(world: World, place: Path, pool: str | None = "gb") -> Iterator[None]
             yield
         finally:
             agreements.remove(cgroups.number(place))
+
+
+@contextmanager
+def in_agreement(world: World, pool: str | None = "gb") -> Iterator[Path]:
+    """This process is in a cgroup of its own, with an agreement. Never the cgroup it was in before: that may be the
+    one of all others of this machine."""
+    with cgroup() as place, agreed(world, place, pool), inside(place):
+        yield place

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.bpf import families, frames
-from tests.bpf.agreements import agreed, here
+from tests.bpf.agreements import agreed, in_agreement
 from tests.bpf.frames import (
     FROM_WIRE,
     REMOTE,
@@ -31,9 +31,11 @@ from tests.bpf.frames import (
 from tests.bpf.pieces import cut, id_of, joined, port_of_id
 from tests.bpf.programs import cgroup
 from tests.bpf.test_mapping import OPEN, behaving
-from tests.bpf.world import ADDRESS, ONRAMP, World, make_world, state
+from tests.bpf.world import ADDRESS, ATTACH, LIMITS, ME, ONRAMP, UPLINK, World, state
 
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.pools import ClientLimits
+from softunicast.kernel.datapath import Datapath
 
 FAMILIES = (4, 6)
 HOST = "192.0.2.1:5000"
@@ -50,8 +52,8 @@ def world(sockets_world: World, family: int) -> World:
 
 @pytest.fixture
 def agreement(world: World) -> Iterator[World]:
-    """All of this process is in one."""
-    with agreed(world, here()):
+    """This process is in one."""
+    with in_agreement(world):
         yield world
 
 
@@ -126,7 +128,7 @@ def test_an_unknown_remote_is_not_ours(agreement: World) -> None:
 def test_the_host_and_clients_share_the_slice(world: World) -> None:
     """Sixteen ports: eight each, and then neither has one."""
     world.reset(state(ports=16))
-    with agreed(world, here()):
+    with in_agreement(world):
         hosts = {left(world, out("udp", f"192.0.2.1:{port}")) for port in range(5000, 5008)}
         clients = {local_end(world.out(udp(f"10.0.0.2:{port}")).frame) for port in range(5000, 5008)}
         assert len(hosts | clients) == 16
@@ -149,7 +151,7 @@ def test_without_an_agreement(world: World, protocol: str) -> None:
     assert untouched(world, out(protocol))
     with cgroup() as other, agreed(world, other):
         assert untouched(world, out(protocol))
-    with agreed(world, here(), pool=None):
+    with in_agreement(world, None):
         assert untouched(world, out(protocol))
 
 
@@ -185,7 +187,7 @@ def refused(world: World, frame: bytes, reason: str, code: tuple[int, int] = (3,
 def test_full(world: World, protocol: str) -> None:
     world.reset(state(ports=16))
     code = (3, 1) if protocol == "tcp" else (3, 13)
-    with agreed(world, here()):
+    with in_agreement(world):
         for port in range(16):
             left(world, out(protocol, f"192.0.2.1:{5000 + port}"))
         refused(world, out(protocol, "192.0.2.1:5016"), "slice_full", code)
@@ -197,7 +199,7 @@ def test_full(world: World, protocol: str) -> None:
 
 def test_no_lease(world: World) -> None:
     world.reset(state(pool=(3,)))
-    with agreed(world, here()):
+    with in_agreement(world):
         refused(world, out("udp"), "no_slice")
 
 
@@ -214,7 +216,7 @@ def test_limits_of_a_client(world: World) -> None:
     before = state()
     limited = replace(before.pools["gb"], client_limits=ClientLimits(flows_max=1))
     world.reset(replace(before, pools={"gb": limited}))
-    with agreed(world, here()):
+    with in_agreement(world):
         left(world, out("udp"))
         refused(world, out("udp", "192.0.2.1:5001"), "client_flows")
 
@@ -304,7 +306,7 @@ def test_an_error_about_what_came_back_leaves_from_the_pool(agreement: World) ->
 
 def test_a_stranger_may_send_to_a_udp_socket(world: World) -> None:
     world.reset(behaving(OPEN))
-    with agreed(world, here()):
+    with in_agreement(world):
         local = left(world, out("udp"))
         ran = world.back(back("udp", local, "203.0.113.9:99"))
         assert (ran.verdict, dict(ran.counted)) == ("next", {"in": 1})
@@ -319,7 +321,7 @@ def test_a_stranger_may_send_to_a_udp_socket(world: World) -> None:
 @pytest.mark.parametrize("protocol", ["tcp", "echo"])
 def test_but_not_to_where_the_kernel_would_answer(world: World, protocol: str) -> None:
     world.reset(behaving(OPEN))
-    with agreed(world, here()):
+    with in_agreement(world):
         local = left(world, out(protocol))
         frame = tcp("203.0.113.9:99", local, macs=FROM_WIRE)
         if protocol == "echo":
@@ -327,6 +329,29 @@ def test_but_not_to_where_the_kernel_would_answer(world: World, protocol: str) -
         assert world.back(frame).reason == "filtered"
 
 
-def test_the_program_is_loaded_where_it_is_wanted(tmp_path: Path) -> None:
-    with make_world(tmp_path) as world:
-        assert {"uplink", "uplink6"}.isdisjoint([*world.datapath._links, *world.datapath._objects])
+# -- attached
+
+
+def at_uplink(mount: Path) -> set[str]:
+    return {pin.name for pin in (mount / "links").iterdir() if pin.name.startswith("uplink")}
+
+
+def test_it_comes_and_goes_with_the_configuration(mount: Path) -> None:
+    """Also when another agent takes over; the flows stay."""
+    there = {f"{name}@{UPLINK}" for name in ("uplink", "uplink6")}
+    for enabled in (True, True, False, True):
+        sockets = SocketsConfig(enabled=enabled)
+        datapath = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=sockets)
+        datapath.apply(state())
+        assert at_uplink(mount) == (there if enabled else set())
+        if enabled:
+            world = World(datapath)
+            with in_agreement(world):
+                [local] = {left(world, out("udp")) for _ in range(2)}
+            assert datapath.flows(9)[0] == 1
+        datapath.close()
+    assert datapath.adopted
+    last = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH)
+    assert last.flows(9)[1][0].local == local
+    assert at_uplink(mount) == set()
+    last.remove()

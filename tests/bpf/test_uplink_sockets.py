@@ -32,10 +32,11 @@ from tests.bpf.frames import (
 )
 from tests.bpf.pieces import joined, port_of_id
 from tests.bpf.programs import cgroup, inside
-from tests.bpf.world import ADDRESS, UPLINK, World, state
+from tests.bpf.world import ADDRESS, ME, UPLINK, World, slot_changed, state
 
-from softunicast.kernel import abi
+from softunicast.core.desired import SlotOwner
 from softunicast.core.pools import ClientLimits
+from softunicast.kernel import abi
 from softunicast.kernel.offload import set_tx_checksum
 
 FAMILIES = (4, 6)
@@ -183,10 +184,14 @@ def test_a_socket_of_another_cgroup(world: World, place: Path, wire: Wire) -> No
 
 
 def test_the_nearest_cgroup_decides(world: World, place: Path, wire: Wire) -> None:
-    with cgroup(place) as middle, agreed(world, middle, pool=None), cgroup(middle) as below:
-        with udp_in(below) as excused:
-            excused.sendto(b"question", to(REMOTE))
-            assert source_of(wire.next()) == HOST
+    with (
+        cgroup(place) as middle,
+        agreed(world, middle, pool=None),
+        cgroup(middle) as below,
+        udp_in(below) as excused,
+    ):
+        excused.sendto(b"question", to(REMOTE))
+        assert source_of(wire.next()) == HOST
     with cgroup(place) as beside, udp_in(beside) as asks:
         asks.sendto(b"question", to(REMOTE))
         assert is_translated(wire.next())
@@ -321,6 +326,17 @@ def test_a_connection_that_lost_its_flow_stays_in(world: World, place: Path, wir
         assert world.counters()["no_flow"] == before + 1
 
 
+def test_the_guard_sees_what_leaves(world: World, place: Path, wire: Wire) -> None:
+    """A connection whose slice was lost meanwhile ends there."""
+    made, _, _ = established(place, wire)
+    with made:
+        world.datapath.apply(slot_changed(state(), 1, SlotOwner(ME, 1, 1)))
+        before = world.counters()["guard_expired"]
+        made.send(b"more")
+        wire.check_silent()
+        assert world.counters()["guard_expired"] == before + 1
+
+
 def test_a_service_of_the_host_answers_as_it_is_asked(world: World, place: Path, wire: Wire) -> None:
     with made_in(place, socket.SOCK_STREAM) as service:
         service.bind((families.current(HOST), 8080))
@@ -352,7 +368,7 @@ def test_refused_datagrams(full: World, place: Path, wire: Wire) -> None:
         asks.bind((families.current(HOST), 0))
         asks.connect(to(REMOTE))
         asks.send(b"question")
-        with pytest.raises(OSError, match="No route to host|Permission denied"):
+        with pytest.raises(OSError, match=r"No route to host|Permission denied"):
             asks.recv(100)
     wire.check_silent()
 
