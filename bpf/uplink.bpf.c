@@ -144,11 +144,13 @@ INLINE int translate_own(struct __sk_buff *skb, struct scratch *scratch, __u32 p
 	return first_packet(skb, packet, key, &scratch->trial, pool, speaker);
 }
 
-INLINE int is_tagged(struct __sk_buff *skb)
+/* Of another family: the cheapest question, and it has its own program. What has a tag may be of any. */
+INLINE int is_other(struct __sk_buff *skb)
 {
 	struct ethhdr *eth = (void *)(long)skb->data;
 
-	return skb->vlan_present || ((void *)(eth + 1) <= (void *)(long)skb->data_end && is_tag(eth->h_proto));
+	return (void *)(eth + 1) <= (void *)(long)skb->data_end && eth->h_proto != be16(ETH_P_FAMILY) &&
+	       !is_tag(eth->h_proto);
 }
 
 /* To everybody on the link, or to some of them. */
@@ -171,11 +173,8 @@ INLINE int own_packet(struct __sk_buff *skb, __u32 pool, enum speaker speaker, s
 	packet = &scratch->packet;
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
-	if (parsed == PARSED_OTHER) {
-		if (speaker == SPEAKER_KERNEL || !is_tagged(skb))
-			return TC_ACT_UNSPEC; /* ARP and the like; the other family has its own program */
-		return drop(skb, REASON_PROTOCOL, HOOK_UPLINK, packet);
-	}
+	if (parsed == PARSED_OTHER) /* it has a tag */
+		return speaker == SPEAKER_KERNEL ? TC_ACT_UNSPEC : drop(skb, REASON_PROTOCOL, HOOK_UPLINK, packet);
 	if (stays_on_link(packet) || is_broadcast(skb) || is_ours(packet->source))
 		return TC_ACT_UNSPEC;
 	if (parsed == PARSED_ERROR)
@@ -200,7 +199,8 @@ int HOOK(uplink)(struct __sk_buff *skb)
 	enum speaker speaker = SPEAKER_KERNEL;
 	__u32 pool = 0;
 
-	if (skb->ingress_ifindex) /* it only passes through */
+	/* It passes through only, or leaves by a VLAN, which is another interface, or has a program of its own. */
+	if (skb->ingress_ifindex || skb->vlan_present || is_other(skb))
 		return TC_ACT_UNSPEC;
 	sock = skb->sk;
 	if (sock)
