@@ -68,7 +68,6 @@ HELPER(__u64, get_current_cgroup_id, void);
 HELPER(__u64, get_netns_cookie, void *ctx);
 HELPER(__u64, get_socket_cookie, void *ctx);
 HELPER(void *, sk_storage_get, void *map, void *sock, void *value, __u64 flags);
-HELPER(long, sk_storage_delete, void *map, void *sock);
 HELPER(struct bpf_sock *, sk_fullsock, struct bpf_sock *sock);
 HELPER(long, bind, struct bpf_sock_addr *ctx, void *address, int bytes);
 HELPER(long, setsockopt, void *ctx, int level, int name, void *value, int bytes);

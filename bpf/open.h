@@ -66,7 +66,7 @@ APART int find_mapping(struct __sk_buff *skb, struct trial *trial, const struct 
 	reason = client_takes(pool, mapping, search->now_ns, 0, &search->claim.state);
 	if (reason)
 		return reason;
-	reason = find_port(skb, search, pool);
+	reason = find_port(skb, search, pool, 0);
 	if (reason) {
 		uncount(search);
 		return reason;
@@ -149,7 +149,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 		reason = claim_mapped(skb, trial, pool, key, &known);
 	} else {
 		towards(search, key, flow);
-		reason = find_port(skb, search, pool);
+		reason = find_port(skb, search, pool, 0);
 	}
 	if ((reason || known) && search->counted)
 		client_returns(key, 0);

@@ -1,19 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What is the same of all that goes out, whether a client sends it or a socket of this host: what is not for anybody
- * beyond the link, what may begin a conversation, and whose conversation an ICMP error is about. */
+/* What is the same of all that goes out, whether a client sends it or a socket of this host: what may begin a
+ * conversation, and whose conversation an ICMP error is about. */
 #pragma once
 
 #include "claim.h"
 #include "quote.h"
 #include "rewrite.h"
 #include "scratch.h"
-
-/* Not forwarded by anybody, and perhaps the host's: DHCP, neighbour discovery. */
-INLINE int stays_on_link(const struct packet *packet)
-{
-	return is_multicast(packet->destination) || is_link_local(packet->destination) ||
-	       is_link_local(packet->source) || is_discovery(packet);
-}
 
 /* May this packet begin a conversation? */
 INLINE int begins(const struct packet *packet)

@@ -81,6 +81,7 @@ INLINE int socket_holds(void *context, const struct claim_key *key)
 struct searching { /* on the stack, where pointers can be kept */
 	void *context; /* the program's */
 	struct search *search;
+	__u64 connects; /* a socket, to where the port is to be free */
 };
 
 /* What else must come true for a port that is free, by whoever searches: a socket must be bound to it. */
@@ -270,9 +271,9 @@ static long try_slice(__u32 index, struct searching *searching)
 }
 
 /* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
-INLINE int find_port(void *context, struct search *search, const struct pool *pool)
+INLINE int find_port(void *context, struct search *search, const struct pool *pool, const int connects)
 {
-	struct searching searching = {.context = context, .search = search};
+	struct searching searching = {.context = context, .search = search, .connects = connects};
 
 	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
 	if (search->full)

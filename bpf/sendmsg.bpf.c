@@ -68,7 +68,7 @@ INLINE int servable(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 
 	chosen = begin_search(context, sock, pool, pool_key, ends, maps_independently(pool, ends->protocol));
 	if (!chosen)
 		return REASON_INTERNAL;
-	reason = find_port(context, &chosen->search, pool);
+	reason = find_port(context, &chosen->search, pool, 0);
 	if (!reason)
 		give_back(&chosen->search);
 	return reason;

@@ -11,6 +11,7 @@
  * gone (resets, ICMP errors), and an answer that belongs to a flow leaves as the flow does.
  */
 #include "icmp.h"
+#include "link.h"
 #include "mute.h"
 #include "open.h"
 #include "outward.h"

@@ -1,16 +1,18 @@
-"""Programs of the host for tests of sockets: this process, moved into a cgroup of its own and back, and the sockets that
-it makes there, of IPv4, IPv6, or IPv4 by sockets of IPv6 ("mapped")."""
+"""Programs of the host for tests of sockets: this process, moved into a cgroup of its own and back, and the sockets
+that it makes there, of IPv4, IPv6, or IPv4 by sockets of IPv6 ("mapped")."""
 
 from __future__ import annotations
 
 import errno
 import itertools
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 from pyroute2 import IPRoute
 from tests.bpf import families
 from tests.bpf.world import ADDRESS, World
@@ -49,6 +51,14 @@ def inside(folder: Path) -> Iterator[None]:
         yield
     finally:
         (before / "cgroup.procs").write_text(str(os.getpid()))
+
+
+@contextmanager
+def refusal_of(code: int) -> Iterator[None]:
+    """What is done in it is refused, with this errno."""
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as raised:
+        yield
+    assert raised.value.errno == code
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""What the other programs make of the packets of sockets: replies go up to the kernel, and the guard lets nobody begin who
-is in no agreement. Ports as in test_connect.py."""
+"""What the other programs make of the packets of sockets: replies go up to the kernel, and the guard lets nobody
+begin who is in no agreement. Ports as in test_connect.py."""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ EXCUSED_MAX: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class SocketsConfig:
-    """`enabled`: None means where there is a cgroup2. `cgroup`: the root of it that is to be used; None: the one that is
-    mounted. `excused`: cgroups from that root, as /proc/PID/cgroup shows them, whose programs may bind as they like."""
+    """`enabled`: None means where there is a cgroup2. `cgroup`: the root of it that is to be used; None: the one that
+    is mounted. `excused`: cgroups from that root, as /proc/PID/cgroup shows them, whose programs may bind as they
+    like."""
 
     enabled: bool | None = None
     cgroup: str | None = None

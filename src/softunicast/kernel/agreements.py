@@ -16,7 +16,7 @@ from typing import Final, Self
 from softunicast.core.errors import HostError, KernelError, UnknownNameError
 from softunicast.kernel import abi
 from softunicast.kernel.families import FAMILIES
-from softunicast.kernel.libbpf import check, ffi, load_library
+from softunicast.kernel.libbpf import check, load_library
 from softunicast.kernel.maps import Map
 from softunicast.kernel.objects import map_of_fd
 from softunicast.kernel.words import bytes_name
@@ -71,7 +71,9 @@ class Agreements:
         stay as they are. Raises UnknownNameError when there is no such pool."""
         numbers = self.pools()
         if pool not in numbers:
-            raise UnknownNameError(f"no pool {pool!r}", f"name one of: {', '.join(sorted(numbers)) or 'none yet'}")
+            raise UnknownNameError(
+                f"no pool {pool!r}", f"name one of: {', '.join(sorted(numbers)) or 'none yet'}"
+            )
         self._write(cgroup, abi.Agreement(abi.AgreementKind.POOL, numbers[pool]))
 
     def excuse(self, cgroup: int) -> None:
@@ -102,8 +104,6 @@ class Agreements:
             yield Agreement(
                 int.from_bytes(key, "little"), None if excused else names.get(found.pool, f"#{found.pool}")
             )
-
-
 
 
 def pool_numbers(pools: tuple[Map, ...]) -> dict[str, int]:

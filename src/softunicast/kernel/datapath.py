@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
@@ -20,6 +19,7 @@ from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
+from softunicast.core.onramps import IPNetwork
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
@@ -47,7 +47,6 @@ from softunicast.kernel.words import index_key
 OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
     *("director_tc6", "guard6", "egress6", "sweep6"),
-    *socket_hooks.OBJECTS,
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
@@ -69,7 +68,7 @@ class Datapath:
         uplink: str,
         server: str,
         attach: Mapping[str, str],
-        sources: Mapping[str, Sequence[IPv4Network]],
+        sources: Mapping[str, Sequence[IPNetwork]],
         rules: Mapping[str, OnrampRules],
         sockets: SocketsConfig | None,
     ) -> None:
@@ -95,7 +94,7 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
-        sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
+        sources: Mapping[str, Sequence[IPNetwork]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
         sockets: SocketsConfig | None = None,
     ) -> Self:
@@ -137,9 +136,9 @@ class Datapath:
             "clients": limits.clients_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
-        wanted = OBJECTS if self._cgroup is None else OBJECTS + socket_hooks.AT_UPLINK
-        layout.check_pinned(wanted, self.folder / "maps", sizes)
-        for name in wanted:
+        objects = (*OBJECTS, *(socket_hooks.OBJECTS if self._cgroup else ()))
+        layout.check_pinned(objects, self.folder / "maps", sizes)
+        for name in objects:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
         self._tables.maps = self._maps
@@ -212,7 +211,7 @@ class Datapath:
         sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
         mss = rules.mss, self._mss_mtu(interface)
         self._tables.set_onramp(interface, pool, addresses, 0, sources, *mss)
-        set_exempt(self._maps["exempt"], device.index, rules.exempt)
+        set_exempt(self._maps, device.index, rules.exempt)
         if device.bare:
             if not self._pin("wrap", interface).exists():
                 for program in TRANSLATORS:
@@ -278,7 +277,7 @@ class Datapath:
         for interface in set(tables.state.onramps) - set(wanted.onramps):
             for program in ON_ONRAMPS:
                 self._detach(program, interface)
-            set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
+            set_exempt(self._maps, tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
 

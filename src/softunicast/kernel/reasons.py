@@ -32,7 +32,8 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.FAMILY: "The pool has no address of the packet's family, and no other egress may serve it. Client got ICMP.",
     Reason.FILTERED: "Arrived for a client's own port, from somebody the client has not sent to.",
     Reason.UNSOLICITED: "A connection to a port that no client and no socket of this server has.",
-    Reason.SPOOFED: "A client's packet whose source is not one that the on-ramp's clients may have.",
+    Reason.SPOOFED: "A client's packet from an address that its on-ramp does not list, "
+    "or for neighbours where none can be (TUN).",
     Reason.BIND_REFUSED: "A program that is in no agreement tried to bind a shared address. It got EPERM.",
     Reason.BIND_OUTSIDE: "A program wants a shared address, or a port of it, that its pool does not have here now.",
     Reason.SOCKET_TAKEN: "A bound socket wants a port or a destination that another flow or socket has from there.",

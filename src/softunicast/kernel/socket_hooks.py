@@ -1,5 +1,5 @@
-"""The programs that sockets of this host meet: attached once, to the root of cgroup2, for every program of the host; they
-leave alone what is in another network namespace (by its cookie), so several servers can be on one host.
+"""The programs that sockets of this host meet: attached once, to the root of cgroup2, for every program of the host;
+they leave alone what is in another network namespace (by its cookie), so several servers can be on one host.
 
 Which cgroups are excused is written here; which are in agreements, others write (agreements.py).
 """
@@ -23,20 +23,21 @@ from softunicast.kernel.pins import link_of
 # Object, program, attach type (enum bpf_attach_type): in the order in which they go. A socket must not be able to claim
 # before its closing is noticed.
 HOOKS: Final = (
-    ("release", "socket_release", 34),
-    ("release6", "socket_release6", 34),
-    ("connect", "socket_connect", 10),
-    ("connect", "connect_mapped", 11),
-    ("connect6", "socket_connect6", 11),
-    ("bind", "socket_bind", 8),
-    ("bind", "bind_mapped", 9),
-    ("bind6", "socket_bind6", 9),
+    ("sockets", "socket_release", 34),
+    ("sockets6", "socket_release6", 34),
+    ("sockets", "socket_connect", 10),
+    ("sockets", "connect_mapped", 11),
+    ("sockets6", "socket_connect6", 11),
+    ("sockets", "socket_bind", 8),
+    ("sockets", "bind_mapped", 9),
+    ("sockets6", "socket_bind6", 9),
     ("sendmsg", "socket_send", 14),
     ("sendmsg6", "socket_send6", 15),
 )
-OBJECTS: Final = tuple(dict.fromkeys(name for name, _, _ in HOOKS))
-AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs: loaded where sockets are looked after
+AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
+OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK)
 _SO_NETNS_COOKIE: Final = 71
+_BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
 
 def root_of(config: SocketsConfig | None) -> Path | None:
@@ -78,7 +79,7 @@ def detach(links: Path, uplink: str) -> None:
 
 def set_excused(agreements: Map, root: Path, excused: Sequence[str]) -> tuple[str, ...]:
     """Makes the excused cgroups be these. Returns those that are not there (yet)."""
-    entry = abi.Agreement(abi.AgreementKind.EXCUSED, 0).pack()
+    entry = abi.Agreement(abi.AgreementKind.EXCUSED, _BY_CONFIGURATION).pack()
     numbers, missing = set[bytes](), list[str]()
     for cgroup in excused:
         try:
@@ -100,5 +101,3 @@ def _folder(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A program binds a socket, cgroup/bind at the root of cgroup2. Ours to decide is only a shared address:
  *
  *   in no agreement            -> refused (EPERM)
@@ -7,13 +7,9 @@
  *   in an agreement, a port    -> allowed in a live slice of the pool, else refused (EADDRNOTAVAIL)
  *
  * Any other address is the host's, "any" too: what leaves from such a socket does so from an address of the host. */
-#include "socket.h"
+#pragma once
 
-/* The kernel binds when this program has said yes. */
-INLINE int settle(struct searching *searching)
-{
-	return !searching->search->early; /* not where a conversation has just ended: anybody may be next */
-}
+#include "socket.h"
 
 /* Chooses a port of the address. Only slices of that address are looked at. */
 INLINE int choose_port(struct bpf_sock_addr *context, struct chosen *chosen, const struct pool *pool,
@@ -27,7 +23,7 @@ INLINE int choose_port(struct bpf_sock_addr *context, struct chosen *chosen, con
 	search->first_slice = bpf_get_prandom_u32();
 	if (ends->protocol == IPPROTO_TCP) /* others may be connected from there, to whom this one is not */
 		bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-	reason = find_port(context, search, pool);
+	reason = find_port(context, search, pool, 0);
 	if (reason)
 		return reason;
 	if (!same_address(search->key.local, ends->local)) { /* another one with the same number */
@@ -90,40 +86,3 @@ INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
 	reason = bind_to(context, sock, agreement.pool, ends);
 	return reason ? refuse_socket(reason, ends, EADDRNOTAVAIL) : ALLOW;
 }
-
-#if FAMILY == 4
-
-SEC("cgroup/bind4")
-int socket_bind(struct bpf_sock_addr *context)
-{
-	struct ends ends = {.local = context->user_ip4, .local_port = context->user_port, .protocol = context->protocol};
-
-	return bind(context, &ends);
-}
-
-/* An address of IPv4 for a socket of IPv6. */
-SEC("cgroup/bind6")
-int bind_mapped(struct bpf_sock_addr *context)
-{
-	struct ends ends = {.local = context->user_ip6[3], .local_port = context->user_port, .protocol = context->protocol};
-
-	if (context->user_ip6[0] || context->user_ip6[1] || context->user_ip6[2] != be32(0xffff))
-		return ALLOW;
-	return bind(context, &ends);
-}
-
-#else
-
-SEC("cgroup/bind6")
-int socket_bind6(struct bpf_sock_addr *context)
-{
-	struct ends ends = {.local_port = context->user_port, .protocol = context->protocol};
-
-	for (int i = 0; i < 4; i++)
-		ends.local.words[i] = context->user_ip6[i];
-	return is_mapped(ends.local) ? ALLOW : bind(context, &ends);
-}
-
-#endif
-
-LICENSE;

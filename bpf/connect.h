@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A program connects a socket (TCP or UDP), cgroup/connect at the root of cgroup2.
  *
  *   in no agreement, excused, loopback    -> untouched
@@ -8,6 +8,8 @@
  *
  * What cannot be is refused as the kernel would (EADDRNOTAVAIL). The port is chosen here and not by the kernel, which
  * knows neither slices nor the flows that are forwarded. */
+#pragma once
+
 #include "socket.h"
 
 struct wide_address { /* struct sockaddr_in6, or in its first 16 bytes struct sockaddr_in */
@@ -43,7 +45,7 @@ INLINE int can_follow(void *context, const struct claim_key *key)
 
 /* Binds the socket to the port that was claimed. Another socket may be bound there that is not connected: then the
  * next port is tried. */
-INLINE int settle(struct searching *searching)
+INLINE int bind_here(struct searching *searching)
 {
 	struct bpf_sock_addr *context = searching->context;
 	struct search *search = searching->search;
@@ -139,7 +141,7 @@ INLINE int claim_free(struct bpf_sock_addr *context, struct chosen *chosen, cons
 	if (pool->slice_count > 1)
 		search->address = paired_address(&search->claim.flow, pool, search->claim.pool, search->now_ns);
 	bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)); /* or one port served one destination */
-	reason = find_port(context, search, pool);
+	reason = find_port(context, search, pool, 1);
 	return search->unbound ? REASON_NO_ADDRESS : reason;
 }
 
@@ -205,47 +207,3 @@ INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
 	reason = leave_from(context, sock, agreement.pool, ends);
 	return reason ? refuse_socket(reason, ends, EADDRNOTAVAIL) : ALLOW;
 }
-
-#if FAMILY == 4
-
-SEC("cgroup/connect4")
-int socket_connect(struct bpf_sock_addr *context)
-{
-	struct ends ends = {.remote = context->user_ip4, .remote_port = context->user_port, .protocol = context->protocol};
-
-	if (context->sk)
-		ends.local = context->sk->src_ip4;
-	return connect(context, &ends);
-}
-
-/* IPv4 by a socket of IPv6. */
-SEC("cgroup/connect6")
-int connect_mapped(struct bpf_sock_addr *context)
-{
-	struct ends ends = {.remote = context->user_ip6[3], .remote_port = context->user_port, .protocol = context->protocol};
-
-	if (context->user_ip6[0] || context->user_ip6[1] || context->user_ip6[2] != be32(0xffff))
-		return ALLOW;
-	if (context->sk)
-		ends.local = context->sk->src_ip4;
-	return connect(context, &ends);
-}
-
-#else
-
-SEC("cgroup/connect6")
-int socket_connect6(struct bpf_sock_addr *context)
-{
-	struct ends ends = {.remote_port = context->user_port, .protocol = context->protocol};
-	struct bpf_sock *sock = context->sk;
-
-	for (int i = 0; i < 4; i++) {
-		ends.remote.words[i] = context->user_ip6[i];
-		ends.local.words[i] = sock ? sock->src_ip6[i] : 0;
-	}
-	return is_mapped(ends.remote) ? ALLOW : connect(context, &ends);
-}
-
-#endif
-
-LICENSE;
