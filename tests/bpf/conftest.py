@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.bpf.world import World
 
 # Their assertions should explain themselves like those of test modules; before anything imports them.
-for part in ("frames", "kernel_objects", "world"):
+for part in ("far_end", "frames", "kernel_objects", "world"):
     pytest.register_assert_rewrite(f"tests.bpf.{part}")
 
 

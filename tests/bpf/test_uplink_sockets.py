@@ -1,29 +1,35 @@
-"""This host's sockets at the uplink: real ones, of a program in a cgroup, with the test at the far end of the wire.
-Checksums are computed behind the hook, as everywhere: what arrives here has to be right.
-"""
+"""This host's sockets at the uplink: real ones, of a program in a cgroup, with the test at the far end of the wire."""
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import struct
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.bpf import families, frames
 from tests.bpf.agreements import agreed
+from tests.bpf.far_end import (
+    DEADLINE_S,
+    HOST,
+    Wire,
+    agreed_place,
+    connecting,
+    far_end,
+    is_translated,
+    made_in,
+    prepare,
+    to,
+    udp_in,
+)
 from tests.bpf.frames import (
     FROM_WIRE,
     REMOTE,
     checksums_right,
     echo,
     end,
-    error,
     local_end,
     quoted,
     source_of,
@@ -32,108 +38,30 @@ from tests.bpf.frames import (
 )
 from tests.bpf.pieces import joined, port_of_id
 from tests.bpf.programs import cgroup, inside
-from tests.bpf.world import ADDRESS, ME, UPLINK, World, slot_changed, state
+from tests.bpf.world import ADDRESS, ME, World, slot_changed, state
 
 from softunicast.core.desired import SlotOwner
-from softunicast.core.pools import ClientLimits
 from softunicast.kernel import abi
-from softunicast.kernel.offload import set_tx_checksum
 
 FAMILIES = (4, 6)
-DEADLINE_S = 5.0
-HOST = "192.0.2.1"
 SLICE = range(2048, 4096)
-OUTGOING = 4  # PACKET_OUTGOING
-DISCOVERY = range(133, 138)
 
 
 @pytest.fixture
 def world(sockets_world: World, family: int) -> World:
-    set_tx_checksum(UPLINK, False)
-    Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
-    sockets_world.reset()
-    return sockets_world
-
-
-class Wire:
-    """The far end of the uplink."""
-
-    def __init__(self, end_of: socket.socket) -> None:
-        self._socket = end_of
-
-    def next(self) -> bytes:
-        """The next packet of the chosen family that the host has sent, but for what is of the link alone."""
-        deadline = time.monotonic() + DEADLINE_S
-        while True:
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            frame, address = self._socket.recvfrom(1 << 16)
-            if address[2] == OUTGOING or not self._is_ours(frame):
-                continue
-            assert checksums_right(frame)[0]
-            return frame
-
-    @staticmethod
-    def _is_ours(frame: bytes) -> bool:
-        if families.chosen == 4:
-            return frame[12:14] == b"\x08\x00"
-        return (
-            frame[12:14] == b"\x86\xdd"
-            and frame[38] != 0xFF
-            and not (frame[20] == 58 and frame[54] in DISCOVERY)
-        )
-
-    def send(self, frame: bytes) -> None:
-        self._socket.send(frame)
-
-    def check_silent(self) -> None:
-        """Nothing has come that was not read. Sending is done when a system call returns."""
-        self._socket.settimeout(0.0)
-        with suppress(BlockingIOError):
-            while True:
-                frame, address = self._socket.recvfrom(1 << 16)
-                assert address[2] == OUTGOING or not self._is_ours(frame), frame
+    return prepare(sockets_world)
 
 
 @pytest.fixture
 def wire(world: World) -> Iterator[Wire]:
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as made:
-        made.bind(("upp", 0))
-        yield Wire(made)
+    with far_end() as made:
+        yield made
 
 
 @pytest.fixture
 def place(world: World) -> Iterator[Path]:
-    """A cgroup in an agreement."""
-    with cgroup() as made, agreed(world, made):
+    with agreed_place(world) as made:
         yield made
-
-
-def made_in(place: Path | None, kind: int, protocol: int = 0) -> socket.socket:
-    with ExitStack() as stack:
-        if place:
-            stack.enter_context(inside(place))
-        number = socket.AF_INET if families.chosen == 4 else socket.AF_INET6
-        made = socket.socket(number, kind, protocol)
-        made.settimeout(DEADLINE_S)
-        return made
-
-
-def to(text: str) -> tuple[str, int]:
-    address, port = end(text)
-    return families.current(address), port
-
-
-@contextmanager
-def udp_in(place: Path | None) -> Iterator[socket.socket]:
-    """A socket; this process is in the cgroup meanwhile."""
-    with ExitStack() as stack:
-        if place:
-            stack.enter_context(inside(place))
-        yield stack.enter_context(made_in(None, socket.SOCK_DGRAM))
-
-
-def is_translated(frame: bytes) -> bool:
-    return source_of(frame) == str(ADDRESS)
 
 
 # -- UDP
@@ -252,18 +180,6 @@ def test_echo(world: World, place: Path, wire: Wire, kind: int) -> None:
 # -- TCP
 
 
-def connecting(place: Path | None, port: int = 0) -> socket.socket:
-    """A socket that is bound to the host's own address, on its way to REMOTE."""
-    made = made_in(place, socket.SOCK_STREAM)
-    made.bind((families.current(HOST), port))
-    made.setblocking(False)
-    made.setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-    )  # nothing comes after its end
-    assert made.connect_ex(to(REMOTE)) == errno.EINPROGRESS
-    return made
-
-
 def established(place: Path | None, wire: Wire) -> tuple[socket.socket, str, int]:
     """The socket, where it leaves from, and the number of its first byte."""
     made = connecting(place)
@@ -343,93 +259,3 @@ def test_a_service_of_the_host_answers_as_it_is_asked(world: World, place: Path,
         service.listen()
         wire.send(tcp(REMOTE, f"{HOST}:8080", "S", macs=FROM_WIRE))
         assert local_end(wire.next()) == f"{HOST}:8080"
-
-
-# -- refused
-
-
-@pytest.fixture
-def full(world: World, place: Path, wire: Wire) -> World:
-    """A pool whose leases have run out."""
-    world.reset(state(pool=(3,)))
-    return world
-
-
-def test_refused_connections(full: World, place: Path, wire: Wire) -> None:
-    """The kernel believes the error when the socket is its again: on the second try, a second later."""
-    with connecting(place) as made:
-        assert select.select([], [made], [], DEADLINE_S)[1]
-        assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EHOSTUNREACH
-    wire.check_silent()
-
-
-def test_refused_datagrams(full: World, place: Path, wire: Wire) -> None:
-    with udp_in(place) as asks:
-        asks.bind((families.current(HOST), 0))
-        asks.connect(to(REMOTE))
-        asks.send(b"question")
-        with pytest.raises(OSError, match=r"No route to host|Permission denied"):
-            asks.recv(100)
-    wire.check_silent()
-
-
-def test_a_datagram_to_nowhere_fails_at_once(full: World, place: Path, wire: Wire) -> None:
-    """Of a socket that is not connected, which would never hear of it; and of one that is bound, too."""
-    for bind in (False, True):
-        before = full.counters()["no_slice"]
-        with udp_in(place) as asks:
-            if bind:
-                asks.bind((families.current(HOST), 0))
-            with pytest.raises(PermissionError):
-                asks.sendto(b"question", to(REMOTE))
-        assert full.counters()["no_slice"] == before + 1
-    wire.check_silent()
-
-
-def test_the_pool_is_full_towards_one_destination(world: World, place: Path, wire: Wire) -> None:
-    """Who has a port keeps it, and others may still ask elsewhere."""
-    world.reset(state(ports=16))
-    before = world.counters()["slice_full"]
-    with ExitStack() as stack:
-        first, *others = [stack.enter_context(udp_in(place)) for _ in range(17)]
-        for asks in (first, *others[:15]):
-            asks.sendto(b"question", to(REMOTE))
-            assert is_translated(wire.next())
-        for _ in range(3):
-            with pytest.raises(PermissionError):
-                others[15].sendto(b"question", to(REMOTE))
-            first.sendto(b"again", to(REMOTE))
-            assert is_translated(wire.next())
-        others[15].sendto(b"question", to("203.0.113.2:53"))
-        assert is_translated(wire.next())
-        assert (world.counters()["slice_full"] - before, len(world.claims())) == (3, 17)
-    wire.check_silent()
-
-
-def test_a_limit_of_the_host(world: World, place: Path, wire: Wire) -> None:
-    before = state()
-    limited = replace(before.pools["gb"], client_limits=ClientLimits(udp_max=1))
-    world.reset(replace(before, pools={"gb": limited}))
-    with udp_in(place) as asks:
-        asks.sendto(b"question", to(REMOTE))
-        assert is_translated(wire.next())
-        with pytest.raises(PermissionError):
-            asks.sendto(b"question", to("203.0.113.2:53"))
-    wire.check_silent()
-
-
-def test_other_programs_send_as_they_like(full: World, place: Path, wire: Wire) -> None:
-    with udp_in(None) as asks:
-        asks.sendto(b"question", to(REMOTE))
-        assert source_of(wire.next()) == HOST
-
-
-def test_an_error_on_the_way(world: World, place: Path, wire: Wire) -> None:
-    with udp_in(place) as asks:
-        asks.bind((families.current(HOST), 0))  # of its own choice
-        asks.connect(to(REMOTE))
-        asks.send(b"question")
-        left = wire.next()
-        wire.send(error("192.0.2.254:0", local_end(left), quoted(left), (3, 3)))
-        with pytest.raises(ConnectionRefusedError):
-            asks.recv(100)

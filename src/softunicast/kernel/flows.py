@@ -29,8 +29,8 @@ class Flow:
     """One translated conversation. Ends are "address:port" (ICMP: the echo identifier as the port).
 
     A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping". So is what a socket of this
-    host has claimed: on-ramp "socket", state "claimed", and the client is the socket itself. On-ramp "host": a socket of
-    this host, translated at the uplink.
+    host has claimed: on-ramp "socket", state "claimed", and the client is the socket itself. On-ramp "host": a
+    socket of this host, translated at the uplink.
     """
 
     onramp: str

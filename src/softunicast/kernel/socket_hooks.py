@@ -72,7 +72,10 @@ def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterato
 
 def detach(links: Path, uplink: str) -> None:
     """What another configuration has attached."""
-    for name in (*(program for _, program, _ in reversed(HOOKS)), *(f"{name}@{uplink}" for name in AT_UPLINK)):
+    for name in (
+        *(program for _, program, _ in reversed(HOOKS)),
+        *(f"{name}@{uplink}" for name in AT_UPLINK),
+    ):
         if (links / name).exists():
             link_of(links / name).remove()
 
