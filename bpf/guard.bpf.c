@@ -6,7 +6,8 @@
  * other source are not looked at further and left to whatever program is attached after this one.
  *
  * A program of this host may begin conversations from such a source only if it is in an agreement (agreement.h), which
- * makes it claim its tuple first, or excused. A socket that was bound to "any" address and answers is no such program.
+ * makes it claim its tuple first, or excused. A TCP listener on "any" address may answer; of UDP, which does not say who
+ * began, every packet counts.
  *
  * What the director at tc sends on (a neighbour's client to another's, for example) passes: this server only hands it
  * over, as XDP does without asking. It came in by the uplink, and its destination is a neighbour's.

@@ -189,9 +189,9 @@ def test_agreements_without_an_agent(small: World) -> None:
         with pytest.raises(UnknownNameError, match=r"^no pool 'fr'; fix: name one of: de, gb$"):
             agreements.set(5, "fr")
         number = agreements.pools()["de"]
-        small.datapath.apply(WANTED)  # the pool is gone; who is excused, the configuration says
-        assert agreements.list() == (Agreement(5, "gb"), Agreement(7, f"#{number}"))
-        assert [agreements.remove(number) for number in (5, 7, 9)] == [True, True, False]
+        small.datapath.apply(WANTED)  # without that pool
+        assert agreements.list() == (Agreement(5, "gb"), Agreement(7, f"#{number}"), Agreement(9, None))
+        assert [agreements.remove(number) for number in (5, 7, 9, 5)] == [True, True, True, False]
         assert agreements.list() == ()
 
 
