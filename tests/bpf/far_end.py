@@ -5,6 +5,7 @@ everywhere: what arrives at the far end has to be right.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 import time
@@ -125,3 +126,10 @@ def connecting(place: Path | None, port: int = 0) -> socket.socket:
     )  # nothing comes after its end
     assert made.connect_ex(to(REMOTE)) == errno.EINPROGRESS
     return made
+
+
+def writable(made: socket.socket) -> bool:
+    """It is, in time: connected, or refused."""
+    waiting = select.poll()
+    waiting.register(made, select.POLLOUT)
+    return bool(waiting.poll(DEADLINE_S * 1000))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 from tests.bpf import families
 from tests.bpf.far_end import (
-    DEADLINE_S,
     HOST,
     Wire,
     agreed_place,
@@ -23,6 +21,7 @@ from tests.bpf.far_end import (
     prepare,
     to,
     udp_in,
+    writable,
 )
 from tests.bpf.frames import (
     REMOTE,
@@ -66,7 +65,7 @@ def full(world: World, place: Path, wire: Wire) -> World:
 def test_refused_connections(full: World, place: Path, wire: Wire) -> None:
     """The kernel believes the error when the socket is its again: on the second try, a second later."""
     with connecting(place) as made:
-        assert select.select([], [made], [], DEADLINE_S)[1]
+        assert writable(made)
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EHOSTUNREACH
     wire.check_silent()
 

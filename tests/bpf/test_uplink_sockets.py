@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import pytest
 from tests.bpf import families, frames
 from tests.bpf.agreements import agreed
 from tests.bpf.far_end import (
-    DEADLINE_S,
     HOST,
     Wire,
     agreed_place,
@@ -23,6 +21,7 @@ from tests.bpf.far_end import (
     prepare,
     to,
     udp_in,
+    writable,
 )
 from tests.bpf.frames import (
     FROM_WIRE,
@@ -189,7 +188,7 @@ def established(place: Path | None, wire: Wire) -> tuple[socket.socket, str, int
     local = local_end(syn)
     wire.send(tcp(REMOTE, local, "SA", macs=FROM_WIRE, sequence=100, acknowledgement=sequence + 1))
     assert local_end(wire.next()) == local
-    assert select.select([], [made], [], DEADLINE_S)[1]
+    assert writable(made)
     assert made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     return made, local, sequence + 1
 
