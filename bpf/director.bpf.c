@@ -3,6 +3,7 @@
  * flow goes to its client at once (fast.h), where the on-ramp takes frames from XDP. */
 #include "direct.h"
 #include "fast.h"
+#include "handed.h"
 
 INLINE int drop(struct xdp_md *xdp, enum reason reason, const struct packet *packet)
 {
@@ -11,7 +12,7 @@ INLINE int drop(struct xdp_md *xdp, enum reason reason, const struct packet *pac
 }
 
 SEC("xdp.frags")
-int director(struct xdp_md *xdp)
+int HOOK(director)(struct xdp_md *xdp)
 {
 	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
 	struct packet packet;
@@ -28,7 +29,7 @@ int director(struct xdp_md *xdp)
 	case DIRECTION_NOWHERE:
 		return drop(xdp, packet.reason, &packet);
 	default:
-		return XDP_PASS;
+		return parsed == PARSED_OTHER ? hand_on(xdp, HANDED_DIRECTOR) : XDP_PASS;
 	}
 }
 

@@ -11,6 +11,7 @@ import pytest
 from tests.bpf import families, frames
 from tests.bpf.agreements import agreed
 from tests.bpf.far_end import (
+    DEADLINE_S,
     HOST,
     Wire,
     agreed_place,

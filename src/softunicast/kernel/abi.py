@@ -83,6 +83,12 @@ class Hook(IntEnum):
     UPLINK = 6
 
 
+class Handed(IntEnum):
+    DIRECTOR = 0
+    FAST = 1
+    MAX = 2
+
+
 class ServerKind(IntEnum):
     UNUSED = 0
     SELF = 1
