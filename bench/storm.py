@@ -35,8 +35,10 @@ SLICE_PORTS: Final = 256
 SOCKET_WORKERS: Final = 10
 FORWARDED_WORKERS: Final = 4
 DESTINATIONS: Final = (1, 50)
+LAST: Final = DESTINATIONS[-1]  # number of one more, for what is kept: no port rests there from before
 TIMERS: Final = Timers(tcp_opening_s=15, tcp_closing_s=3, udp_s=15, icmp_s=2)
 HOLD_S: Final = 12.0
+FORWARDED_MOST: Final = 8  # conversations that a thread keeps of each protocol: what is left is for sockets
 ORDER_TIMEOUT_S: Final = 60.0
 SERVER, CLIENT = "server1", "client1"
 
@@ -64,7 +66,7 @@ class Report:
                     self.faults.append(f"{world}: no {protocol} conversation was kept")
         whole = set(range(self.slice.port_first, self.slice.port_first + self.slice.ports))
         for protocol in ("tcp", "udp"):
-            ports = self.witness["live"][protocol].get(destination(0), [])
+            ports = self.witness["live"][protocol].get(destination(LAST), [])
             kept = sum(counts[f"kept {protocol}"] for counts in self.counts.values())
             if set(ports) != whole or len(ports) != len(whole) or kept != len(whole):
                 self.faults.append(
@@ -106,9 +108,7 @@ def storm(seconds: float, restart_every_s: float, say: Any = lambda _: None) -> 
             build.running(pair.pair(slice_ports=SLICE_PORTS, pool=pool), f"storm{os.getpid()}")
         )
         namespaces.run_in(lab.namespace("internet"), add_destinations)
-        witness = Child(
-            lab, "internet", [sys.executable, "-m", "bench.storm_witness", str(DESTINATIONS[-1]), "eth0"]
-        )
+        witness = Child(lab, "internet", [sys.executable, "-m", "bench.storm_witness", str(LAST + 1), "eth0"])
         stack.callback(witness.end)
         witness.answer()
         held = slice_of(lab, SERVER)
@@ -134,8 +134,9 @@ def storm(seconds: float, restart_every_s: float, say: Any = lambda _: None) -> 
             for one in everyone:
                 one.answer()
         say(f"holding for {HOLD_S:g} s")
-        for one in everyone:
-            one.order("hold", HOLD_S)
+        for world, most in ("forwarded", FORWARDED_MOST), ("sockets", SLICE_PORTS):
+            for one in workers[world]:
+                one.order("hold", HOLD_S, LAST, most)
         answers = {world: [one.answer() for one in some] for world, some in workers.items()}
         witness.order("report")
         report = Report(
@@ -178,7 +179,7 @@ def add_destinations() -> None:
     """The addresses of the witness; in its namespace."""
     with IPRoute() as netlink:
         [index] = netlink.link_lookup(ifname="eth0")
-        for number in range(DESTINATIONS[-1]):
+        for number in range(LAST + 1):
             netlink.addr("add", index=index, address=destination(number), prefixlen=32)
 
 

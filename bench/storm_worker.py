@@ -1,9 +1,9 @@
 """One process of the storm: conversations opened and closed as fast as it can, from several threads.
 
 `python -m bench.storm_worker FIRST LAST ADDRESS` reads orders from its standard input, one a line, and answers each
-with one line of JSON: `storm SECONDS DESTINATIONS` opens and closes; `hold SECONDS` opens conversations to the first
-destination for so long, refused or not, and keeps them; `end` closes everything. It is an ordinary program: whether
-its packets are forwarded or its sockets are in an agreement, it does not know.
+with one line of JSON: `storm SECONDS DESTINATIONS` opens and closes; `hold SECONDS WHERE MOST` opens conversations to
+one destination for so long, refused or not, and keeps them, up to so many a thread; `end` closes everything. It is an
+ordinary program: whether its packets are forwarded or its sockets are in an agreement, it does not know.
 
 Every conversation has a name of its own, which it sends, and which the other side (storm_witness.py) must send back
 along with the port that it saw; the port must lie in FIRST to LAST of ADDRESS.
@@ -61,18 +61,22 @@ class Worker:
             time.sleep(HELD_S * draw.random() ** 4)
             self._close(opened, name, protocol, draw.random() < 0.5)
 
-    def hold(self, thread: int, seconds: float) -> None:
-        """Opens and keeps until the time is over."""
-        until, number = time.monotonic() + seconds, 0
+    def hold(self, thread: int, seconds: float, where: int, most: int) -> None:
+        """Opens and keeps until the time is over; at most so many of each protocol."""
+        until, number, kept = time.monotonic() + seconds, 0, Counter[str]()
         while time.monotonic() < until:
             for protocol in ("tcp", "udp"):
+                if kept[protocol] >= most:
+                    time.sleep(PAUSE_S * 5)
+                    continue
                 number += 1
                 opened = self._open(
-                    f"{os.getpid()}.{thread}.{number}.{protocol}.kept", protocol, destination(0)
+                    f"{os.getpid()}.{thread}.{number}.{protocol}.kept", protocol, destination(where)
                 )
                 if opened is None:
                     time.sleep(PAUSE_S * 5)
                 else:
+                    kept[protocol] += 1
                     with self._lock:
                         self.counts[f"kept {protocol}"] += 1
                         self.kept.append(opened)

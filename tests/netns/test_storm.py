@@ -6,7 +6,7 @@ from collections import Counter
 from copy import deepcopy
 
 import pytest
-from bench.storm import Report, storm
+from bench.storm import LAST, Report, storm
 from bench.storm_worker import destination
 
 from softunicast.core.slices import Slice
@@ -24,7 +24,7 @@ def a_good_report() -> Report:
     names = [name for protocol in ("tcp", "udp") for name in (f"{protocol} opened", f"kept {protocol}")]
     half = Counter(dict.fromkeys(names, 128))
     whole = list(range(1024, 1280))
-    live = {protocol: {destination(0): list(whole)} for protocol in ("tcp", "udp")}
+    live = {protocol: {destination(LAST): list(whole)} for protocol in ("tcp", "udp")}
     return Report(
         {"sockets": Counter(half), "forwarded": Counter(half)},
         {"counts": {}, "shared": [], "lost": 0, "live": live},
@@ -46,9 +46,9 @@ def test_the_judge_is_content_with_what_must_be() -> None:
         lambda it: it.witness.update(lost=1),
         lambda it: it.counts["sockets"].update({"kept tcp": -1}),
         lambda it: it.counts["forwarded"].subtract({"udp opened": 128}),
-        lambda it: it.witness["live"]["tcp"][destination(0)].pop(),
-        lambda it: it.witness["live"]["udp"][destination(0)].append(1280),
-        lambda it: it.witness["live"]["udp"][destination(0)].append(1279),
+        lambda it: it.witness["live"]["tcp"][destination(LAST)].pop(),
+        lambda it: it.witness["live"]["udp"][destination(LAST)].append(1280),
+        lambda it: it.witness["live"]["udp"][destination(LAST)].append(1279),
         lambda it: it.faults.append("wrong words"),
     ],
 )
