@@ -188,7 +188,7 @@ def _open(built: World, slices: int) -> Datapath:
     made.apply(KernelState(block, {}, {"bench": UPLINK_MAC}, {}, {}))
     for number in range(NEIGHBOURS):
         mac = bytes((2, 0, 0, 0, 3, number))
-        server = abi.Server(mac, abi.ServerKind.NEIGHBOUR, name_bytes(f"neighbour-{number}"))
+        server = abi.Server(mac, abi.ServerKind.NEIGHBOUR, 0, name_bytes(f"neighbour-{number}"))
         made.map("servers").set(index_key(2 + number), server.pack())
     made.map("owners").set_words("H", ((at, 2 + at % NEIGHBOURS) for at in range(slices)))
     groups, addresses = made.map("groups"), made.map("addresses")

@@ -10,7 +10,7 @@
 
 #include "family.h"
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
 #define SYSTEM_PORTS 1024     /* those below are never given out */
@@ -39,6 +39,8 @@ enum reason {
 	REASON_LEASE_EXPIRED,
 	REASON_STEER_LOOP,
 	REASON_NO_NEIGHBOUR,
+	REASON_TUNNEL_STRANGER,
+	REASON_TUNNEL_ASTRAY,
 	/* egress */
 	REASON_NO_POOL,
 	REASON_NO_SLICE,
@@ -62,6 +64,7 @@ enum reason {
 	REASON_GUARD_EXPIRED,
 	REASON_GUARD_FRAGMENT,
 	REASON_GUARD_PROTOCOL,
+	REASON_GUARD_TUNNEL,
 	REASON_MAX,
 };
 
@@ -81,6 +84,8 @@ enum traffic {
 	TRAFFIC_HELD,      /* egress: later fragments that wait for their first */
 	TRAFFIC_RELEASED,  /* egress: of these, met by it */
 	TRAFFIC_CUT,       /* egress: packets cut into fragments, because the way on carries less */
+	TRAFFIC_TUNNEL_OUT, /* director, egress: of steered, put into a tunnel */
+	TRAFFIC_TUNNEL_IN,  /* director: come out of a tunnel from another server */
 	TRAFFIC_MAX,
 };
 
@@ -96,6 +101,7 @@ enum server_kind {
 	SERVER_UNUSED = 0,
 	SERVER_SELF,
 	SERVER_NEIGHBOUR, /* same layer 2 segment: reached by rewriting the MAC address */
+	SERVER_REMOTE,    /* behind a router: reached through a tunnel (tunnel.h) */
 };
 
 /* pool.behaviour, in the words of RFC 4787 and RFC 5382. Without the bits of a protocol: mapping and filtering
@@ -128,6 +134,7 @@ struct settings { /* array, one entry */
 	__u32 self;    /* index into servers */
 	__u32 uplink_mtu;
 	__u32 group_mask; /* lines of groups - 1; their number is a power of two */
+	__u32 address6[4]; /* be; of the uplink, the source of ICMP errors; 0: none */
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -168,7 +175,21 @@ struct server {
 	__u8 mac[6];
 	__u8 kind; /* enum server_kind */
 	__u8 zero;
+	__u32 address; /* be; where its tunnels end: of remote ones, and of this one when there are any; else 0 */
 	char name[NAME_BYTES];
+};
+
+struct hop { /* the next one on the way to a remote server */
+	__u64 until_ns; /* good until then */
+	__u8 destination[6];
+	__u8 source[6];
+	__u32 mtu;
+};
+
+struct path { /* what routers on the way to a remote server have said */
+	__u64 until_ns;
+	__u32 mtu;
+	__u32 zero;
 };
 
 struct pool_slice {

@@ -151,7 +151,11 @@ def hooks() -> list[Attached]:
 
 def test_exchanged_while_it_runs(mount: Path) -> None:
     """An agent that is told otherwise takes over: the tables stay, the other director goes."""
-    in_xdp = [Attached(UPLINK, "xdp", "director"), Attached(UPLINK, "tcx ingress", "egress_in")]
+    in_xdp = [
+        Attached(UPLINK, "xdp", "director"),
+        Attached(UPLINK, "tcx ingress", "remote"),
+        Attached(UPLINK, "tcx ingress", "egress_in"),
+    ]
     at_tc = [Attached(UPLINK, "tcx ingress", name) for name in ("director_tc", "egress_in")]
     for attach, expected in (("tc", at_tc), ("xdp", in_xdp), ("auto", at_tc), (None, at_tc), ("xdp", in_xdp)):
         datapath = opened(mount, attach)
@@ -159,6 +163,7 @@ def test_exchanged_while_it_runs(mount: Path) -> None:
         frame = tcp(REMOTE, THERE, macs=FROM_WIRE)
         assert World(datapath).director_tc(frame).outcome == "steered"
         assert f"links/{expected[0].program}@{UPLINK}" in pins(mount)
+        assert (f"links/remote@{UPLINK}" in pins(mount)) == (attach == "xdp")
         assert (
             len([pin for pin in pins(mount) if pin.startswith(("links/director@", "links/director_tc@"))])
             == 1

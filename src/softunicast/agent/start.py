@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Mapping
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from softunicast import __version__
@@ -89,6 +90,12 @@ def identify(config: Config) -> tuple[Server, tuple[str, ...]]:
     )
 
 
+def _segment(config: Config) -> tuple[IPv4Network, ...]:
+    """The prefixes of the uplink's own link: a server with an address in one of them needs no router to be reached."""
+    addresses = links.interface(config.uplink.interface).addresses
+    return tuple(address.network for address in addresses)
+
+
 async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> None:
     log = logs.logger(server=me.name)
     stop = asyncio.Event()
@@ -117,7 +124,7 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
         raise
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
     effects = NodeEffects(datapath, host, config.uplink.interface, me.name, tuns=config.tuns)
-    daemon = Daemon(config, me, ledger, kernel, effects, timing, log)
+    daemon = Daemon(config, me, ledger, kernel, effects, timing, log, _segment(config))
     api = Api(daemon, partial(explain, datapath), Path(config.agent.socket), log)
     descriptors = Descriptors(daemon, holders, log)
     restore = not datapath.adopted

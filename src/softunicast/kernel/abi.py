@@ -24,28 +24,31 @@ class Reason(IntEnum):
     LEASE_EXPIRED = 8
     STEER_LOOP = 9
     NO_NEIGHBOUR = 10
-    NO_POOL = 11
-    NO_SLICE = 12
-    SLICE_FULL = 13
-    TABLE_FULL = 14
-    CLIENT_FLOWS = 15
-    CLIENT_STATE = 16
-    CLIENT_RATE = 17
-    CLIENT_TABLE = 18
-    NO_FLOW = 19
-    NO_ROUTE = 20
-    HOP_LIMIT = 21
-    TOO_BIG = 22
-    FAMILY = 23
-    FILTERED = 24
-    UNSOLICITED = 25
-    SPOOFED = 26
-    GUARD_FOREIGN = 27
-    GUARD_NOBODY = 28
-    GUARD_EXPIRED = 29
-    GUARD_FRAGMENT = 30
-    GUARD_PROTOCOL = 31
-    MAX = 32
+    TUNNEL_STRANGER = 11
+    TUNNEL_ASTRAY = 12
+    NO_POOL = 13
+    NO_SLICE = 14
+    SLICE_FULL = 15
+    TABLE_FULL = 16
+    CLIENT_FLOWS = 17
+    CLIENT_STATE = 18
+    CLIENT_RATE = 19
+    CLIENT_TABLE = 20
+    NO_FLOW = 21
+    NO_ROUTE = 22
+    HOP_LIMIT = 23
+    TOO_BIG = 24
+    FAMILY = 25
+    FILTERED = 26
+    UNSOLICITED = 27
+    SPOOFED = 28
+    GUARD_FOREIGN = 29
+    GUARD_NOBODY = 30
+    GUARD_EXPIRED = 31
+    GUARD_FRAGMENT = 32
+    GUARD_PROTOCOL = 33
+    GUARD_TUNNEL = 34
+    MAX = 35
 
 
 class Traffic(IntEnum):
@@ -63,7 +66,9 @@ class Traffic(IntEnum):
     HELD = 11
     RELEASED = 12
     CUT = 13
-    MAX = 14
+    TUNNEL_OUT = 14
+    TUNNEL_IN = 15
+    MAX = 16
 
 
 class Hook(IntEnum):
@@ -78,6 +83,7 @@ class ServerKind(IntEnum):
     UNUSED = 0
     SELF = 1
     NEIGHBOUR = 2
+    REMOTE = 3
 
 
 class TcpSeen(IntEnum):
@@ -108,7 +114,7 @@ class AgreementKind(IntEnum):
 
 
 class AbiLimit(IntEnum):
-    ABI_VERSION = 3
+    ABI_VERSION = 4
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
     LINE_GROUPS = 7
@@ -126,6 +132,7 @@ class Settings(NamedTuple):
     self: int
     uplink_mtu: int
     group_mask: int
+    address6: bytes
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -135,8 +142,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIIII")
-SETTINGS_BYTES: Final = 20
+_settings = Struct("<IIIII16s")
+SETTINGS_BYTES: Final = 36
 
 
 class BlockKey(NamedTuple):
@@ -252,6 +259,7 @@ SLOT_BYTES: Final = 16
 class Server(NamedTuple):
     mac: bytes
     kind: int
+    address: int
     name: bytes
 
     def pack(self) -> bytes:
@@ -262,8 +270,42 @@ class Server(NamedTuple):
         return cls._make(_server.unpack(data))
 
 
-_server = Struct("<6sB1x48s")
-SERVER_BYTES: Final = 56
+_server = Struct("<6sB1xI48s")
+SERVER_BYTES: Final = 60
+
+
+class Hop(NamedTuple):
+    until_ns: int
+    destination: bytes
+    source: bytes
+    mtu: int
+
+    def pack(self) -> bytes:
+        return _hop.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Hop:
+        return cls._make(_hop.unpack(data))
+
+
+_hop = Struct("<Q6s6sI")
+HOP_BYTES: Final = 24
+
+
+class Path(NamedTuple):
+    until_ns: int
+    mtu: int
+
+    def pack(self) -> bytes:
+        return _path.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Path:
+        return cls._make(_path.unpack(data))
+
+
+_path = Struct("<QI4x")
+PATH_BYTES: Final = 16
 
 
 class PoolSlice(NamedTuple):

@@ -49,7 +49,7 @@ OBJECTS: Final = (
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
-    *("settings", "groups", "owners", "slots", "servers"),
+    *("settings", "groups", "owners", "slots", "servers", "peers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
 OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
@@ -150,9 +150,10 @@ class Datapath:
                 self._attach_onramp(interface, pool)
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
-        mtu = links.interface(self.uplink).mtu
+        device = links.interface(self.uplink)
+        address6 = next((one.ip.packed for one in device.addresses6 if not one.ip.is_link_local), bytes(16))
         mask = self._maps["groups"].max_entries - 1
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, device.mtu, mask, address6)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _pin(self, program: str, interface: str) -> Path:
@@ -162,15 +163,16 @@ class Datapath:
         """In XDP or at tc; the other one, of an agent that was told otherwise, goes when this one is there."""
         device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
         if wanted == "xdp" or (wanted == "auto" and suits_xdp(device)):
-            self.director, other = "director", "director_tc"
+            self.director, behind, others = "director", "remote", ["director_tc"]
+        else:
+            self.director, behind, others = "director_tc", "director_tc", ["director", "remote"]
+        self._attach("director_tc", behind, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        if self.director == "director":
             program = self._objects["director"].programs["director"]
             self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
-        else:
-            self.director, other = "director_tc", "director"
-            self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
-        pin = self._pin(other, self.uplink)
-        if pin.exists():
-            _link_of(pin).remove()
+        for pin in (self._pin(other, self.uplink) for other in others):
+            if pin.exists():
+                _link_of(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -249,7 +251,7 @@ class Datapath:
 
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
-        changes = tables.set_servers(wanted.servers)
+        changes = tables.set_servers(wanted)
         if (me := tables.server_index(tables.me)) != self._self_index():
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
@@ -371,7 +373,7 @@ class Datapath:
 
 
 def _removal_rank(name: str) -> int:
-    order = (*ON_ONRAMPS, "egress_in", "director", "guard")
+    order = (*ON_ONRAMPS, "egress_in", "remote", "director", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
