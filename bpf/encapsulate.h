@@ -130,15 +130,17 @@ INLINE int too_big_for_tunnel(struct __sk_buff *skb, const struct packet *packet
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0); /* not to whom it came from: a neighbour may have steered it */
 }
 
-/* Makes room in front of the packet. GSO buffers stay whole, and each segment will get the header. */
-INLINE int make_way(struct __sk_buff *skb)
+/* Makes room in front of the packet. GSO buffers stay whole, and each segment will get the header. `ready`: its next hop
+ * is known. */
+INLINE int make_way(struct __sk_buff *skb, int ready)
 {
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	long error = bpf_skb_adjust_room(skb, TUNNEL_BYTES, BPF_ADJ_ROOM_MAC,
 					 flags | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP);
 
-	/* EALREADY: it came out of a tunnel that the sender's stack, on the same machine, has told ours about. */
-	if (error == -114 && FAMILY == 4 && !skb->gso_size)
+	/* EALREADY: it came out of a tunnel of which the sender's stack, on the same machine, has told ours. Without the flags
+	 * the buffer goes on as what was in it, which only matters to who has to find its neighbour. */
+	if (error == -114 && (FAMILY == 4 || ready) && !skb->gso_size)
 		error = bpf_skb_adjust_room(skb, TUNNEL_BYTES, BPF_ADJ_ROOM_MAC, flags);
 	return error != 0;
 }
@@ -170,7 +172,7 @@ INLINE int encapsulate(struct __sk_buff *skb, const struct packet *packet, __u32
 	class = class_of(ip);
 	decrease_ttl(ip);
 	write_tunnel(&outer, me->address, server->address, bytes, class, flow_hash(packet));
-	if (bytes + TUNNEL_BYTES > 0xffff || make_way(skb) ||
+	if (bytes + TUNNEL_BYTES > 0xffff || make_way(skb, state == HOP_READY) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &outer, sizeof(outer), 0))
 		goto internal;
 	eth = (void *)(long)skb->data;

@@ -108,6 +108,7 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	__u32 owner = 0;
 	KEY_HERE(key);
+	int verdict;
 
 	if (!packet || !key)
 		return TC_ACT_SHOT;
@@ -127,8 +128,10 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 	case PLACE_HERE:
 		return GO_ON;
 	case PLACE_ELSEWHERE: /* met the others here */
-		gone_on(packet, SIDE_WIRE);
-		return steer(skb, packet, owner, HOOK_EGRESS_IN);
+		verdict = steer(skb, packet, owner, HOOK_EGRESS_IN);
+		if (verdict != TC_ACT_SHOT) /* its pieces count themselves, if it was cut */
+			gone_on(packet, SIDE_WIRE);
+		return verdict;
 	case PLACE_EXPIRED:
 		return drop(skb, REASON_LEASE_EXPIRED, HOOK_EGRESS_IN, packet);
 	default:

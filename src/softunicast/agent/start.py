@@ -45,6 +45,8 @@ def run(config: Config) -> None:
     require_privileges()
     probe.require()
     me, onramps = identify(config)
+    # A server with an address in one of the uplink's own prefixes needs no router to be reached.
+    segment = tuple(address.network for address in links.interface(config.uplink.interface).addresses)
     holders = holders_of(config)
     # A mistake in the configuration shows at the first start. After a crash the data path is to be taken over
     # whatever became of one on-ramp meanwhile; it waits, as it would have in a running agent.
@@ -59,7 +61,7 @@ def run(config: Config) -> None:
         )
     lock = StateLock.take(Path(config.agent.state_dir))
     try:
-        asyncio.run(_run(config, me, holders))
+        asyncio.run(_run(config, me, segment, holders))
     finally:
         lock.release()
 
@@ -90,13 +92,9 @@ def identify(config: Config) -> tuple[Server, tuple[str, ...]]:
     )
 
 
-def _segment(config: Config) -> tuple[IPv4Network, ...]:
-    """The prefixes of the uplink's own link: a server with an address in one of them needs no router to be reached."""
-    addresses = links.interface(config.uplink.interface).addresses
-    return tuple(address.network for address in addresses)
-
-
-async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> None:
+async def _run(
+    config: Config, me: Server, segment: tuple[IPv4Network, ...], holders: Mapping[str, Holders]
+) -> None:
     log = logs.logger(server=me.name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -124,7 +122,7 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
         raise
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
     effects = NodeEffects(datapath, host, config.uplink.interface, me.name, tuns=config.tuns)
-    daemon = Daemon(config, me, ledger, kernel, effects, timing, log, _segment(config))
+    daemon = Daemon(config, me, ledger, kernel, effects, timing, log, segment)
     api = Api(daemon, partial(explain, datapath), Path(config.agent.socket), log)
     descriptors = Descriptors(daemon, holders, log)
     restore = not datapath.adopted
