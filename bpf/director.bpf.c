@@ -18,7 +18,7 @@ int director(struct xdp_md *xdp)
 	struct packet packet;
 	__u32 owner = 0;
 	int parsed = parse(data, end, bpf_xdp_get_buff_len(xdp), &packet);
-	struct server *server;
+	struct server *server, *me;
 	enum reason reason;
 
 	switch (direct(data, end, parsed, &packet, &owner)) {
@@ -27,8 +27,11 @@ int director(struct xdp_md *xdp)
 		return parsed == PARSED_OK ? fast_in(xdp, &packet) : XDP_PASS;
 	case DIRECTION_ELSEWHERE:
 		server = bpf_map_lookup_elem(&servers, &owner);
-		if (server && server->kind == SERVER_REMOTE)
-			return encapsulate_frame(xdp, &packet, owner, server);
+		if (server && server->kind == SERVER_REMOTE) {
+			me = tunnel_end();
+			return me ? encapsulate_frame(xdp, &packet, owner, me, server) :
+				    drop(xdp, REASON_NO_NEIGHBOUR, &packet);
+		}
 		reason = aim(data, end, server, &packet);
 		return reason ? drop(xdp, reason, &packet) : XDP_TX;
 	case DIRECTION_NOWHERE:

@@ -66,18 +66,18 @@ INLINE __u32 whole_bytes(const struct packet *packet)
 	return packet->l4_offset - ETH_HLEN + packet->l4_bytes;
 }
 
-/* XDP. Returns the verdict; XDP_PASS: `remote` has to see to it. */
-INLINE int encapsulate_frame(struct xdp_md *xdp, const struct packet *packet, __u32 owner, const struct server *server)
+/* XDP, `me` is where this server's tunnels end. Returns the verdict; XDP_PASS: `remote` has to see to it. */
+INLINE int encapsulate_frame(struct xdp_md *xdp, const struct packet *packet, __u32 owner, const struct server *me,
+			     const struct server *server)
 {
 	struct ethhdr *eth = (void *)(long)xdp->data;
 	ip_header *ip = (void *)(eth + 1);
 	struct hop *hop = bpf_map_lookup_elem(&hops, &owner);
-	struct server *me = tunnel_end();
 	struct tunnel_header *outer;
 	__u32 bytes = whole_bytes(packet), gateway;
 	__u8 class;
 
-	if (!hop || !me || packet->ttl <= 1 || (void *)(ip + 1) > (void *)(long)xdp->data_end)
+	if (!hop || packet->ttl <= 1 || (void *)(ip + 1) > (void *)(long)xdp->data_end)
 		return XDP_PASS;
 	if (unlikely(hop->until_ns <= bpf_ktime_get_coarse_ns()) &&
 	    find_hop(xdp, owner, me->address, server->address, &gateway) != HOP_READY)

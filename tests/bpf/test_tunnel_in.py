@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import IPOption_NOP
 from tests.bpf import families, frames
 from tests.bpf.frames import FROM_WIRE, REMOTE, changed, echo, error, tcp, udp, with_ip
@@ -133,6 +135,17 @@ def test_lying_inside(ends: Ends) -> None:
     frame = tcp(REMOTE, HERE, "A", macs=FROM_WIRE)
     at = 46 + (20 if families.chosen == 6 else 0)
     assert ends.open(in_tunnel(changed(frame, at, b"\xf0"))).reason == "malformed"
+
+
+@given(st.binary(min_size=1, max_size=120), st.integers(0, 3), st.binary(max_size=40))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes(ends: Ends, content: bytes, start: int, over: bytes) -> None:
+    """Whatever is in a tunnel: it stays and is counted, or is dropped with one reason; nothing is sent."""
+    begin = (b"", b"\x45", b"\x60", tcp(REMOTE, HERE)[14:])[start]
+    inside = (begin + content)[:20] + over + (begin + content)[20:]
+    ran = ends.open(in_tunnel(b"", content=inside))
+    assert ran.verdict in ("pass", "drop")
+    assert (ran.verdict == "drop") == (ran.reason is not None)
 
 
 def test_a_fragment_stays_where_it_comes_out(ends: Ends) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.netns.pair_lab import PairLab, eventually
 
 from softunicast.kernel import namespaces
+from softunicast.kernel.datapath import attach_pass
 from softunicast.kernel.offload import set_tx_checksum
 from softunicast.lab.pair import CLIENT, ECHO_PORT, INTERNET, SERVER_OF
 from softunicast.lab.pair6 import CLIENT6, INTERNET6
@@ -246,8 +247,40 @@ def test_nobody_else_opens_or_fills_a_tunnel(lab: PairLab) -> None:
 
 
 def test_the_host_gets_everything_back(lab: PairLab) -> None:
-    """Last: the one setting that tunnels need."""
+    """The one setting that tunnels need."""
     setting = "/proc/sys/net/ipv4/conf/lo/forwarding"
     assert lab.good("server1", "cat", setting).strip() == "1"
-    lab.end_agents(15, "server1")
+    lab.end_agents(15)
     assert lab.good("server1", "cat", setting).strip() == "0"
+
+
+def test_the_same_in_xdp(lab: PairLab) -> None:
+    """Last: the agents start anew, with the director in XDP."""
+    for port in ("s1", "s2"):  # so that frames that XDP sends arrive
+        namespaces.run_in(lab.lab.namespace("router"), attach_pass, port, lab.lab.bpffs / f"router-{port}")
+    for server in UPLINK_OF:
+        config = lab.config(server)
+        config.write_text(config.read_text().replace("[uplink]\n", '[uplink]\nattach = "xdp"\n'))
+    lab.start_agents()
+    assert "xdp" in lab.good("server1", "ip", "link", "show", "uplink")
+    before, out = drops(lab), total(lab, "tunnel_out")
+    for client in CLIENTS:
+        for web in WEB:
+            for _ in range(4):
+                said = lab.good(
+                    client,
+                    "curl",
+                    "-sSg",
+                    "-m20",
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    "%{size_download}",
+                    f"{web}/bytes/300000",
+                )
+                assert said == "300000"
+        for way, port in ports_by_way(lab, client, 4).items():
+            assert exchange(lab, client, 4, port, 1472), way
+            assert exchange(lab, client, 4, port, 8192, 4), way
+    assert total(lab, "tunnel_out") > out + 100
+    check_nothing_dropped(lab, before, "too_big")

@@ -373,7 +373,7 @@ class Datapath:
 
 
 def _removal_rank(name: str) -> int:
-    order = (*ON_ONRAMPS, "egress_in", "remote", "director", "guard")
+    order = (*ON_ONRAMPS, "egress_in", "director", "remote", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 

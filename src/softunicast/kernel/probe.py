@@ -223,6 +223,7 @@ _PROBES: Final[dict[str, _Probe]] = {
     "bpf_sk_lookup_udp": _Probe(
         "4.20", "leaving the ports of sockets alone", _have_helper(_SCHED_CLS, 85), "CONFIG_INET"
     ),
+    "bpf_xdp_adjust_head": _Probe("4.10", "tunnels to servers behind a router", _have_helper(_XDP, 44)),
     "bpf_xdp_get_buff_len": _Probe("5.18", "the director", _have_helper(_XDP, 188)),
     "cgroup2": _Probe(
         "4.5", "egress of sockets", _have_filesystem("cgroup2"), "CONFIG_CGROUPS", required=False
