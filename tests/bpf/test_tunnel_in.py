@@ -138,7 +138,7 @@ def test_lying_inside(ends: Ends) -> None:
 
 
 @given(st.binary(min_size=1, max_size=120), st.integers(0, 3), st.binary(max_size=40))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes(ends: Ends, content: bytes, start: int, over: bytes) -> None:
     """Whatever is in a tunnel: it stays and is counted, or is dropped with one reason; nothing is sent."""
     begin = (b"", b"\x45", b"\x60", tcp(REMOTE, HERE)[14:])[start]
