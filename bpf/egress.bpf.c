@@ -9,6 +9,7 @@
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
 #include "exempt.h"
+#include "link.h"
 #include "mss.h"
 #include "open.h"
 #include "reply.h"
@@ -97,13 +98,13 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
+	pool_key = onramp->pool;
+	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
+		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
 	if (way != WAY_UPLINK)
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	pool_key = onramp->pool;
-	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
-		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
 	if (!begins(packet) && !answers(packet, key, pool_key, &trial->mapping))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
 	if (packet->protocol == IPPROTO_TCP) {
@@ -211,13 +212,6 @@ ALONE int fragment_out(struct __sk_buff *skb, struct packet *packet, const struc
 	return verdict == OURS ? hold(skb, packet, skb->ifindex, now) : verdict;
 }
 
-/* Not forwarded by anybody, and perhaps the host's: DHCP, neighbour discovery. */
-INLINE int stays_on_link(const struct packet *packet)
-{
-	return is_multicast(packet->destination) || is_link_local(packet->destination) ||
-	       is_link_local(packet->source) || is_discovery(packet);
-}
-
 SEC("tc")
 int HOOK(egress_out)(struct __sk_buff *skb)
 {
@@ -241,8 +235,7 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	if (stays_on_link(packet)) {
-		/* Neighbours must find each other, whatever their addresses: IPv6 does it with packets like others. */
-		if (FAMILY == 4 && !is_unspecified(packet->source) && !is_client(onramp, &packet->source))
+		if (!may_speak_on_link(skb, packet, onramp))
 			return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 		return TC_ACT_UNSPEC;
 	}

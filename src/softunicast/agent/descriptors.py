@@ -160,7 +160,7 @@ class Descriptors:
         try:
             sources = self._daemon.config.sources[name]
             header_bytes = wire.HEADER_BYTES if tun.offload else 0
-            answer = wire.grant(wire.Grant(name, tun.address, sources, tun.mtu, header_bytes))
+            answer = wire.grant(wire.Grant(name, tun.address, sources, tun.mtu, header_bytes, tun.address6))
             socket.send_fds(connection, [answer], [descriptor])
             self._log.info("descriptor handed out", onramp=name, uid=peer.uid, pid=peer.pid)
         finally:

@@ -140,6 +140,9 @@ def onramps(config: Config, found: Mapping[str, tuple[Interface | None, str]]) -
                 "attach": attachment or None,
                 "layer": None if device is None else "ip" if device.bare else "ethernet",
                 "address": str(device.addresses[0]) if device and device.addresses else None,
+                "address6": next(
+                    (str(one) for one in (device.addresses6 if device else ()) if not one.is_link_local), None
+                ),
                 "mtu": device.mtu if device else None,
                 "sources": [str(one) for one in config.sources.get(name, ())],
                 "open": device is not None and device.carrier if tun else None,

@@ -95,6 +95,7 @@ def intentions(config: Config) -> Iterator[str]:
     yield f"would renew leases of {agent.ttl_s:g} s every {agent.ttl_s / 3:g} s and listen on {agent.socket}"
     for name, tun in config.tuns.items():
         users = ", ".join([*tun.users, *(f"group {group}" for group in tun.groups)])
-        yield f"would make the TUN device {name} ({tun.address}) for {users}, handed out at {agent.fd_socket}"
+        addresses = ", ".join(str(one) for one in (tun.address, tun.address6) if one)
+        yield f"would make the TUN device {name} ({addresses}) for {users}, handed out at {agent.fd_socket}"
     after = "give everything back" if agent.on_stop == "restore" else "leave the data path running"
     yield f"would {after} when stopped"

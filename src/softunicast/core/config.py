@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
 from softunicast.core.config_sharing import client_limits, thresholds
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramp_rules import OnrampRules
-from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
+from softunicast.core.onramps import ATTACHMENTS, IPNetwork, Tun, interface_name, parse_onramps
 from softunicast.core.pools import (
     ICMP_ERRORS_PER_S,
     PROTOCOLS,
@@ -118,7 +118,7 @@ class Config:
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
     attach: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
+    sources: Mapping[str, tuple[IPNetwork, ...]] = field(default_factory=dict)
     tuns: Mapping[str, Tun] = field(default_factory=dict)
     rules: Mapping[str, OnrampRules] = field(default_factory=dict)
 

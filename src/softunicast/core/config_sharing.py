@@ -45,8 +45,9 @@ def onramp_rules(section: Section) -> OnrampRules:
         except InputError as error:
             section.wrong("exempt", *reason(error))
             continue
-        if prefix.is_port_slice or prefix.version != 4:
-            section.wrong("exempt", f"{text} is no IPv4 prefix", "write it like 192.0.2.0/24")
+        if prefix.is_port_slice:
+            fix = "write it like 192.0.2.0/24 or 2001:db8:7::/48"
+            section.wrong("exempt", f"{text} is no prefix of whole addresses", fix)
         exempt.append(prefix)
     clamp = section.number_or_choice("mss_clamp", ("off", "pmtu"), MSS_MIN, MSS_MAX)
     return OnrampRules(tuple(exempt), clamp if isinstance(clamp, int) else 0, clamp == "pmtu")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
@@ -19,6 +18,7 @@ from softunicast.core.config import Limits
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
+from softunicast.core.onramps import IPNetwork
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi, layout, links
 from softunicast.kernel.address_places import group_lines
@@ -66,7 +66,7 @@ class Datapath:
         uplink: str,
         server: str,
         attach: Mapping[str, str],
-        sources: Mapping[str, Sequence[IPv4Network]],
+        sources: Mapping[str, Sequence[IPNetwork]],
         rules: Mapping[str, OnrampRules],
     ) -> None:
         self.folder = folder
@@ -89,7 +89,7 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
-        sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
+        sources: Mapping[str, Sequence[IPNetwork]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
@@ -192,7 +192,7 @@ class Datapath:
         sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
         mss = rules.mss, self._mss_mtu(interface)
         self._tables.set_onramp(interface, pool, addresses, 0, sources, *mss)
-        set_exempt(self._maps["exempt"], device.index, rules.exempt)
+        set_exempt(self._maps, device.index, rules.exempt)
         if device.bare:
             if not self._pin("wrap", interface).exists():
                 for program in TRANSLATORS:
@@ -263,7 +263,7 @@ class Datapath:
         for interface in set(tables.state.onramps) - set(wanted.onramps):
             for program in ON_ONRAMPS:
                 self._detach(program, interface)
-            set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
+            set_exempt(self._maps, tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
 

@@ -25,6 +25,7 @@ class Family:
     onramp: Any
     source: Any
     source_bytes: int
+    exempt_key: Any
     flow_key: Any
     claim_key: Any
     claim: Any
@@ -46,6 +47,7 @@ IPV4: Final = Family(
     abi.Onramp,
     abi.Source,
     abi.SOURCE_BYTES,
+    abi.ExemptKey,
     abi.FlowKey,
     abi.ClaimKey,
     abi.Claim,
@@ -62,6 +64,7 @@ IPV6: Final = Family(
     abi.Onramp6,
     abi.Source6,
     abi.SOURCE6_BYTES,
+    abi.ExemptKey6,
     abi.FlowKey6,
     abi.ClaimKey6,
     abi.Claim6,

@@ -34,7 +34,8 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.FAMILY: "The pool has no address of the packet's family, and no other egress may serve it. Client got ICMP.",
     Reason.FILTERED: "Arrived for a client's own port, from somebody the client has not sent to.",
     Reason.UNSOLICITED: "A connection to a port that no client and no socket of this server has.",
-    Reason.SPOOFED: "A client's packet whose source is not one that the on-ramp's clients may have.",
+    Reason.SPOOFED: "A client's packet from an address that its on-ramp does not list, "
+    "or for neighbours where none can be (TUN).",
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",
     Reason.GUARD_EXPIRED: "Tried to leave from a slice of this server whose lease has run out.",

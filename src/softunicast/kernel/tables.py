@@ -11,10 +11,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any, Final
 
 from softunicast.core.desired import KernelState, PoolSlices
+from softunicast.core.onramps import IPNetwork
 from softunicast.core.plan import diff
 from softunicast.core.pools import NO_LIMITS, PROTOCOLS, WHEN_FULL, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import IPAddress, Slice, slice_of_port
@@ -71,13 +72,15 @@ def _behaviour(bits: int) -> Behaviour:
     return Behaviour(having("MAPPING"), having("FILTERING"))
 
 
-def _sources(family: Family, sources: Sequence[IPv4Network]) -> list[bytes]:
+def _sources(family: Family, sources: Sequence[IPNetwork]) -> list[bytes]:
     """The prefixes of a family. Where only the other one has any, none of this may come in: one that none fits."""
-    if family.version == 4:
-        return [
-            abi.Source(address_word(one.network_address), address_word(one.netmask)).pack() for one in sources
-        ]
-    return [family.source(b"\xff" * 16, bytes(16)).pack()] if sources else []
+    found: list[bytes] = [
+        family.source(address_word(one.network_address), address_word(one.netmask)).pack()
+        for one in sources
+        if one.version == family.version
+    ]
+    nobody: bytes = b"\xff" * (family.source_bytes // 2) + bytes(family.source_bytes // 2)
+    return found or [nobody] * bool(sources)
 
 
 @dataclass
@@ -308,7 +311,7 @@ class Tables:
         pool: str,
         addresses: Iterable[IPAddress],
         xdp_mtu: int,
-        sources: Sequence[IPv4Network] = (),
+        sources: Sequence[IPNetwork] = (),
         mss: int = 0,
         mss_mtu: int = 0,
     ) -> None:

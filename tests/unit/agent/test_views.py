@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 import pytest
 from tests.unit.agent.fakes import EMPTY, INVENTORY, ME, NEIGHBOUR, POOL, SHARED, part
@@ -164,11 +164,23 @@ def test_onramps() -> None:
         name = "apps"
         pool = "gb"
         address = "10.9.0.1/24"
-        sources = ["10.9.0.0/24"]
+        address6 = "fd00:9::1/64"
+        sources = ["10.9.0.0/24", "fd00:9::/64"]
         users = ["nobody"]
     """
     )
-    device = Interface("apps", 7, None, True, True, False, 1500, "tun", (IPv4Interface("10.9.0.1/24"),))
+    device = Interface(
+        "apps",
+        7,
+        None,
+        True,
+        True,
+        False,
+        1500,
+        "tun",
+        (IPv4Interface("10.9.0.1/24"),),
+        (IPv6Interface("fe80::1/64"), IPv6Interface("fd00:9::1/64")),
+    )
     clients = Interface("clients", 3, "02:00:00:00:00:01", False, True, True, 1500, "veth", ())
     rows = views.onramps(parse_config(text, "x"), {"apps": (device, "tc"), "clients": (clients, "")})
     assert rows == [
@@ -180,8 +192,9 @@ def test_onramps() -> None:
             "attach": "tc",
             "layer": "ip",
             "address": "10.9.0.1/24",
+            "address6": "fd00:9::1/64",
             "mtu": 1500,
-            "sources": ["10.9.0.0/24"],
+            "sources": ["10.9.0.0/24", "fd00:9::/64"],
             "open": False,
         },
         {
@@ -192,6 +205,7 @@ def test_onramps() -> None:
             "attach": None,
             "layer": "ethernet",
             "address": None,
+            "address6": None,
             "mtu": 1500,
             "sources": [],
             "open": None,

@@ -63,6 +63,7 @@ ONRAMP: dict[str, Any] = {
     "attach": "tc",
     "layer": "ip",
     "address": "10.9.0.1/24",
+    "address6": "2001:db8:9::1/64",
     "mtu": 1400,
     "sources": ["10.9.0.0/24", "10.8.0.0/24"],
     "open": True,
@@ -121,11 +122,14 @@ def test_onramps(ask: Ask, agent: FakeAgent) -> None:
         "name": "clients",
         "kind": "interface",
         "layer": "ethernet",
+        "address6": None,
         "sources": [],
         "open": None,
     }
     agent.answers["/v1/onramps"] = [ONRAMP, plain]
     lines = ask("onramps").out.splitlines()
+    assert cells(lines[1])[-4].strip() == "10.9.0.1/24, 2001:db8:9::1/64"
+    assert cells(lines[2])[-4].strip() == "10.9.0.1/24"
     assert cells(lines[1])[-3:] == ["1400", "10.9.0.0/24, 10.8.0.0/24", "yes"]
     assert [cell.strip() for cell in cells(lines[2])[-3:]] == ["1400", "any", "-"]
     assert ask("onramps", "--json").json == [ONRAMP, plain]
