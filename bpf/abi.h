@@ -58,6 +58,12 @@ enum reason {
 	REASON_FILTERED,
 	REASON_UNSOLICITED,
 	REASON_SPOOFED,
+	/* sockets */
+	REASON_BIND_REFUSED,
+	REASON_BIND_OUTSIDE,
+	REASON_SOCKET_TAKEN,
+	REASON_NO_ADDRESS,
+	REASON_NAMESPACE,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
@@ -65,6 +71,7 @@ enum reason {
 	REASON_GUARD_FRAGMENT,
 	REASON_GUARD_PROTOCOL,
 	REASON_GUARD_TUNNEL,
+	REASON_GUARD_SOCKET,
 	REASON_MAX,
 };
 
@@ -86,6 +93,7 @@ enum traffic {
 	TRAFFIC_CUT,       /* egress: packets cut into fragments, because the way on carries less */
 	TRAFFIC_TUNNEL_OUT, /* director, egress: of steered, put into a tunnel */
 	TRAFFIC_TUNNEL_IN,  /* director: come out of a tunnel from another server */
+	TRAFFIC_SOCKETS,   /* sockets: given a port of a pool */
 	TRAFFIC_MAX,
 };
 
@@ -95,6 +103,7 @@ enum hook {
 	HOOK_EGRESS_OUT,
 	HOOK_EGRESS_IN,
 	HOOK_GUARD,
+	HOOK_SOCKET,
 };
 
 enum server_kind {
@@ -135,6 +144,8 @@ struct settings { /* array, one entry */
 	__u32 uplink_mtu;
 	__u32 group_mask; /* lines of groups - 1; their number is a power of two */
 	__u32 address6[4]; /* be; of the uplink, the source of ICMP errors; 0: none */
+	__u32 zero;
+	__u64 netns_cookie; /* of the network namespace whose sockets are ours to look after; 0: none */
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -296,7 +307,8 @@ struct claim {
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
 	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
-	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
+	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had.
+			     * Of a socket (flow.onramp is 0, and there is no flow): both are its cookie. */
 	__u32 since_ticks;      /* of TICK_NS */
 	__u32 refresh_in_ticks; /* TCP: a reply need not prolong the claim before */
 	__u8 client_mac[6];

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Which sockets of this host leave from a pool. A socket is in an agreement when its program is in a cgroup that is,
  * or below one; or when the agent put it in one itself (a socket that a program handed to it). User space writes both
- * maps; they are of both families. */
+ * maps; they are of both families.
+ *
+ * Which one a socket is in is found out when its program uses it first, and kept for as long as it lives: a
+ * conversation does not change sides when its program moves to another cgroup, or a descriptor to another program. */
 #pragma once
 
 #include "abi.h"
@@ -21,3 +24,62 @@ struct {
 	__type(key, int);
 	__type(value, struct agreement);
 } agreed SEC(".maps");
+
+#define CGROUP_DEPTH_MAX 32 /* deeper ones are not looked at */
+
+/* The agreement of the task that runs: the innermost cgroup that has one decides. */
+INLINE struct agreement agreement_of_task(void)
+{
+	struct agreement found = {}, *here;
+	__u64 cgroup;
+
+#pragma clang loop unroll(disable)
+	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
+		cgroup = bpf_get_current_ancestor_cgroup_id(level);
+		if (!cgroup)
+			break;
+		here = bpf_map_lookup_elem(&agreements, &cgroup);
+		if (here)
+			found = *here;
+	}
+	return found;
+}
+
+/* The agreement of a socket that its program uses this moment; remembered. */
+INLINE struct agreement agreement_of(struct bpf_sock *sock)
+{
+	struct agreement *known = bpf_sk_storage_get(&agreed, sock, 0, 0), found;
+
+	if (known)
+		return *known;
+	found = agreement_of_task();
+	if (found.kind)
+		bpf_sk_storage_get(&agreed, sock, &found, BPF_SK_STORAGE_GET_F_CREATE);
+	return found;
+}
+
+/* The agreement of the socket of this host that sent a packet, by the cgroup of the program that made the socket
+ * where no program has told yet. AGREEMENT_NONE: of none, or the packet is nobody's here. */
+INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
+{
+	struct bpf_sock *sock = skb->sk;
+	struct agreement found = {}, *here;
+	__u64 cgroup;
+
+	sock = sock ? bpf_sk_fullsock(sock) : 0;
+	if (!sock)
+		return found;
+	here = bpf_sk_storage_get(&agreed, sock, 0, 0);
+	if (here)
+		return *here;
+#pragma clang loop unroll(disable)
+	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
+		cgroup = bpf_skb_ancestor_cgroup_id(skb, level);
+		if (!cgroup)
+			break;
+		here = bpf_map_lookup_elem(&agreements, &cgroup);
+		if (here)
+			found = *here;
+	}
+	return found;
+}

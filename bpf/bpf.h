@@ -63,3 +63,14 @@ HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 
 HELPER(long, loop, __u32 count, void *callback, void *context, __u64 flags);
 HELPER(__u64, xdp_get_buff_len, void *xdp);
 HELPER(long, xdp_adjust_head, void *xdp, int bytes);
+HELPER(__u64, get_current_ancestor_cgroup_id, int level);
+HELPER(__u64, skb_ancestor_cgroup_id, struct __sk_buff *skb, int level);
+HELPER(__u64, get_current_cgroup_id, void);
+HELPER(__u64, get_netns_cookie, void *ctx);
+HELPER(__u64, get_socket_cookie, void *ctx);
+HELPER(void *, sk_storage_get, void *map, void *sock, void *value, __u64 flags);
+HELPER(struct bpf_sock *, sk_fullsock, struct bpf_sock *sock);
+HELPER(long, bind, struct bpf_sock_addr *ctx, void *address, int bytes);
+HELPER(long, setsockopt, void *ctx, int level, int name, void *value, int bytes);
+HELPER(long, set_retval, int value);
+HELPER(void *, skc_to_tcp_timewait_sock, void *sock);

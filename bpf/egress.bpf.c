@@ -333,7 +333,7 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		mapping->local = key->local;
 		mapping->local_port = key->local_port;
 		claim = bpf_map_lookup_elem(&claims, mapping);
-		if (!claim || !alive(claim, now))
+		if (!claim || !alive(claim, now) || !claim->flow.onramp)
 			return nobodys(skb, packet, key);
 		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
@@ -342,9 +342,11 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, packet);
 		stranger = 1;
 	}
+	onramp = claim->flow.onramp;
+	if (!onramp) /* a socket's */
+		return TC_ACT_UNSPEC;
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
-	onramp = claim->flow.onramp;
 	verdict = too_big(skb, packet, onramp, claim->pool);
 	if (verdict != NOT_TOO_BIG)
 		return verdict;

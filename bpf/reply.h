@@ -88,11 +88,11 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->destination_port;
 	key->protocol = quote->protocol;
 	claim = bpf_map_lookup_elem(&claims, key);
-	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
+	onramp = claim ? claim->flow.onramp : 0;
+	if (!claim || !onramp || !alive(claim, bpf_ktime_get_coarse_ns())) /* a socket's, or nobody's */
 		return TC_ACT_UNSPEC;
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
-	onramp = claim->flow.onramp;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
 	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port) ||

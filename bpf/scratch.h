@@ -29,6 +29,9 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u8 reused;
 	__u8 endings; /* ended conversations were in the way */
 	__u8 early;   /* take these over */
+	__u8 socket;  /* it is a socket that wants the port, */
+	__u8 only;    /* of this very address, */
+	__u8 unbound; /* and the kernel would not have it */
 };
 
 struct trial { /* what a new flow is to become */

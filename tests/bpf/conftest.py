@@ -24,6 +24,17 @@ def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def sockets_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One that looks after the sockets of its namespace."""
+    from tests.bpf.world import make_world
+
+    from softunicast.core.config_sockets import SocketsConfig
+
+    with make_world(tmp_path_factory.mktemp("world"), sockets=SocketsConfig(enabled=True)) as made:
+        yield made
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Modules that say FAMILIES = (4, 6) run for both."""
     if "family" in metafunc.fixturenames:

@@ -23,6 +23,7 @@ from pyroute2 import IPRoute, netns
 from tests.bpf import families, frames
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
@@ -353,10 +354,12 @@ def make_server(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def make_world(folder: Path, limits: Limits = LIMITS) -> Iterator[World]:
+def make_world(
+    folder: Path, limits: Limits = LIMITS, sockets: SocketsConfig | None = None
+) -> Iterator[World]:
     """Everything built, opened, with the tables of `state()`; and everything gone again."""
     with make_server(folder) as mount:
-        datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH)
+        datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH, sockets=sockets)
         try:
             datapath.apply(state())
             yield World(datapath)

@@ -28,7 +28,12 @@ from softunicast.kernel.flows import Flow, Sample
 
 SOURCE = ROOT / "src/softunicast"
 # What is asked for only when it is there: the interface's own stands for it, or all of a prefix, or nothing.
-WITHOUT_DEFAULT = {("uplink", "address"), ("addresses", "count"), ("onramps", "address6")}
+WITHOUT_DEFAULT = {
+    ("sockets", "cgroup"),
+    ("uplink", "address"),
+    ("addresses", "count"),
+    ("onramps", "address6"),
+}
 
 
 # -- settings ------------------------------------------------------------------------------------------------

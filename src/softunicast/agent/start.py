@@ -115,6 +115,7 @@ async def _run(
             {**config.attach, config.uplink.interface: config.uplink.attach},
             config.sources,
             config.rules,
+            config.sockets,
         )
     except BaseException:
         kernel.close()

@@ -13,6 +13,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
 from softunicast.core.config_sharing import client_limits, thresholds
+from softunicast.core.config_sockets import SocketsConfig, parse_sockets
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramp_rules import OnrampRules
@@ -121,6 +122,7 @@ class Config:
     sources: Mapping[str, tuple[IPNetwork, ...]] = field(default_factory=dict)
     tuns: Mapping[str, Tun] = field(default_factory=dict)
     rules: Mapping[str, OnrampRules] = field(default_factory=dict)
+    sockets: SocketsConfig = field(default_factory=SocketsConfig)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -151,6 +153,7 @@ def parse_config(text: str, path: str) -> Config:
         sources={one.name: one.sources for one in onramps if one.sources},
         tuns={one.name: one.tun for one in onramps if one.tun},
         rules={one.name: one.rules for one in onramps},
+        sockets=parse_sockets(document.section("sockets")),
     )
     for section in (server, uplink, ledger, document):
         section.done()

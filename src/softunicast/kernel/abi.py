@@ -42,13 +42,19 @@ class Reason(IntEnum):
     FILTERED = 26
     UNSOLICITED = 27
     SPOOFED = 28
-    GUARD_FOREIGN = 29
-    GUARD_NOBODY = 30
-    GUARD_EXPIRED = 31
-    GUARD_FRAGMENT = 32
-    GUARD_PROTOCOL = 33
-    GUARD_TUNNEL = 34
-    MAX = 35
+    BIND_REFUSED = 29
+    BIND_OUTSIDE = 30
+    SOCKET_TAKEN = 31
+    NO_ADDRESS = 32
+    NAMESPACE = 33
+    GUARD_FOREIGN = 34
+    GUARD_NOBODY = 35
+    GUARD_EXPIRED = 36
+    GUARD_FRAGMENT = 37
+    GUARD_PROTOCOL = 38
+    GUARD_TUNNEL = 39
+    GUARD_SOCKET = 40
+    MAX = 41
 
 
 class Traffic(IntEnum):
@@ -68,7 +74,8 @@ class Traffic(IntEnum):
     CUT = 13
     TUNNEL_OUT = 14
     TUNNEL_IN = 15
-    MAX = 16
+    SOCKETS = 16
+    MAX = 17
 
 
 class Hook(IntEnum):
@@ -77,6 +84,7 @@ class Hook(IntEnum):
     EGRESS_OUT = 2
     EGRESS_IN = 3
     GUARD = 4
+    SOCKET = 5
 
 
 class ServerKind(IntEnum):
@@ -133,6 +141,7 @@ class Settings(NamedTuple):
     uplink_mtu: int
     group_mask: int
     address6: bytes
+    netns_cookie: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -142,8 +151,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIIII16s")
-SETTINGS_BYTES: Final = 36
+_settings = Struct("<IIIII16s4xQ")
+SETTINGS_BYTES: Final = 48
 
 
 class BlockKey(NamedTuple):

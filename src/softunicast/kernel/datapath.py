@@ -15,12 +15,13 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.onramps import IPNetwork
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, layout, links
+from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
@@ -38,6 +39,7 @@ from softunicast.kernel.objects import (
     attach_xdp,
     mount_bpffs,
 )
+from softunicast.kernel.pins import drop_links_of_others, link_of, remove_pins
 from softunicast.kernel.tables import Tables
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
@@ -68,6 +70,7 @@ class Datapath:
         attach: Mapping[str, str],
         sources: Mapping[str, Sequence[IPNetwork]],
         rules: Mapping[str, OnrampRules],
+        sockets: SocketsConfig | None,
     ) -> None:
         self.folder = folder
         self.uplink = uplink
@@ -75,6 +78,8 @@ class Datapath:
         self.director = "director"  # or "director_tc": the program at the uplink
         self._sources = sources
         self._rules = rules
+        self._excused = sockets.excused if sockets else ()
+        self._cgroup = socket_hooks.root_of(sockets)
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -91,18 +96,20 @@ class Datapath:
         attach: Mapping[str, str] = MappingProxyType({}),
         sources: Mapping[str, Sequence[IPNetwork]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
+        sockets: SocketsConfig | None = None,
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
         `sources`: on-ramp -> the addresses that its clients may have (any when not named).
         `rules`: on-ramp -> what it exempts and clamps.
+        `sockets`: whether to look after the sockets of this host; None: not.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach, sources, rules)
+        made = cls(bpffs, uplink, server, attach, sources, rules, sockets)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -129,14 +136,15 @@ class Datapath:
             "clients": limits.clients_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
-        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
-        for name in OBJECTS:
+        objects = (*OBJECTS, *(socket_hooks.OBJECTS if self._cgroup else ()))
+        layout.check_pinned(objects, self.folder / "maps", sizes)
+        for name in objects:
             self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
             self._maps |= self._objects[name].maps
         self._tables.maps = self._maps
         state = self._tables.read()
         index = links.interface(self.uplink).index
-        self._drop_links_of_others()
+        drop_links_of_others(self.folder, self.uplink, ON_ONRAMPS)
         self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
         self._attach_director(index)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
@@ -145,6 +153,7 @@ class Datapath:
         self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
         self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach_sockets()
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
@@ -152,9 +161,19 @@ class Datapath:
     def _write_settings(self, uplink: int, self_index: int) -> None:
         device = links.interface(self.uplink)
         address6 = next((one.ip.packed for one in device.addresses6 if not one.ip.is_link_local), bytes(16))
-        mask = self._maps["groups"].max_entries - 1
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, device.mtu, mask, address6)
+        cookie = socket_hooks.netns_cookie() if self._cgroup else 0
+        numbers = uplink, self_index, device.mtu, self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, *numbers, address6, cookie)
         self._maps["settings"].set(index_key(0), settings.pack())
+
+    def _attach_sockets(self) -> None:
+        """After the rest, whose tables they use."""
+        if self._cgroup is None:
+            socket_hooks.detach(self.folder / "links")
+            return
+        socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
+        for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
+            self._keep(name, link)
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
@@ -170,9 +189,9 @@ class Datapath:
         if self.director == "director":
             program = self._objects["director"].programs["director"]
             self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
-        for pin in (self._pin(other, self.uplink) for other in others):
-            if pin.exists():
-                _link_of(pin).remove()
+        for other in others:
+            if (pin := self._pin(other, self.uplink)).exists():
+                link_of(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -210,13 +229,6 @@ class Datapath:
         else:
             self._detach("fast", interface)
 
-    def _drop_links_of_others(self) -> None:
-        """Attachments to an uplink that is not configured any more."""
-        for pin in list((self.folder / "links").iterdir()):
-            program, _, interface = pin.name.partition("@")
-            if program not in ON_ONRAMPS and interface != self.uplink:
-                _link_of(pin).remove()
-
     # tables
 
     def read(self) -> KernelState:
@@ -251,6 +263,8 @@ class Datapath:
 
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
+        if self._cgroup is not None:  # a cgroup comes with its service
+            socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
         changes = tables.set_servers(wanted)
         if (me := tables.server_index(tables.me)) != self._self_index():
             self._write_settings(links.interface(self.uplink).index, me)
@@ -368,26 +382,13 @@ class Datapath:
         """Detaches everything and removes the pins: first the on-ramps, last the guard."""
         for name in sorted(self._links, key=_removal_rank):
             self._links.pop(name).remove()
-        _remove_pins(self.folder)
+        remove_pins(self.folder)
         self.close()
 
 
 def _removal_rank(name: str) -> int:
     order = (*ON_ONRAMPS, "egress_in", "director", "remote", "guard")
     return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
-
-
-def _link_of(pin: Path) -> Link:
-    fd = load_library().bpf_obj_get(str(pin).encode())
-    return Link(check(fd, f"opening {pin}"), pin)
-
-
-def _remove_pins(folder: Path) -> None:
-    for name in ("links", "maps"):
-        for pin in (folder / name).glob("*"):
-            pin.unlink()
-        with suppress(FileNotFoundError):
-            (folder / name).rmdir()
 
 
 def attach_pass(interface: str, pin: Path) -> None:

@@ -27,7 +27,8 @@ HOOKS: Final = {hook.value: hook.name.lower().replace("_", " ") for hook in abi.
 class Flow:
     """One translated conversation. Ends are "address:port" (ICMP: the echo identifier as the port).
 
-    A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping".
+    A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping". So is what a socket of this
+    host has claimed: on-ramp "socket", state "claimed", and the client is the socket itself.
     """
 
     onramp: str
@@ -71,7 +72,9 @@ def protocol_name(number: int) -> str:
 
 
 def interface_name(index: int) -> str:
-    """Its name, or "#5" when it is gone."""
+    """Its name, or "#5" when it is gone; "socket" for what no interface but a program of this host asked."""
+    if not index:
+        return "socket"
     try:
         return socket.if_indextoname(index)
     except OSError:
@@ -121,15 +124,16 @@ def list_flows(
 def _flow(key: Any, claim: Any, now_ns: int, names: dict[int, str]) -> Flow:
     family = IPV4 if isinstance(key, abi.ClaimKey) else IPV6
     client = family.flow_key.unpack(claim.flow)
+    local = end_text(key.local, key.local_port)
     if client.onramp not in names:
         names[client.onramp] = interface_name(client.onramp)
     return Flow(
         onramp=names[client.onramp],
         protocol=protocol_name(key.protocol),
-        client=end_text(client.client, client.client_port),
-        local=end_text(key.local, key.local_port),
+        client=end_text(client.client, client.client_port) if client.onramp else local,
+        local=local,
         remote="any" if key.remote == family.nowhere else end_text(key.remote, key.remote_port),
-        state=_state(family, key, claim),
+        state=_state(family, key, claim) if client.onramp else "claimed",
         age_s=round(max(0, now_ns - claim.since_ticks * abi.AbiLimit.TICK_NS) / NS, 3),
         expires_in_s=round((claim.expires_ns - now_ns) / NS, 3),
     )

@@ -41,7 +41,7 @@ int unshare(int flags);
 ffi.cdef(DECLARATIONS)
 
 # <linux/bpf.h>: program, map and attach types, flags.
-_SCHED_CLS, _XDP, _SYSCALL = 3, 6, 31
+_SCHED_CLS, _XDP, _SOCK_ADDR, _SYSCALL = 3, 6, 18, 31
 _HASH, _PERCPU_ARRAY, _LPM_TRIE = 1, 6, 11
 _ATTACH_XDP, _ATTACH_TCX_INGRESS = 37, 46
 _NO_PREALLOC = 1
@@ -225,6 +225,28 @@ _PROBES: Final[dict[str, _Probe]] = {
     ),
     "bpf_xdp_adjust_head": _Probe("4.10", "tunnels to servers behind a router", _have_helper(_XDP, 44)),
     "bpf_xdp_get_buff_len": _Probe("5.18", "the director", _have_helper(_XDP, 188)),
+    "bpf_sk_fullsock": _Probe("5.1", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 95)),
+    "bpf_sk_storage_get": _Probe(
+        "5.2", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 107), "CONFIG_INET"
+    ),
+    "bpf_skb_ancestor_cgroup_id": _Probe(
+        "4.19", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 83), "CONFIG_CGROUPS"
+    ),
+    **{
+        f"bpf_{name}": _Probe(
+            since, "egress of sockets", _have_helper(_SOCK_ADDR, number), "CONFIG_CGROUP_BPF", required=False
+        )
+        for name, number, since in (
+            ("get_current_cgroup_id", 80, "4.18"),
+            ("get_current_ancestor_cgroup_id", 123, "5.7"),
+            ("get_netns_cookie", 122, "5.7"),
+            ("get_socket_cookie", 46, "4.12"),
+            ("bind", 64, "4.17"),
+            ("setsockopt", 49, "4.13"),
+            ("set_retval", 187, "5.18"),
+            ("skc_to_tcp_timewait_sock", 138, "5.9"),
+        )
+    },
     "cgroup2": _Probe(
         "4.5", "egress of sockets", _have_filesystem("cgroup2"), "CONFIG_CGROUPS", required=False
     ),

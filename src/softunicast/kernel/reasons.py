@@ -36,10 +36,16 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.UNSOLICITED: "A connection to a port that no client and no socket of this server has.",
     Reason.SPOOFED: "A client's packet from an address that its on-ramp does not list, "
     "or for neighbours where none can be (TUN).",
+    Reason.BIND_REFUSED: "A program that is in no agreement tried to bind a shared address. It got EPERM.",
+    Reason.BIND_OUTSIDE: "A program wants a shared address, or a port of it, that its pool does not have here now.",
+    Reason.SOCKET_TAKEN: "A bound socket wants a port or a destination that another flow or socket has from there.",
+    Reason.NO_ADDRESS: "A shared address is not on this host: is the agent starting, stopping or without uplink?",
+    Reason.NAMESPACE: "A program in an agreement, but in another network namespace, tried to connect. It got EPERM.",
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",
     Reason.GUARD_EXPIRED: "Tried to leave from a slice of this server whose lease has run out.",
     Reason.GUARD_FRAGMENT: "Tried to leave as a fragment of a datagram whose first one this server has not sent.",
     Reason.GUARD_TUNNEL: "Tried to leave for the end of another server's tunnel without coming from the director.",
+    Reason.GUARD_SOCKET: "A socket that is in no agreement tried to send from a shared address.",
     Reason.GUARD_PROTOCOL: "Tried to leave with a soft-unicast source and no port (neither TCP, UDP nor ICMP echo).",
 }

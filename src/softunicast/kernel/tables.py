@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from typing import Any, Final
+from zlib import crc32
 
 from softunicast.core.desired import KernelState, PoolSlices
 from softunicast.core.onramps import IPNetwork
@@ -262,7 +263,10 @@ class Tables:
             return 0
         index = self._pools.get(name)
         if index is None:
-            index = max(self._pools.values(), default=0) + 1
+            # Of the name, so that what outlives a pool (an agreement) never comes to mean another one.
+            index, taken = max(1, crc32(name.encode())), set(self._pools.values())
+            while index in taken:
+                index = index % 0xFFFFFFFF + 1
         for family in FAMILIES:
             table = self.maps[family.named("pools")]
             if family.version in pool.families:

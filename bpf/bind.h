@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A program binds a socket, cgroup/bind at the root of cgroup2. Ours to decide is only a shared address:
+ *
+ *   in no agreement            -> refused (EPERM)
+ *   excused                    -> allowed
+ *   in an agreement, no port   -> a free one of the pool
+ *   in an agreement, a port    -> allowed in a live slice of the pool, else refused (EADDRNOTAVAIL)
+ *
+ * Any other address is the host's, "any" too: what leaves from such a socket does so from an address of the host. */
+#pragma once
+
+#include "socket.h"
+
+/* Chooses a port of the address. Only slices of that address are looked at. */
+INLINE int choose_port(struct bpf_sock_addr *context, struct chosen *chosen, const struct pool *pool,
+		       const struct ends *ends)
+{
+	struct search *search = &chosen->search;
+	int yes = 1, reason;
+
+	search->only = 1;
+	search->address = address_number(ends->local);
+	search->first_slice = bpf_get_prandom_u32();
+	if (ends->protocol == IPPROTO_TCP) /* others may be connected from there, to whom this one is not */
+		bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+	reason = find_port(context, search, pool, 0);
+	if (reason)
+		return reason;
+	if (!same_address(search->key.local, ends->local)) { /* another one with the same number */
+		give_back(search);
+		return REASON_NO_SLICE;
+	}
+	context->user_port = search->key.local_port;
+	return REASON_NONE;
+}
+
+/* Has somebody claimed the port towards everybody, who is not this socket? */
+INLINE int claim_port(struct bpf_sock_addr *context, struct chosen *chosen, const struct ends *ends)
+{
+	struct search *search = &chosen->search;
+
+	search->key.local = ends->local;
+	search->key.local_port = ends->local_port;
+	if (insert_claim(search) || is_own(search))
+		return REASON_NONE;
+	return search->full ? REASON_TABLE_FULL : REASON_SOCKET_TAKEN;
+}
+
+INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
+	struct chosen *chosen;
+	int reason;
+
+	if (!pool)
+		return REASON_FAMILY;
+	if (ends->local_port && !in_pool(pool, pool_key, ends))
+		return REASON_BIND_OUTSIDE;
+	/* TCP is told apart by both ends: several sockets may share a bound port. */
+	if (ends->local_port && ends->protocol == IPPROTO_TCP && !maps_independently(pool, IPPROTO_TCP))
+		return REASON_NONE;
+	chosen = begin_search(context, sock, pool, pool_key, ends, 1);
+	if (!chosen)
+		return REASON_INTERNAL;
+	if (ends->protocol == IPPROTO_TCP && !maps_independently(pool, IPPROTO_TCP))
+		chosen->search.until_ns = chosen->search.claim.expires_ns = chosen->search.now_ns + SOCKET_CLAIM_NS;
+	reason = ends->local_port ? claim_port(context, chosen, ends) : choose_port(context, chosen, pool, ends);
+	if (!reason)
+		chosen->held = chosen->search.key;
+	return reason;
+}
+
+INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
+{
+	struct bpf_sock *sock = context->sk;
+	struct agreement agreement;
+	int reason;
+
+	if (!sock || is_loopback(ends->local) || whose(context) != WHOSE_OURS || !is_ours(ends->local))
+		return ALLOW;
+	agreement = agreement_of(sock);
+	if (agreement.kind == AGREEMENT_EXCUSED)
+		return ALLOW;
+	if (agreement.kind != AGREEMENT_POOL || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP))
+		return refuse_socket(REASON_BIND_REFUSED, ends, 0);
+	reason = bind_to(context, sock, agreement.pool, ends);
+	return reason ? refuse_socket(reason, ends, EADDRNOTAVAIL) : ALLOW;
+}

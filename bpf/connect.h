@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* A program connects a socket (TCP or UDP), cgroup/connect at the root of cgroup2.
+ *
+ *   in no agreement, excused, loopback    -> untouched
+ *   not bound                             -> a free address and port of the agreement's pool is claimed, and bound
+ *   bound to a shared address             -> exactly that tuple is claimed
+ *   bound to anything else                -> untouched here: it is translated at the uplink
+ *
+ * What cannot be is refused as the kernel would (EADDRNOTAVAIL). The port is chosen here and not by the kernel, which
+ * knows neither slices nor the flows that are forwarded. */
+#pragma once
+
+#include "socket.h"
+
+struct wide_address { /* struct sockaddr_in6, or in its first 16 bytes struct sockaddr_in */
+	__u16 family;
+	__u16 port; /* be */
+	__u32 info; /* the IPv4 address, or the flow label */
+	__u32 address[4];
+	__u32 scope;
+};
+
+#define AF_INET 2
+#define AF_INET6 10
+
+struct tcp_timewait_sock {
+	int tw_ts_recent_stamp;
+} __attribute__((preserve_access_index));
+
+/* Would the kernel begin anew where a conversation has just ended? It does when that one had timestamps: what is left of
+ * it in the network is recognised by them. */
+INLINE int can_follow(void *context, const struct claim_key *key)
+{
+	struct bpf_sock *sock = tcp_socket_of(context, key);
+	struct tcp_timewait_sock *ended;
+	int can;
+
+	if (!sock)
+		return 1;
+	ended = bpf_skc_to_tcp_timewait_sock(sock);
+	can = ended && ended->tw_ts_recent_stamp;
+	bpf_sk_release(sock);
+	return can;
+}
+
+/* Binds the socket to the port that was claimed. Another socket may be bound there that is not connected: then the
+ * next port is tried. */
+INLINE int bind_here(struct searching *searching)
+{
+	struct bpf_sock_addr *context = searching->context;
+	struct search *search = searching->search;
+	struct wide_address address = {.port = search->key.local_port};
+	int wide = context->family == AF_INET6, bytes = wide ? sizeof(address) : 16;
+	long error;
+
+	if (search->early && search->key.protocol == IPPROTO_TCP && !can_follow(context, &search->key))
+		return 0;
+	address.family = wide ? AF_INET6 : AF_INET;
+#if FAMILY == 4
+	if (wide) {
+		address.address[2] = be32(0xffff);
+		address.address[3] = search->key.local;
+	} else {
+		address.info = search->key.local;
+	}
+#else
+	copy(address.address, &search->key.local, sizeof(search->key.local));
+#endif
+	error = bpf_bind(context, (void *)&address, bytes);
+	if (error && error != -EADDRINUSE)
+		search->full = search->unbound = 1; /* the same everywhere: ends the search */
+	return !error;
+}
+
+/* Is another socket in the way of one that is bound? Its port is its own, so a listener there is no obstacle, nor is a
+ * conversation that has ended: the kernel says whether it may be followed. */
+INLINE int tcp_is_taken(void *context, const struct claim_key *key)
+{
+	struct bpf_sock *other = tcp_socket_of(context, key);
+	int taken;
+
+	if (!other)
+		return 0;
+	taken = other->state != STATE_TIME_WAIT && other->state != STATE_LISTEN;
+	bpf_sk_release(other);
+	return taken;
+}
+
+INLINE ip_address peer_of(const struct bpf_sock *sock)
+{
+#if FAMILY == 4
+	return sock->dst_ip4;
+#else
+	ip_address peer;
+
+	for (int i = 0; i < 4; i++)
+		peer.words[i] = sock->dst_ip6[i];
+	return peer;
+#endif
+}
+
+/* Likewise. The socket itself is what is found, while it is not connected, or asks for the same once more. */
+INLINE int udp_is_taken(void *context, const struct bpf_sock *sock, const struct claim_key *key)
+{
+	struct bpf_sock *other = udp_socket_of(context, key);
+	int taken;
+
+	if (!other)
+		return 0;
+	taken = other->dst_port && !(sock->dst_port == key->remote_port && same_address(peer_of(sock), key->remote));
+	bpf_sk_release(other);
+	return taken;
+}
+
+/* Claims exactly the tuple that a bound socket asks for. */
+INLINE int claim_bound(struct bpf_sock_addr *context, struct bpf_sock *sock, struct chosen *chosen,
+		       const struct ends *ends)
+{
+	struct search *search = &chosen->search;
+
+	search->early = 1; /* there is no other port to prefer */
+	search->key.local = ends->local;
+	search->key.local_port = ends->local_port;
+	if (!insert_claim(search))
+		return is_own(search) ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SOCKET_TAKEN;
+	if (ends->protocol == IPPROTO_TCP ? tcp_is_taken(context, &search->key) :
+					    udp_is_taken(context, sock, &search->key)) {
+		give_back(search);
+		return REASON_SOCKET_TAKEN;
+	}
+	return REASON_NONE;
+}
+
+/* Chooses where an unbound socket leaves from, and binds it. */
+INLINE int claim_free(struct bpf_sock_addr *context, struct chosen *chosen, const struct pool *pool)
+{
+	struct search *search = &chosen->search;
+	int yes = 1, reason;
+
+	search->first_slice = bpf_get_prandom_u32();
+	if (pool->slice_count > 1)
+		search->address = paired_address(&search->claim.flow, pool, search->claim.pool, search->now_ns);
+	bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)); /* or one port served one destination */
+	reason = find_port(context, search, pool, 1);
+	return search->unbound ? REASON_NO_ADDRESS : reason;
+}
+
+INLINE int same_peer(const struct claim_key *one, const struct claim_key *other)
+{
+	return same_address(one->remote, other->remote) && one->remote_port == other->remote_port;
+}
+
+INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
+	struct chosen *chosen;
+	int reason, whole;
+
+	if (!pool)
+		return REASON_FAMILY;
+	if (ends->local_port && !in_pool(pool, pool_key, ends))
+		return REASON_BIND_OUTSIDE;
+	whole = !ends->local_port && maps_independently(pool, ends->protocol);
+	chosen = begin_search(context, sock, pool, pool_key, ends, whole);
+	if (!chosen)
+		return REASON_INTERNAL;
+	reason = ends->local_port ? claim_bound(context, sock, chosen, ends) : claim_free(context, chosen, pool);
+	if (reason)
+		return reason;
+	if (!chosen->held.local_port || chosen->held.remote_port) { /* not the whole port: that is kept */
+		if (chosen->held.local_port && !same_peer(&chosen->held, &chosen->search.key))
+			free_own(chosen, &chosen->held, 0); /* towards whom it was connected to before */
+		chosen->held = chosen->search.key;
+	}
+	if (!ends->local_port)
+		count(TRAFFIC_SOCKETS);
+	if (chosen->search.reused)
+		count(TRAFFIC_REUSED);
+	return REASON_NONE;
+}
+
+INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
+{
+	struct bpf_sock *sock = context->sk;
+	struct agreement agreement;
+	int reason;
+
+	if (!sock || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP) || is_loopback(ends->remote) ||
+	    is_multicast(ends->remote) || is_link_local(ends->remote))
+		return ALLOW;
+	switch (whose(context)) {
+	case WHOSE_OTHERS:
+		return ALLOW;
+	case WHOSE_ELSEWHERE:
+		agreement = agreement_of_task();
+		return agreement.kind == AGREEMENT_POOL ? refuse_socket(REASON_NAMESPACE, ends, 0) : ALLOW;
+	default:
+		agreement = agreement_of(sock);
+	}
+	if (agreement.kind != AGREEMENT_POOL)
+		return ALLOW;
+	ends->local_port = be16(sock->src_port);
+	if (ends->local_port || !is_unspecified(ends->local)) {
+		if (!ends->local_port || is_unspecified(ends->local) || !is_ours(ends->local))
+			return ALLOW;
+	}
+	reason = leave_from(context, sock, agreement.pool, ends);
+	return reason ? refuse_socket(reason, ends, EADDRNOTAVAIL) : ALLOW;
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Sockets of this host that leave from a pool: what the hooks of connect, bind and close share.
+ *
+ * A socket claims its five-tuple in the same table as a forwarded flow, by the same search. Its claim has no flow and no
+ * on-ramp (flow.onramp is 0), and only has to live until the kernel's own table of sockets shows the tuple as taken; the
+ * search asks that one, too. Where a port is to be its socket's towards everybody (endpoint-independent pools, and
+ * UDP sockets that are bound and may send to anybody) the claim has no remote end, and lives until the socket is closed. So
+ * does the claim of a socket that is bound to a device, which the kernel's table does not show to others.
+ *
+ * These hooks run in the context of programs, which others interrupt: what they work on is in the socket's own storage,
+ * not in scratch.h's. The kernel holds the socket's lock meanwhile. They run for every program of the host, so their
+ * first question is whether the socket is in the network namespace that this data path is for. */
+#pragma once
+
+#include "agreement.h"
+#include "count.h"
+#include "pairing.h"
+#include "search.h"
+#include "slots.h"
+
+#define SOCKET_CLAIM_NS 2000000000ULL /* between two steps of one system call; no less than exhausted lasts */
+#define UNTIL_CLOSED_NS (1ULL << 55)  /* a year */
+
+#define ALLOW 1
+#define REFUSE 0 /* with EPERM, or what bpf_set_retval said */
+#define SOL_SOCKET 1
+#define SO_REUSEADDR 2
+#define EADDRINUSE 98
+#define EADDRNOTAVAIL 99
+
+/* Never called: see name_types in rewrite.h. */
+static __attribute__((noinline, used)) int name_socket(struct bpf_sock *sock)
+{
+	return 0;
+}
+
+struct chosen { /* by a socket */
+	struct search search;  /* the last one */
+	struct claim_key held; /* what is to be freed when it is closed; no local port: nothing */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct chosen);
+} chosen_of SEC(".maps");
+
+struct ends { /* of the socket and what its program asks for */
+	ip_address local;
+	ip_address remote;
+	__u16 local_port;  /* be */
+	__u16 remote_port; /* be */
+	__u8 protocol;
+};
+
+INLINE int refuse_socket(enum reason reason, const struct ends *ends, int error)
+{
+	struct drop *drop = dropped(reason, HOOK_SOCKET, 0, bpf_ktime_get_coarse_ns());
+
+	if (drop) {
+		copy(drop->last.source, &ends->local, sizeof(ends->local));
+		copy(drop->last.destination, &ends->remote, sizeof(ends->remote));
+		drop->last.source_port = ends->local_port;
+		drop->last.destination_port = ends->remote_port;
+		drop->last.protocol = ends->protocol;
+	}
+	if (error)
+		bpf_set_retval(-error);
+	return REFUSE;
+}
+
+enum whose { WHOSE_OTHERS, WHOSE_OURS, WHOSE_ELSEWHERE /* ours to look after, but in another network namespace */ };
+
+INLINE enum whose whose(void *context)
+{
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+
+	if (!self || !self->netns_cookie)
+		return WHOSE_OTHERS;
+	return bpf_get_netns_cookie(context) == self->netns_cookie ? WHOSE_OURS : WHOSE_ELSEWHERE;
+}
+
+/* Frees a claim of the socket's, if it is its still: at once, or at a later time. */
+INLINE void free_own(const struct chosen *chosen, struct claim_key *key, __u64 later_ns)
+{
+	struct claim *claim = bpf_map_lookup_elem(&claims, key);
+	__u64 expires, until = later_ns ? later_ns : CLAIM_BUSY;
+
+	if (!claim)
+		return;
+	expires = *(volatile __u64 *)&claim->expires_ns;
+	if (expires != CLAIM_BUSY && !claim->flow.onramp && claim->acknowledged == chosen->search.claim.acknowledged &&
+	    claim->sent == chosen->search.claim.sent &&
+	    __sync_val_compare_and_swap(&claim->expires_ns, expires, until) == expires && !later_ns)
+		bpf_map_delete_elem(&claims, key);
+}
+
+/* Is the claim in the way the socket's own? */
+INLINE int is_own(const struct search *search)
+{
+	struct claim *claim = bpf_map_lookup_elem(&claims, &search->key);
+
+	return claim && !claim->flow.onramp && claim->acknowledged == search->claim.acknowledged &&
+	       claim->sent == search->claim.sent;
+}
+
+/* Does the claim of that search last until its socket is closed? */
+INLINE int lasts(const struct search *search)
+{
+	return search->until_ns - search->now_ns > SOCKET_CLAIM_NS;
+}
+
+/* Begins a search for the socket. 0: no memory. `whole`: the port is to be its own towards everybody. */
+INLINE struct chosen *begin_search(struct bpf_sock_addr *context, struct bpf_sock *sock, const struct pool *pool,
+				   __u32 pool_key, const struct ends *ends, int whole)
+{
+	struct chosen *chosen = bpf_sk_storage_get(&chosen_of, sock, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	__u64 cookie = bpf_get_socket_cookie(context), now = bpf_ktime_get_coarse_ns();
+	struct search *search;
+
+	if (!chosen)
+		return 0;
+	search = &chosen->search;
+	zero_fill(search, sizeof(*search));
+	search->now_ns = now;
+	search->socket = 1;
+	search->until_ns = search->claim.expires_ns = now + (whole || sock->bound_dev_if ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
+	search->closing_ns = pool->tcp_closing_ns;
+	search->claim.since_ticks = now / TICK_NS;
+	search->claim.pool = pool_key;
+	search->claim.acknowledged = cookie;
+	search->claim.sent = cookie >> 32;
+	/* Programs leave from one address each, as clients do. */
+	search->claim.flow.client = number_address(mixed(bpf_get_current_cgroup_id()));
+	search->claim.flow.protocol = search->key.protocol = ends->protocol;
+	if (!whole) {
+		search->key.remote = ends->remote;
+		search->key.remote_port = ends->remote_port;
+	}
+	return chosen;
+}
+
+struct looking { /* for the slice that a bound port is in */
+	ip_address address;
+	__u64 now_ns;
+	__u32 pool;
+	__u16 port; /* host order */
+	__u16 found;
+};
+
+static long look_at_slice(__u32 index, struct looking *looking)
+{
+	struct pool *pool = bpf_map_lookup_elem(&pools, &looking->pool);
+	struct pool_slice *slice;
+	struct slot *slot;
+
+	if (!pool || index >= POOL_SLICES_MAX)
+		return 1;
+	slice = &pool->slices[index];
+	if (!same_address(slice->address, looking->address) || (looking->port & ~slice->mask) != slice->first)
+		return 0;
+	slot = bpf_map_lookup_elem(&slots, &slice->slot);
+	looking->found = slot && slot->deadline_ns > looking->now_ns;
+	return 1;
+}
+
+/* May a socket of the pool use this local end? */
+INLINE int in_pool(const struct pool *pool, __u32 pool_key, const struct ends *ends)
+{
+	struct looking looking = {.address = ends->local,
+				  .now_ns = bpf_ktime_get_coarse_ns(),
+				  .pool = pool_key,
+				  .port = be16(ends->local_port)};
+
+	if (looking.port < SYSTEM_PORTS)
+		return 0;
+	bpf_loop(pool->slice_count, look_at_slice, &looking, 0);
+	return looking.found;
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Sockets of this host (socket.h says what for): programs connect (connect.h), bind (bind.h) and close them. Attached at the
+ * root of cgroup2, for every program of the host.
+ *
+ * An IPv6 socket can have the addresses of IPv4, written as "mapped" ones: these are a matter of IPv4's tables, so there are
+ * two programs for what is asked of such a socket, and each lets pass what is the other's. */
+#include "bind.h"
+#include "connect.h"
+
+/* A port that is free is claimed. To connect, the socket is bound to it here; to bind it, the kernel does when the
+ * program has said yes, and not where a conversation has just ended: anybody may be the next to be connected. */
+INLINE int settle(struct searching *searching)
+{
+	return searching->connects ? bind_here(searching) : !searching->search->early;
+}
+
+#if FAMILY == 4
+
+SEC("cgroup/connect4")
+int socket_connect(struct bpf_sock_addr *context)
+{
+	struct ends ends = {.remote = context->user_ip4, .remote_port = context->user_port, .protocol = context->protocol};
+
+	if (context->sk)
+		ends.local = context->sk->src_ip4;
+	return connect(context, &ends);
+}
+
+/* IPv4 by a socket of IPv6. */
+SEC("cgroup/connect6")
+int connect_mapped(struct bpf_sock_addr *context)
+{
+	struct ends ends = {.remote = context->user_ip6[3], .remote_port = context->user_port, .protocol = context->protocol};
+
+	if (context->user_ip6[0] || context->user_ip6[1] || context->user_ip6[2] != be32(0xffff))
+		return ALLOW;
+	if (context->sk)
+		ends.local = context->sk->src_ip4;
+	return connect(context, &ends);
+}
+
+SEC("cgroup/bind4")
+int socket_bind(struct bpf_sock_addr *context)
+{
+	struct ends ends = {.local = context->user_ip4, .local_port = context->user_port, .protocol = context->protocol};
+
+	return bind(context, &ends);
+}
+
+/* An address of IPv4 for a socket of IPv6. */
+SEC("cgroup/bind6")
+int bind_mapped(struct bpf_sock_addr *context)
+{
+	struct ends ends = {.local = context->user_ip6[3], .local_port = context->user_port, .protocol = context->protocol};
+
+	if (context->user_ip6[0] || context->user_ip6[1] || context->user_ip6[2] != be32(0xffff))
+		return ALLOW;
+	return bind(context, &ends);
+}
+
+#else
+
+SEC("cgroup/connect6")
+int socket_connect6(struct bpf_sock_addr *context)
+{
+	struct ends ends = {.remote_port = context->user_port, .protocol = context->protocol};
+	struct bpf_sock *sock = context->sk;
+
+	for (int i = 0; i < 4; i++) {
+		ends.remote.words[i] = context->user_ip6[i];
+		ends.local.words[i] = sock ? sock->src_ip6[i] : 0;
+	}
+	return is_mapped(ends.remote) ? ALLOW : connect(context, &ends);
+}
+
+SEC("cgroup/bind6")
+int socket_bind6(struct bpf_sock_addr *context)
+{
+	struct ends ends = {.local_port = context->user_port, .protocol = context->protocol};
+
+	for (int i = 0; i < 4; i++)
+		ends.local.words[i] = context->user_ip6[i];
+	return is_mapped(ends.local) ? ALLOW : bind(context, &ends);
+}
+
+#endif
+
+/* What a closed socket has claimed is free at once. The kernel's own table shows the tuple for as long as the conversation
+ * takes to end; where others cannot rely on that, the claim stays for that time. */
+SEC("cgroup/sock_release")
+int HOOK(socket_release)(struct bpf_sock *sock)
+{
+	struct chosen *chosen = bpf_sk_storage_get(&chosen_of, sock, 0, 0);
+	__u64 later = 0;
+
+	if (!chosen || !chosen->held.local_port)
+		return ALLOW;
+	if (chosen->held.protocol == IPPROTO_TCP && lasts(&chosen->search))
+		later = bpf_ktime_get_coarse_ns() + chosen->search.closing_ns;
+	free_own(chosen, &chosen->held, later);
+	return ALLOW;
+}
+
+LICENSE;
