@@ -7,6 +7,7 @@ const struct {
 	enum reason reason;
 	enum traffic traffic;
 	enum hook hook;
+	enum handed handed;
 	enum server_kind server_kind;
 	enum tcp_seen tcp_seen;
 	enum behaviour behaviour;

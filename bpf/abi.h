@@ -106,6 +106,13 @@ enum hook {
 	HOOK_SOCKET,
 };
 
+/* In the map `handed`: the XDP programs of IPv6, by those of IPv4 that hand frames on to them (handed.h). */
+enum handed {
+	HANDED_DIRECTOR = 0,
+	HANDED_FAST,
+	HANDED_MAX,
+};
+
 enum server_kind {
 	SERVER_UNUSED = 0,
 	SERVER_SELF,

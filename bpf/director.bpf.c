@@ -4,6 +4,7 @@
  * into its tunnel here when that is plain; if not, and when one comes out of a tunnel, `remote` at tc does it. */
 #include "encapsulate.h"
 #include "fast.h"
+#include "handed.h"
 
 INLINE int drop(struct xdp_md *xdp, enum reason reason, const struct packet *packet)
 {
@@ -12,7 +13,7 @@ INLINE int drop(struct xdp_md *xdp, enum reason reason, const struct packet *pac
 }
 
 SEC("xdp.frags")
-int director(struct xdp_md *xdp)
+int HOOK(director)(struct xdp_md *xdp)
 {
 	void *data = (void *)(long)xdp->data, *end = (void *)(long)xdp->data_end;
 	struct packet packet;
@@ -37,7 +38,7 @@ int director(struct xdp_md *xdp)
 	case DIRECTION_NOWHERE:
 		return drop(xdp, packet.reason, &packet);
 	default:
-		return XDP_PASS;
+		return parsed == PARSED_OTHER ? hand_on(xdp, HANDED_DIRECTOR) : XDP_PASS;
 	}
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.bpf import frames
+from tests.bpf import families, frames
 from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_WIRE, arp, echo, local_end, tcp, udp
 from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.test_search import Opener
@@ -60,6 +60,22 @@ def test_arriving(world: World, interface: str, frame: bytes, verdict: str, reas
     found = asked(world, frame, interface)
     assert (found.verdict, found.reason) == (verdict, reason)
     assert (found.packet_out is None) == (verdict in ("dropped", "passed to this server"))
+
+
+@pytest.mark.parametrize(
+    ("to", "verdict", "reason"),
+    [
+        (HERE, "passed to this server", None),
+        (THERE, "steered to server2", None),
+        (NOBODY, "dropped", Reason.NO_OWNER),
+        ("192.0.2.1:22", "passed to this server", None),
+    ],
+)
+def test_ipv6_in_xdp(world: World, to: str, verdict: str, reason: Reason | None) -> None:
+    with families.family(6):
+        world.reset()
+        found = asked(world, tcp(REMOTE, to, "SA", macs=FROM_WIRE), UPLINK)
+    assert (world.datapath.director, found.verdict, found.reason) == ("director", verdict, reason)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ LIMITS = Limits(
 # itself gives a reply to the client, "here" and "in".
 OUTCOMES = {"here", "steered", "out", "in", "to_host"}
 SPENT = {"held", "released", "cut"}
-XDP_PROGRAMS = {"director", "fast"}
+XDP_PROGRAMS = {"director", "fast"}  # attached for both families: handed.h
 REASONS = {reason.name.lower() for reason in abi.Reason}
 
 _numbers = itertools.count()
@@ -143,9 +143,7 @@ class World:
     # running packets
 
     def director(self, frame: bytes) -> Ran:
-        """In XDP; IPv6 has it at tc only."""
-        if families.chosen == 6:
-            return self.director_tc(frame)
+        """In XDP: the program that is attached, which hands IPv6 on."""
         return self._run("director", frame, UPLINK)
 
     def director_tc(self, frame: bytes) -> Ran:
@@ -193,8 +191,6 @@ class World:
 
     def program(self, name: str) -> int:
         if families.chosen == 6:
-            if name in XDP_PROGRAMS:
-                families.ipv4_only("in XDP")
             name += "6" if name in families.PROGRAMS else ""
         found: int = next(
             obj.programs[name] for obj in self.datapath._objects.values() if name in obj.programs

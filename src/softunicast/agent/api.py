@@ -61,6 +61,7 @@ class Api:
             "leases",
             "pools",
             "onramps",
+            "agreements",
             "servers",
             "flows",
             "drops",
@@ -159,6 +160,11 @@ class Api:
         config = self._daemon.config
         found = await self._daemon.kernel(self._daemon.effects.look_at_onramps, list(config.onramps))
         return web.json_response(views.onramps(config, found))
+
+    async def _agreements(self, request: web.Request) -> web.Response:
+        _only(request)
+        sockets = self._daemon.effects.sockets
+        return web.json_response(views.agreements(await self._daemon.kernel(sockets.members)))
 
     async def _servers(self, request: web.Request) -> web.Response:
         _only(request)

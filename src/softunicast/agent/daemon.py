@@ -108,6 +108,7 @@ class Daemon:
             asyncio.create_task(self._follow()),
             asyncio.create_task(chores.sweep(kernel, effects, self.watch, self._log)),
             asyncio.create_task(chores.report_drops(kernel, effects, self.watch, self.event_log)),
+            asyncio.create_task(chores.tidy(kernel, effects, self._log)),
             asyncio.create_task(chores.watch_uplink(kernel, effects)),
             asyncio.create_task(stop.wait()),
         ]
@@ -126,6 +127,8 @@ class Daemon:
         datapath, clean = self.effects.datapath, True
         if restore:
             stopped = await self.kernel(self.effects.stop, datapath.state, list(self.keeper.holdings))
+            if stopped.orphans:
+                self._log.warning("programs without a pool", cgroups=stopped.orphans)
             for error in stopped.errors:
                 self._log.error("restoring failed", why=str(error))
             try:

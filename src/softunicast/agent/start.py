@@ -28,6 +28,7 @@ from softunicast.agent.kernel_thread import KernelThread
 from softunicast.agent.lock import StateLock
 from softunicast.agent.notify import notify
 from softunicast.agent.privileges import require_privileges
+from softunicast.agent.sockets import Sockets, board_of, look_after
 from softunicast.core.config import Config
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 from softunicast.core.pools import select
@@ -99,6 +100,7 @@ async def _run(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    possible = look_after(config.sockets)
     ledger = await SqliteLedger.open(Path(config.ledger.path), quarantine_s=config.agent.quarantine_s)
     kernel = KernelThread()
     try:
@@ -115,14 +117,15 @@ async def _run(
             {**config.attach, config.uplink.interface: config.uplink.attach},
             config.sources,
             config.rules,
-            config.sockets,
+            possible[0],
         )
     except BaseException:
         kernel.close()
         await ledger.close()
         raise
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
-    effects = NodeEffects(datapath, host, config.uplink.interface, me.name, tuns=config.tuns)
+    sockets = Sockets(Path(config.agent.state_dir), board_of(config, *possible))
+    effects = NodeEffects(datapath, host, sockets, config.uplink.interface, me.name, tuns=config.tuns)
     daemon = Daemon(config, me, ledger, kernel, effects, timing, log, segment)
     api = Api(daemon, partial(explain, datapath), Path(config.agent.socket), log)
     descriptors = Descriptors(daemon, holders, log)
@@ -131,6 +134,7 @@ async def _run(
         await daemon.begin()
         await api.start()
         await descriptors.start()
+        await kernel(sockets.publish)
         restore = False  # from here on only a clean stop takes anything back
         daemon.event_log.info(
             "agent ready", version=__version__, adopted=datapath.adopted, address=me.address

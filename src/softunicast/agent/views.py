@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from softunicast.agent.sockets import Member
 from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, SlotOwner
 from softunicast.core.endpoints import address_order, endpoint_text, parse_endpoint
@@ -149,6 +150,21 @@ def onramps(config: Config, found: Mapping[str, tuple[Interface | None, str]]) -
             }
         )
     return rows
+
+
+def agreements(members: Iterable[Member]) -> list[Row]:
+    """Who leaves from which pool, by cgroup."""
+    rows = [
+        {
+            "cgroup": str(one.entry.path),
+            "number": one.entry.number,
+            "by": "excused" if one.entry.pool is None else "run" if one.entry.joined else "attach",
+            "pool": one.entry.pool,
+            "processes": [{"pid": pid, "name": name} for pid, name in one.processes],
+        }
+        for one in members
+    ]
+    return sorted(rows, key=lambda row: str(row["cgroup"]))
 
 
 class PortsUsed:

@@ -87,6 +87,12 @@ class Hook(IntEnum):
     SOCKET = 5
 
 
+class Handed(IntEnum):
+    DIRECTOR = 0
+    FAST = 1
+    MAX = 2
+
+
 class ServerKind(IntEnum):
     UNUSED = 0
     SELF = 1

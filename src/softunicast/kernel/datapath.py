@@ -25,9 +25,8 @@ from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
-from softunicast.kernel.families import FAMILIES, IPV6
+from softunicast.kernel.families import FAMILIES, IPV4, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
-from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
 from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
@@ -41,12 +40,13 @@ from softunicast.kernel.objects import (
 )
 from softunicast.kernel.pins import drop_links_of_others, link_of, remove_pins
 from softunicast.kernel.tables import Tables
+from softunicast.kernel.testrun import run_sweep
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
-    *("director_tc6", "guard6", "egress6", "sweep6"),
+    *("director6", "director_tc6", "guard6", "egress6", "fast6", "sweep6"),
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
@@ -55,6 +55,7 @@ TABLES: Final = (
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
 OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
+HANDED: Final = {abi.Handed.DIRECTOR: "director6", abi.Handed.FAST: "fast6"}  # see bpf/handed.h
 TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -75,7 +76,7 @@ class Datapath:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
-        self.director = "director"  # or "director_tc": the program at the uplink
+        self.director = "director"  # or "director_tc": the program at the uplink, of either family
         self._sources = sources
         self._rules = rules
         self._excused = sockets.excused if sockets else ()
@@ -146,13 +147,10 @@ class Datapath:
         index = links.interface(self.uplink).index
         drop_links_of_others(self.folder, self.uplink, ON_ONRAMPS)
         self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
-        self._attach_director(index)
-        self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
-        self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
-        # Each behind those for IPv4, which have most to do, and let IPv6 pass.
-        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
-        self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
-        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        for place, program in HANDED.items():
+            handed = self._objects[program].programs[program]
+            self._maps["handed"].set(index_key(place), handed.to_bytes(4, "little"))
+        self._attach_uplink(index)
         self._attach_sockets()
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
@@ -178,18 +176,24 @@ class Datapath:
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
 
-    def _attach_director(self, index: int) -> None:
-        """In XDP or at tc; the other one, of an agent that was told otherwise, goes when this one is there."""
+    def _attach_uplink(self, index: int) -> None:
+        """The director in XDP or at tc; the other, of an agent that was told otherwise, goes when all is there.
+
+        At tc each program of IPv6 is behind that of IPv4, which has most to do, and lets IPv6 pass."""
         device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
-        if wanted == "xdp" or (wanted == "auto" and suits_xdp(device)):
-            self.director, behind, others = "director", "remote", ["director_tc"]
-        else:
-            self.director, behind, others = "director_tc", "director_tc", ["director", "remote"]
-        self._attach("director_tc", behind, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
-        if self.director == "director":
+        in_xdp = wanted == "xdp" or (wanted == "auto" and suits_xdp(device))
+        self.director, behind = ("director", "remote") if in_xdp else ("director_tc", "director_tc")
+        for family in (IPV6, IPV4):  # each in front of all: that of IPv4, which opens tunnels, comes first
+            names = family.named("director_tc"), family.named(behind)
+            self._attach(*names, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        if in_xdp:
             program = self._objects["director"].programs["director"]
             self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
-        for other in others:
+        self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        for other in ("director_tc", "director_tc6") if in_xdp else ("director", "remote", "remote6"):
             if (pin := self._pin(other, self.uplink)).exists():
                 link_of(pin).remove()
 
@@ -337,18 +341,9 @@ class Datapath:
 
     def sweep(self) -> tuple[int, int]:
         """Frees expired claims; returns (freed, live)."""
-        done = [self._sweep(family.named("sweep")) for family in FAMILIES]
+        names = [family.named("sweep") for family in FAMILIES]
+        done = [run_sweep(self._objects[name].programs[name]) for name in names]
         return sum(part.freed for part in done), sum(part.live for part in done)
-
-    def _sweep(self, name: str) -> abi.Sweep:
-        context = ffi.new("char[]", abi.SWEEP_BYTES)
-        options = ffi.new("struct bpf_test_run_opts *")
-        options.sz = ffi.sizeof("struct bpf_test_run_opts")
-        options.ctx_in = context  # written back to
-        options.ctx_size_in = abi.SWEEP_BYTES
-        program = self._objects[name].programs[name]
-        check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-        return abi.Sweep.unpack(bytes(ffi.buffer(context)))
 
     def usage(self) -> dict[str, Usage]:
         """How full each pool was at the last sweep; a pool without flows is not there."""

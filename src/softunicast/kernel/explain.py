@@ -51,7 +51,7 @@ class _Copy:
     def __init__(self, datapath: Datapath, family: Family) -> None:
         self.objects: dict[str, BpfObject] = {}
         self.datapath = datapath
-        self.director = datapath.director if family is IPV4 else "director_tc"
+        self.director = datapath.director
         self._family = family
         copied = [family.named(name) for name in _COPIED]
         shared = datapath.table_descriptors()

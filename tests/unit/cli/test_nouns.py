@@ -135,6 +135,24 @@ def test_onramps(ask: Ask, agent: FakeAgent) -> None:
     assert ask("onramps", "--json").json == [ONRAMP, plain]
 
 
+def test_agreements(ask: Ask, agent: FakeAgent) -> None:
+    row = {
+        "cgroup": "/sys/fs/cgroup/system.slice/squid.service",
+        "number": 77,
+        "by": "attach",
+        "pool": "gb",
+        "processes": [{"pid": pid, "name": "squid"} for pid in (5, 6, 7, 8)],
+    }
+    excused = row | {"cgroup": "/sys/fs/cgroup/dns", "by": "excused", "pool": None, "processes": []}
+    agent.answers["/v1/agreements"] = [row, excused]
+    lines = [[cell.strip() for cell in cells(line)] for line in ask("agreements").out.splitlines()]
+    assert lines[1] == [row["cgroup"], "attach", "gb", "4", "squid[5], squid[6], squid[7], ..."]
+    assert lines[2] == [excused["cgroup"], "excused", "-", "0", "-"]
+    assert ask("agreements", "--json").json == [row, excused]
+    agent.answers["/v1/agreements"] = []
+    assert ask("agreements") == Ended(0, "", "no cgroup is in an agreement; see softunicast run --help\n")
+
+
 def test_flows_ask_for_what_was_asked(ask: Ask, agent: FakeAgent) -> None:
     agent.answers["/v1/flows"] = {"total": 1, "shown": 1, "flows": [FLOW]}
     ended = ask("flows")
