@@ -62,6 +62,7 @@ HELPER(__u64, ktime_get_ns, void);
 HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
 HELPER(long, loop, __u32 count, void *callback, void *context, __u64 flags);
 HELPER(__u64, xdp_get_buff_len, void *xdp);
+HELPER(long, xdp_adjust_head, void *xdp, int bytes);
 HELPER(long, tail_call, void *ctx, void *programs, __u32 index);
 HELPER(__u64, get_current_ancestor_cgroup_id, int level);
 HELPER(__u64, skb_ancestor_cgroup_id, struct __sk_buff *skb, int level);

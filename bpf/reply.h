@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cut.h"
-#include "direct.h"
+#include "encapsulate.h"
 #include "flow.h"
 #include "icmp.h"
 #include "mss.h"
@@ -105,23 +105,13 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	return hops ? bpf_redirect(onramp, 0) : TC_ACT_UNSPEC;
 }
 
-/* Sends a fragment that met the others here on to the owner of its slice. */
-INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
-{
-	enum reason reason = aim((void *)(long)skb->data, (void *)(long)skb->data_end, owner, packet);
-
-	if (reason)
-		return drop(skb, reason, HOOK_EGRESS_IN, packet);
-	gone_on(packet, SIDE_WIRE);
-	return bpf_redirect(skb->ifindex, 0);
-}
-
 /* A fragment from the wire, for a shared address. Returns GO_ON when it has ports and they are this server's. */
 ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	__u32 owner = 0;
 	KEY_HERE(key);
+	int verdict;
 
 	if (!packet || !key)
 		return TC_ACT_SHOT;
@@ -140,8 +130,11 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 	switch (place_of(packet->destination, packet->destination_port, &owner)) {
 	case PLACE_HERE:
 		return GO_ON;
-	case PLACE_ELSEWHERE:
-		return steer_fragment(skb, packet, owner);
+	case PLACE_ELSEWHERE: /* met the others here */
+		verdict = steer(skb, packet, owner, HOOK_EGRESS_IN);
+		if (verdict != TC_ACT_SHOT) /* its pieces count themselves, if it was cut */
+			gone_on(packet, SIDE_WIRE);
+		return verdict;
 	case PLACE_EXPIRED:
 		return drop(skb, REASON_LEASE_EXPIRED, HOOK_EGRESS_IN, packet);
 	default:

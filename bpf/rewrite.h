@@ -126,6 +126,19 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 	return 0;
 }
 
+/* The size of the IP packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
+INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct tcphdr *tcp;
+
+	if (!skb->gso_size)
+		return skb->len - ETH_HLEN;
+	tcp = (void *)(long)skb->data + (packet->l4_offset & OFFSET_MAX);
+	if (packet->protocol != IPPROTO_TCP || (void *)(tcp + 1) > (void *)(long)skb->data_end)
+		return skb->gso_size + packet->l4_offset - ETH_HLEN + sizeof(struct udphdr);
+	return skb->gso_size + packet->l4_offset - ETH_HLEN + tcp->doff * 4;
+}
+
 /* Gives the frame new Ethernet addresses. Returns 0, or nonzero when it cannot. */
 INLINE int set_mac(struct __sk_buff *skb, const __u8 *destination, const __u8 *source)
 {
