@@ -19,6 +19,8 @@ const struct {
 	struct owner_line owner_line;
 	struct slot slot;
 	struct server server;
+	struct hop hop;
+	struct path path;
 	struct pool_slice pool_slice;
 	struct pool pool;
 	struct source source;

@@ -4,6 +4,7 @@
  * kept here. */
 #pragma once
 
+#include "maps.h"
 #include "quote.h"
 
 struct search { /* the state of one search for a free port, over all slices of a pool */
@@ -41,9 +42,14 @@ struct trial { /* what a new flow is to become */
 	struct claim_key mapped; /* and its claim */
 };
 
+struct cut_bytes { /* what an error of ours quotes: IP headers with options, at most 20 bytes of transport header */
+	__u8 bytes[IP_BYTES_MAX + 20];
+};
+
 struct scratch {
 	struct packet packet;
 	struct quote quote;       /* of an ICMP error */
+	struct cut_bytes quoted;  /* in one that we make (icmp.h) */
 	struct flow_key flow_key; /* the packet's, */
 	struct claim_key claim_key; /* its claim's, */
 	struct claim_key mapping;   /* and that of a claim for any remote end */

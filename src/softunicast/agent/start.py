@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Mapping
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from softunicast import __version__
@@ -48,6 +49,8 @@ def run(config: Config) -> None:
     require_privileges()
     probe.require()
     me, onramps = identify(config)
+    # A server with an address in one of the uplink's own prefixes needs no router to be reached.
+    segment = tuple(address.network for address in links.interface(config.uplink.interface).addresses)
     holders, borrowers = holders_of(config), borrowers_of(config)
     # A mistake in the configuration shows at the first start. After a crash the data path is to be taken over
     # whatever became of one on-ramp meanwhile; it waits, as it would have in a running agent.
@@ -62,7 +65,7 @@ def run(config: Config) -> None:
         )
     lock = StateLock.take(Path(config.agent.state_dir))
     try:
-        asyncio.run(_run(config, me, holders, borrowers))
+        asyncio.run(_run(config, me, segment, holders, borrowers))
     finally:
         lock.release()
 
@@ -94,7 +97,11 @@ def identify(config: Config) -> tuple[Server, tuple[str, ...]]:
 
 
 async def _run(
-    config: Config, me: Server, holders: Mapping[str, Holders], borrowers: Mapping[str, Holders]
+    config: Config,
+    me: Server,
+    segment: tuple[IPv4Network, ...],
+    holders: Mapping[str, Holders],
+    borrowers: Mapping[str, Holders],
 ) -> None:
     log = logs.logger(server=me.name)
     stop = asyncio.Event()
@@ -126,7 +133,7 @@ async def _run(
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
     sockets = Sockets(Path(config.agent.state_dir), board_of(config, *possible))
     effects = NodeEffects(datapath, host, sockets, config.uplink.interface, me.name, tuns=config.tuns)
-    daemon = Daemon(config, me, ledger, kernel, effects, timing, log)
+    daemon = Daemon(config, me, ledger, kernel, effects, timing, log, segment)
     api = Api(daemon, partial(explain, datapath), Path(config.agent.socket), log)
     descriptors = Descriptors(daemon, holders, log)
     lending = Lending(daemon, Grants(datapath), borrowers, log)

@@ -25,7 +25,7 @@ from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
-from softunicast.kernel.families import FAMILIES, IPV6
+from softunicast.kernel.families import FAMILIES, IPV4, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.maps import Map
 from softunicast.kernel.native_xdp import takes_redirected
@@ -51,7 +51,7 @@ OBJECTS: Final = (
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
-    *("settings", "groups", "owners", "slots", "servers"),
+    *("settings", "groups", "owners", "slots", "servers", "peers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
 OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
@@ -151,27 +151,30 @@ class Datapath:
             handed = self._objects[program].programs[program]
             self._maps["handed"].set(index_key(place), handed.to_bytes(4, "little"))
         self._attach_uplink(index)
-        self._attach_sockets()
+        self._attach_sockets(index)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
-        mtu = links.interface(self.uplink).mtu
-        mask = self._maps["groups"].max_entries - 1
+        device = links.interface(self.uplink)
+        address6 = next((one.ip.packed for one in device.addresses6 if not one.ip.is_link_local), bytes(16))
         granted = self._settings().granted  # claims of an agent before this one may live
         cookie = socket_hooks.netns_cookie() if self._cgroup else 0
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask, granted, cookie)
+        numbers = uplink, self_index, device.mtu, self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, *numbers, address6, granted, cookie)
         self._maps["settings"].set(index_key(0), settings.pack())
 
     def _settings(self) -> abi.Settings:
         return abi.Settings.unpack(self._maps["settings"].get(index_key(0)) or bytes(abi.SETTINGS_BYTES))
 
-    def _attach_sockets(self) -> None:
-        """After the rest, whose tables they use."""
+    def _attach_sockets(self, index: int) -> None:
+        """After the rest, whose tables they use; at the uplink in front of the guard, which sees what leaves then."""
         if self._cgroup is None:
-            socket_hooks.detach(self.folder / "links")
+            socket_hooks.detach(self.folder / "links", self.uplink)
             return
+        for name in socket_hooks.AT_UPLINK:
+            self._attach(name, name, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
         socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
         for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
             self._keep(name, link)
@@ -185,20 +188,18 @@ class Datapath:
         At tc each program of IPv6 is behind that of IPv4, which has most to do, and lets IPv6 pass."""
         device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
         in_xdp = wanted == "xdp" or (wanted == "auto" and suits_xdp(device))
-        self.director = "director" if in_xdp else "director_tc"
+        self.director, behind = ("director", "remote") if in_xdp else ("director_tc", "director_tc")
+        for family in (IPV6, IPV4):  # each in front of all: that of IPv4, which opens tunnels, comes first
+            names = family.named("director_tc"), family.named(behind)
+            self._attach(*names, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
         if in_xdp:
             program = self._objects["director"].programs["director"]
             self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
-        else:
-            self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
         self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
-        if not in_xdp:  # in front of egress_in6, also of one that is there already
-            first = TCX_FIRST if self._pin("egress_in6", self.uplink).exists() else 0
-            self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS, first)
         self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
-        for other in ("director_tc", "director_tc6") if in_xdp else ("director",):
+        for other in ("director_tc", "director_tc6") if in_xdp else ("director", "remote", "remote6"):
             if (pin := self._pin(other, self.uplink)).exists():
                 link_of(pin).remove()
 
@@ -274,7 +275,7 @@ class Datapath:
         tables = self._tables
         if self._cgroup is not None:  # a cgroup comes with its service
             socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
-        changes = tables.set_servers(wanted.servers)
+        changes = tables.set_servers(wanted)
         if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
@@ -323,7 +324,7 @@ class Datapath:
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         """How many live flows there are (of those `wanted`), and the first `limit` of them."""
-        return list_flows(self._claims(), limit, wanted)
+        return list_flows(self._claims(), limit, wanted, links.index_of(self.uplink) or 0)
 
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
         """Live flows of each slice."""
@@ -384,7 +385,7 @@ class Datapath:
 
     def remove(self) -> None:
         """Detaches everything and removes the pins: first the on-ramps, last the guard."""
-        for name in in_order(self._links, (*ON_ONRAMPS, "egress_in", "director", "guard")):
+        for name in in_order(self._links, (*ON_ONRAMPS, "egress_in", "director", "remote", "guard")):
             self._links.pop(name).remove()
         remove_pins(self.folder)
         self.close()

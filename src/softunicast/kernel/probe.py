@@ -241,6 +241,7 @@ _PROBES: Final[dict[str, _Probe]] = {
     "bpf_sk_lookup_udp": _Probe(
         "4.20", "leaving the ports of sockets alone", _have_helper(_SCHED_CLS, 85), "CONFIG_INET"
     ),
+    "bpf_xdp_adjust_head": _Probe("4.10", "tunnels to servers behind a router", _have_helper(_XDP, 44)),
     "bpf_xdp_get_buff_len": _Probe("5.18", "the director", _have_helper(_XDP, 188)),
     "bpf_sk_fullsock": _Probe("5.1", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 95)),
     "bpf_sk_storage_get": _Probe(
