@@ -71,7 +71,8 @@ class Report:
             if set(ports) != whole or len(ports) != len(whole) or kept != len(whole):
                 self.faults.append(
                     f"{protocol}: {kept} kept, {len(ports)} seen from {len(set(ports) & whole)} ports of the slice"
-                    f" and {len(set(ports) - whole)} others, where {len(whole)} ports are"
+                    f" and {len(set(ports) - whole)} others, where {len(whole)} ports are; not from"
+                    f" {sorted(whole - set(ports))[:20]}"
                 )
 
 

@@ -84,8 +84,8 @@ def test_a_veth_gets_tc(at_tc: World) -> None:
     assert not has_xdp(UPLINK)
     assert [one.program for one in attached(UPLINK)] == [
         "director_tc",
-        "egress_in",
         "director_tc6",
+        "egress_in",
         "egress_in6",
         "guard",
         "guard6",
@@ -153,10 +153,10 @@ def names_at_tc(*programs: str) -> list[Attached]:
 
 def test_exchanged_while_it_runs(mount: Path) -> None:
     """An agent that is told otherwise takes over: the tables stay, the other director goes."""
-    in_xdp = [Attached(UPLINK, "xdp", "director"), *names_at_tc("egress_in", "egress_in6")]
-    at_tc = names_at_tc("director_tc", "egress_in", "director_tc6", "egress_in6")
-    later = names_at_tc("director_tc", "director_tc6", "egress_in", "egress_in6")  # than the others
-    steps = (("tc", at_tc), ("xdp", in_xdp), ("auto", later), (None, later), ("xdp", in_xdp))
+    at_tc = names_at_tc("director_tc", "director_tc6", "egress_in", "egress_in6")
+    behind = names_at_tc("remote", "remote6", "egress_in", "egress_in6")
+    in_xdp = [Attached(UPLINK, "xdp", "director"), *behind]
+    steps = (("tc", at_tc), ("xdp", in_xdp), ("auto", at_tc), (None, at_tc), ("xdp", in_xdp))
     for attach, expected in steps:
         datapath = opened(mount, attach)
         assert sorted(hooks(), key=str) == sorted(expected, key=str)

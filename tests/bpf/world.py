@@ -151,6 +151,11 @@ class World:
         ran = self._run("director_tc", frame, UPLINK)
         return replace(ran, verdict={"next": "pass", "redirect": "tx"}.get(ran.verdict, ran.verdict))
 
+    def remote(self, frame: bytes) -> Ran:
+        """At tc behind the director in XDP; the verdict in the words of XDP."""
+        ran = self._run("remote", frame, UPLINK)
+        return replace(ran, verdict={"next": "pass", "redirect": "tx"}.get(ran.verdict, ran.verdict))
+
     def guard(self, frame: bytes, came_by: str | None = None) -> Ran:
         """A packet of this host, or one that came in by an interface."""
         return self._run("guard", frame, UPLINK, came_by=self.index[came_by] if came_by else 0)
@@ -160,6 +165,11 @@ class World:
 
     def back(self, frame: bytes, segment_bytes: int | None = None) -> Ran:
         return self._run("egress_in", frame, UPLINK, segment_bytes)
+
+    def own(self, frame: bytes, segment_bytes: int | None = None, came_by: str | None = None) -> Ran:
+        """A packet of this host's own, as `guard`; its socket is in the cgroup of this process."""
+        interface = self.index[came_by] if came_by else 0
+        return self._run("uplink", frame, UPLINK, segment_bytes, interface)
 
     def fast(self, frame: bytes, onramp: str = ONRAMP) -> Ran:
         """XDP in front of `out`; the on-ramp must have been attached so."""

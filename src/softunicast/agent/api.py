@@ -168,7 +168,8 @@ class Api:
 
     async def _servers(self, request: web.Request) -> web.Response:
         _only(request)
-        return web.json_response(views.servers(self._daemon.latest_snapshot(), self._daemon.me.name))
+        state = self._daemon.effects.datapath.state
+        return web.json_response(views.servers(self._daemon.latest_snapshot(), state, self._daemon.me.name))
 
     async def _flows(self, request: web.Request) -> web.Response:
         query = _only(request, "limit", "protocol", "client", "local", "remote")

@@ -128,6 +128,10 @@ class NodeEffects:
         forwarding |= {
             ipv6_conf(name, "forwarding") for name in present if 6 in wanted.pools[kept[name]].families
         }
+        if (
+            wanted.tunnels
+        ):  # the kernel gives the way of the tunnels' packets only where it forwards; on `lo` it cannot
+            forwarding.add(ipv4_conf(links.LOOPBACK, "forwarding"))
         for name in set(self._forwarding()) - forwarding:
             self.host.restore_setting(name)
             changes += 1

@@ -188,8 +188,15 @@ class PortsUsed:
         return {slice_: len(ports) for slice_, ports in self._ports.items()}
 
 
-def servers(snapshot: Snapshot, me: str) -> list[Row]:
-    """The servers of the ledger, with the number of live leases of each."""
+def _reached(state: KernelState, me: str, name: str) -> str:
+    """How the director sends packets on to a server."""
+    if name == me or name not in state.servers:
+        return "self" if name == me else "no"
+    return "tunnel" if name in state.tunnels else "neighbour"
+
+
+def servers(snapshot: Snapshot, state: KernelState, me: str) -> list[Row]:
+    """The servers of the ledger, how they are reached, and the number of live leases of each."""
     held = [lease.server for lease in snapshot.leases if lease.live]
     return [
         {
@@ -198,6 +205,7 @@ def servers(snapshot: Snapshot, me: str) -> list[Row]:
             "address": str(server.address),
             "mac": server.mac,
             "here": server.name == me,
+            "reached": _reached(state, me, server.name),
             "slices": held.count(server.name),
         }
         for server in sorted(snapshot.servers, key=lambda server: server.name)

@@ -241,6 +241,7 @@ _PROBES: Final[dict[str, _Probe]] = {
     "bpf_sk_lookup_udp": _Probe(
         "4.20", "leaving the ports of sockets alone", _have_helper(_SCHED_CLS, 85), "CONFIG_INET"
     ),
+    "bpf_xdp_adjust_head": _Probe("4.10", "tunnels to servers behind a router", _have_helper(_XDP, 44)),
     "bpf_xdp_get_buff_len": _Probe("5.18", "the director", _have_helper(_XDP, 188)),
     "bpf_sk_fullsock": _Probe("5.1", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 95)),
     "bpf_sk_storage_get": _Probe(
@@ -254,6 +255,7 @@ _PROBES: Final[dict[str, _Probe]] = {
             since, "egress of sockets", _have_helper(_SOCK_ADDR, number), "CONFIG_CGROUP_BPF", required=False
         )
         for name, number, since in (
+            ("get_current_uid_gid", 15, "5.8"),
             ("get_current_cgroup_id", 80, "4.18"),
             ("get_current_ancestor_cgroup_id", 123, "5.7"),
             ("get_netns_cookie", 122, "5.7"),

@@ -1,5 +1,5 @@
-"""Running a program on a packet that never was on a wire (BPF_PROG_TEST_RUN): frame in, verdict and frame out. And the
-sweep, which runs on no packet at all.
+"""Running a program on a packet that never was on a wire (BPF_PROG_TEST_RUN): frame in, verdict and frame out. And
+programs that run on no packet at all.
 
 The kernel executes the very program that handles traffic, helpers included (routing, socket lookup), as if
 the frame had arrived on, or was leaving by, an interface of the calling thread's network namespace.
@@ -67,15 +67,19 @@ def run_tc(
     return Result(TC_VERDICTS[verdict], out, options.duration)
 
 
-def run_sweep(program: int) -> abi.Sweep:
-    """Frees expired claims: what bpf/sweep.bpf.c says of it."""
-    context = ffi.new("char[]", abi.SWEEP_BYTES)
+def run_syscall(program: int, context: bytes, doing: str) -> bytes:
+    """A program that no packet runs; returns its context as it left it."""
+    memory = ffi.new("char[]", context)  # written back to
     options = ffi.new("struct bpf_test_run_opts *")
     options.sz = ffi.sizeof("struct bpf_test_run_opts")
-    options.ctx_in = context  # written back to
-    options.ctx_size_in = abi.SWEEP_BYTES
-    check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-    return abi.Sweep.unpack(bytes(ffi.buffer(context)))
+    options.ctx_in, options.ctx_size_in = memory, len(context)
+    check(load_library().bpf_prog_test_run_opts(program, options), doing)
+    return bytes(ffi.buffer(memory))[: len(context)]
+
+
+def run_sweep(program: int) -> abi.Sweep:
+    """Frees expired claims: what bpf/sweep.bpf.c says of it."""
+    return abi.Sweep.unpack(run_syscall(program, bytes(abi.SWEEP_BYTES), "sweeping expired claims"))
 
 
 def _run(program: int, frame: bytes, context: bytes, repeat: int) -> tuple[Any, bytes]:

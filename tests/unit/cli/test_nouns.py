@@ -104,6 +104,7 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
         "address": "192.0.2.1",
         "mac": "02:00:00:00:00:01",
         "here": True,
+        "reached": "self",
         "slices": 1,
     }
     agent.answers |= {"/v1/pools": [pool], "/v1/servers": [server]}
@@ -111,7 +112,7 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
     assert "clients, vpn" in ask("pools").out
     assert ask("pools", "--json").json == [pool]
     assert ask("servers").out.splitlines()[1].split() == [
-        *("server1", "lab", "192.0.2.1", "02:00:00:00:00:01", "yes", "1")
+        *("server1", "lab", "192.0.2.1", "02:00:00:00:00:01", "self", "1")
     ]
     assert ask("servers", "--json").json == [server]
 
