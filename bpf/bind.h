@@ -12,10 +12,9 @@
 #include "socket.h"
 
 /* Chooses a port of the address. Only slices of that address are looked at. */
-INLINE int choose_port(struct bpf_sock_addr *context, struct chosen *chosen, const struct pool *pool,
+INLINE int choose_port(struct bpf_sock_addr *context, struct search *search, const struct pool *pool,
 		       const struct ends *ends)
 {
-	struct search *search = &chosen->search;
 	int yes = 1, reason;
 
 	search->only = 1;
@@ -35,10 +34,8 @@ INLINE int choose_port(struct bpf_sock_addr *context, struct chosen *chosen, con
 }
 
 /* Has somebody claimed the port towards everybody, who is not this socket? */
-INLINE int claim_port(struct bpf_sock_addr *context, struct chosen *chosen, const struct ends *ends)
+INLINE int claim_port(struct search *search, const struct ends *ends)
 {
-	struct search *search = &chosen->search;
-
 	search->key.local = ends->local;
 	search->key.local_port = ends->local_port;
 	if (insert_claim(search) || is_own(search))
@@ -50,7 +47,7 @@ INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 p
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct chosen *chosen;
-	int reason;
+	int reason, lasts;
 
 	if (!pool)
 		return REASON_FAMILY;
@@ -59,14 +56,15 @@ INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 p
 	/* TCP is told apart by both ends: several sockets may share a bound port. */
 	if (ends->local_port && ends->protocol == IPPROTO_TCP && !maps_independently(pool, IPPROTO_TCP))
 		return REASON_NONE;
-	chosen = begin_search(context, sock, pool, pool_key, ends, 1);
+	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!chosen)
 		return REASON_INTERNAL;
-	if (ends->protocol == IPPROTO_TCP && !maps_independently(pool, IPPROTO_TCP))
-		chosen->search.until_ns = chosen->search.claim.expires_ns = chosen->search.now_ns + SOCKET_CLAIM_NS;
-	reason = ends->local_port ? claim_port(context, chosen, ends) : choose_port(context, chosen, pool, ends);
+	SEARCH_HERE(search, chosen);
+	lasts = ends->protocol != IPPROTO_TCP || maps_independently(pool, IPPROTO_TCP);
+	begin_search(context, search, pool, pool_key, ends, 1, lasts);
+	reason = ends->local_port ? claim_port(search, ends) : choose_port(context, search, pool, ends);
 	if (!reason)
-		chosen->held = chosen->search.key;
+		hold_claim(chosen, search, lasts);
 	return reason;
 }
 

@@ -34,10 +34,22 @@ static __attribute__((noinline, used)) int name_socket(struct bpf_sock *sock)
 	return 0;
 }
 
-struct chosen { /* by a socket */
-	struct search search;  /* the last one */
-	struct claim_key held; /* what is to be freed when it is closed; no local port: nothing */
+struct chosen { /* what is to be freed when a socket is closed */
+	struct claim_key held; /* no local port: nothing */
+	__u64 closing_ns;      /* that long after */
+#if FAMILY == 6
+	struct search search;  /* the last one: too large for the stack */
+#endif
 };
+
+/* A hook's search, in a way that suits its size; to be called where `chosen` was made with HOLD_ALWAYS. */
+#if FAMILY == 4
+#define HOLD_ALWAYS 0
+#define SEARCH_HERE(search, chosen) struct search search##_here, *search = &search##_here
+#else
+#define HOLD_ALWAYS BPF_SK_STORAGE_GET_F_CREATE
+#define SEARCH_HERE(search, chosen) struct search *search = &chosen->search
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -82,8 +94,13 @@ INLINE enum whose whose(void *context)
 	return bpf_get_netns_cookie(context) == self->netns_cookie ? WHOSE_OURS : WHOSE_ELSEWHERE;
 }
 
+INLINE int is_claim_of(const struct claim *claim, __u64 cookie)
+{
+	return !claim->flow.onramp && claim->acknowledged == (__u32)cookie && claim->sent == cookie >> 32;
+}
+
 /* Frees a claim of the socket's, if it is its still: at once, or at a later time. */
-INLINE void free_own(const struct chosen *chosen, struct claim_key *key, __u64 later_ns)
+INLINE void free_own(__u64 cookie, struct claim_key *key, __u64 later_ns)
 {
 	struct claim *claim = bpf_map_lookup_elem(&claims, key);
 	__u64 expires, until = later_ns ? later_ns : CLAIM_BUSY;
@@ -91,10 +108,14 @@ INLINE void free_own(const struct chosen *chosen, struct claim_key *key, __u64 l
 	if (!claim)
 		return;
 	expires = *(volatile __u64 *)&claim->expires_ns;
-	if (expires != CLAIM_BUSY && !claim->flow.onramp && claim->acknowledged == chosen->search.claim.acknowledged &&
-	    claim->sent == chosen->search.claim.sent &&
+	if (expires != CLAIM_BUSY && is_claim_of(claim, cookie) &&
 	    __sync_val_compare_and_swap(&claim->expires_ns, expires, until) == expires && !later_ns)
 		bpf_map_delete_elem(&claims, key);
+}
+
+INLINE __u64 cookie_of(const struct search *search)
+{
+	return search->claim.acknowledged | (__u64)search->claim.sent << 32;
 }
 
 /* Is the claim in the way the socket's own? */
@@ -102,31 +123,19 @@ INLINE int is_own(const struct search *search)
 {
 	struct claim *claim = bpf_map_lookup_elem(&claims, &search->key);
 
-	return claim && !claim->flow.onramp && claim->acknowledged == search->claim.acknowledged &&
-	       claim->sent == search->claim.sent;
+	return claim && is_claim_of(claim, cookie_of(search));
 }
 
-/* Does the claim of that search last until its socket is closed? */
-INLINE int lasts(const struct search *search)
+/* Begins a search for the socket. `whole`: the port is to be its own towards everybody. `lasts`: until it is closed. */
+INLINE void begin_search(struct bpf_sock_addr *context, struct search *search, const struct pool *pool, __u32 pool_key,
+			 const struct ends *ends, int whole, int lasts)
 {
-	return search->until_ns - search->now_ns > SOCKET_CLAIM_NS;
-}
-
-/* Begins a search for the socket. 0: no memory. `whole`: the port is to be its own towards everybody. */
-INLINE struct chosen *begin_search(struct bpf_sock_addr *context, struct bpf_sock *sock, const struct pool *pool,
-				   __u32 pool_key, const struct ends *ends, int whole)
-{
-	struct chosen *chosen = bpf_sk_storage_get(&chosen_of, sock, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	__u64 cookie = bpf_get_socket_cookie(context), now = bpf_ktime_get_coarse_ns();
-	struct search *search;
 
-	if (!chosen)
-		return 0;
-	search = &chosen->search;
 	zero_fill(search, sizeof(*search));
 	search->now_ns = now;
 	search->socket = 1;
-	search->until_ns = search->claim.expires_ns = now + (whole || sock->bound_dev_if ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
+	search->until_ns = search->claim.expires_ns = now + (lasts ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
 	search->closing_ns = pool->tcp_closing_ns;
 	search->claim.since_ticks = now / TICK_NS;
 	search->claim.pool = pool_key;
@@ -139,7 +148,13 @@ INLINE struct chosen *begin_search(struct bpf_sock_addr *context, struct bpf_soc
 		search->key.remote = ends->remote;
 		search->key.remote_port = ends->remote_port;
 	}
-	return chosen;
+}
+
+/* What was found is to be freed when the socket is closed. */
+INLINE void hold_claim(struct chosen *chosen, const struct search *search, int lasts)
+{
+	chosen->held = search->key;
+	chosen->closing_ns = lasts && search->key.protocol == IPPROTO_TCP ? search->closing_ns : 0;
 }
 
 struct looking { /* for the slice that a bound port is in */

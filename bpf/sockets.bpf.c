@@ -6,6 +6,7 @@
  * two programs for what is asked of such a socket, and each lets pass what is the other's. */
 #include "bind.h"
 #include "connect.h"
+#include "inside.h"
 
 /* A port that is free is claimed. To connect, the socket is bound to it here; to bind it, the kernel does when the
  * program has said yes, and not where a conversation has just ended: anybody may be the next to be connected. */
@@ -90,14 +91,25 @@ int socket_bind6(struct bpf_sock_addr *context)
 SEC("cgroup/sock_release")
 int HOOK(socket_release)(struct bpf_sock *sock)
 {
-	struct chosen *chosen = bpf_sk_storage_get(&chosen_of, sock, 0, 0);
-	__u64 later = 0;
+	struct chosen *chosen;
 
-	if (!chosen || !chosen->held.local_port)
+	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
 		return ALLOW;
-	if (chosen->held.protocol == IPPROTO_TCP && lasts(&chosen->search))
-		later = bpf_ktime_get_coarse_ns() + chosen->search.closing_ns;
-	free_own(chosen, &chosen->held, later);
+	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, 0);
+	if (chosen) {
+		if (chosen->held.local_port)
+			free_own(inner_cookie_of(sock), &chosen->held,
+				 chosen->closing_ns ? bpf_ktime_get_coarse_ns() + chosen->closing_ns : 0);
+		return ALLOW;
+	}
+#if FAMILY == 4
+	if (sock->dst_port && whose(sock) == WHOSE_OURS) {
+		struct claim_key key;
+
+		key_inside(sock, &key);
+		free_own(inner_cookie_of(sock), &key, 0);
+	}
+#endif
 	return ALLOW;
 }
 

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What struct bpf_sock, or the hook, does not show of a socket: read from the kernel's own struct. Only fields that the
+ * kernel has had for many versions; their places are looked up when the program is loaded (CO-RE). */
+#pragma once
+
+#include "abi.h"
+#include "bpf.h"
+
+struct kernfs_node {
+	__u64 id;
+} __attribute__((preserve_access_index));
+
+struct cgroup {
+	struct kernfs_node *kn;
+} __attribute__((preserve_access_index));
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+} __attribute__((preserve_access_index));
+
+struct atomic64 {
+	__s64 counter;
+};
+
+struct sock_common {
+	__u32 skc_daddr;
+	__u32 skc_rcv_saddr;
+	__u16 skc_dport;
+	__u16 skc_num;
+	struct atomic64 skc_cookie;
+} __attribute__((preserve_access_index));
+
+struct sock {
+	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
+} __attribute__((preserve_access_index));
+
+INLINE const struct sock *inside(const void *sock)
+{
+	return bpf_rdonly_cast(sock, kernel_type(struct sock));
+}
+
+/* Of the program that made it. */
+INLINE __u64 cgroup_of(const void *sock)
+{
+	return inside(sock)->sk_cgrp_data.cgroup->kn->id;
+}
+
+INLINE __u64 inner_cookie_of(const void *sock)
+{
+	return inside(sock)->__sk_common.skc_cookie.counter;
+}
+
+#if FAMILY == 4
+
+/* The claim of a connected socket, by its ends. */
+INLINE void key_inside(const struct bpf_sock *sock, struct claim_key *key)
+{
+	const struct sock *at = inside(sock);
+
+	zero_fill(key, sizeof(*key));
+	key->local = at->__sk_common.skc_rcv_saddr;
+	key->remote = at->__sk_common.skc_daddr;
+	key->local_port = be16(at->__sk_common.skc_num);
+	key->remote_port = at->__sk_common.skc_dport;
+	key->protocol = sock->protocol;
+}
+
+#endif
