@@ -43,7 +43,8 @@ INLINE int claim_port(struct search *search, const struct ends *ends)
 	return search->full ? REASON_TABLE_FULL : REASON_SOCKET_TAKEN;
 }
 
-INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends)
+INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends,
+		   struct search *search)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct chosen *chosen;
@@ -59,7 +60,6 @@ INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 p
 	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!chosen)
 		return REASON_INTERNAL;
-	SEARCH_HERE(search, chosen);
 	lasts = ends->protocol != IPPROTO_TCP || maps_independently(pool, IPPROTO_TCP);
 	begin_search(context, search, pool, pool_key, ends, 1, lasts);
 	reason = ends->local_port ? claim_port(search, ends) : choose_port(context, search, pool, ends);
@@ -72,6 +72,7 @@ INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
 {
 	struct bpf_sock *sock = context->sk;
 	struct agreement agreement;
+	struct desk *desk;
 	int reason;
 
 	if (!sock || is_loopback(ends->local) || whose(context) != WHOSE_OURS || !is_ours(ends->local))
@@ -81,6 +82,10 @@ INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
 		return ALLOW;
 	if (agreement.kind != AGREEMENT_POOL || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP))
 		return refuse_socket(REASON_BIND_REFUSED, ends, 0);
-	reason = bind_to(context, sock, agreement.pool, ends);
+	desk = take_desk();
+	if (!desk)
+		return refuse_socket(REASON_INTERNAL, ends, EADDRNOTAVAIL);
+	reason = bind_to(context, sock, agreement.pool, ends, &desk->search);
+	leave_desk(desk);
 	return reason ? refuse_socket(reason, ends, EADDRNOTAVAIL) : ALLOW;
 }

@@ -65,6 +65,7 @@ HELPER(__u64, xdp_get_buff_len, void *xdp);
 HELPER(__u64, get_current_ancestor_cgroup_id, int level);
 HELPER(__u64, skb_ancestor_cgroup_id, struct __sk_buff *skb, int level);
 HELPER(__u64, get_current_cgroup_id, void);
+HELPER(__u32, get_smp_processor_id, void);
 HELPER(__u64, get_netns_cookie, void *ctx);
 HELPER(__u64, get_socket_cookie, void *ctx);
 HELPER(void *, sk_storage_get, void *map, void *sock, void *value, __u64 flags);

@@ -159,7 +159,8 @@ INLINE void free_former(const struct bpf_sock *sock, const struct search *search
 		free_own(cookie_of(search), &former, 0);
 }
 
-INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends)
+INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends,
+		      struct search *search)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct chosen *chosen;
@@ -172,10 +173,9 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 	whole = !ends->local_port && maps_independently(pool, ends->protocol);
 	lasts = whole || sock->bound_dev_if;
 	/* Most have none: what they claimed is told by their two ends, and over soon. */
-	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, lasts ? BPF_SK_STORAGE_GET_F_CREATE : HOLD_ALWAYS);
-	if ((lasts || HOLD_ALWAYS) && !chosen)
+	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, lasts ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (lasts && !chosen)
 		return REASON_INTERNAL;
-	SEARCH_HERE(search, chosen);
 	begin_search(context, search, pool, pool_key, ends, whole, lasts);
 	reason = ends->local_port ? claim_bound(context, sock, search, ends) : claim_free(context, search, pool);
 	if (reason)
@@ -203,6 +203,7 @@ INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
 {
 	struct bpf_sock *sock = context->sk;
 	struct agreement agreement;
+	struct desk *desk;
 	int reason, told;
 
 	if (!sock || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP) || is_loopback(ends->remote) ||
@@ -228,6 +229,10 @@ INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
 		if (!ends->local_port || is_unspecified(ends->local) || !is_ours(ends->local))
 			return ALLOW;
 	}
-	reason = leave_from(context, sock, agreement.pool, ends);
+	desk = take_desk();
+	if (!desk)
+		return refuse_socket(REASON_INTERNAL, ends, EADDRNOTAVAIL);
+	reason = leave_from(context, sock, agreement.pool, ends, &desk->search);
+	leave_desk(desk);
 	return reason ? refuse_socket(reason, ends, EADDRNOTAVAIL) : ALLOW;
 }

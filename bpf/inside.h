@@ -23,8 +23,13 @@ struct atomic64 {
 };
 
 struct sock_common {
-	__u32 skc_daddr;
-	__u32 skc_rcv_saddr;
+#if FAMILY == 4
+	ip_address skc_daddr;
+	ip_address skc_rcv_saddr;
+#else
+	ip_address skc_v6_daddr;
+	ip_address skc_v6_rcv_saddr;
+#endif
 	__u16 skc_dport;
 	__u16 skc_num;
 	struct atomic64 skc_cookie;
@@ -51,19 +56,20 @@ INLINE __u64 inner_cookie_of(const void *sock)
 	return inside(sock)->__sk_common.skc_cookie.counter;
 }
 
-#if FAMILY == 4
-
 /* The claim of a connected socket, by its ends. */
 INLINE void key_inside(const struct bpf_sock *sock, struct claim_key *key)
 {
 	const struct sock *at = inside(sock);
 
 	zero_fill(key, sizeof(*key));
+#if FAMILY == 4
 	key->local = at->__sk_common.skc_rcv_saddr;
 	key->remote = at->__sk_common.skc_daddr;
+#else
+	key->local = at->__sk_common.skc_v6_rcv_saddr;
+	key->remote = at->__sk_common.skc_v6_daddr;
+#endif
 	key->local_port = be16(at->__sk_common.skc_num);
 	key->remote_port = at->__sk_common.skc_dport;
 	key->protocol = sock->protocol;
 }
-
-#endif

@@ -7,8 +7,9 @@
  * UDP sockets that are bound and may send to anybody) the claim has no remote end, and lives until the socket is closed. So
  * does the claim of a socket that is bound to a device, which the kernel's table does not show to others.
  *
- * These hooks run in the context of programs, which others interrupt: what they work on is in the socket's own storage,
- * not in scratch.h's. The kernel holds the socket's lock meanwhile. They run for every program of the host, so their
+ * These hooks run in the context of programs, which others interrupt: what they work on is at a desk that they take for
+ * as long (`desks`), not in scratch.h's. A socket has storage of its own only where it must be known until it is closed
+ * what it holds: to allocate that costs as much as all else. The kernel holds the socket's lock meanwhile. They run for every program of the host, so their
  * first question is whether the socket is in the network namespace that this data path is for. */
 #pragma once
 
@@ -37,19 +38,22 @@ static __attribute__((noinline, used)) int name_socket(struct bpf_sock *sock)
 struct chosen { /* what is to be freed when a socket is closed */
 	struct claim_key held; /* no local port: nothing */
 	__u64 closing_ns;      /* that long after */
-#if FAMILY == 6
-	struct search search;  /* the last one: too large for the stack */
-#endif
 };
 
-/* A hook's search, in a way that suits its size; to be called where `chosen` was made with HOLD_ALWAYS. */
-#if FAMILY == 4
-#define HOLD_ALWAYS 0
-#define SEARCH_HERE(search, chosen) struct search search##_here, *search = &search##_here
-#else
-#define HOLD_ALWAYS BPF_SK_STORAGE_GET_F_CREATE
-#define SEARCH_HERE(search, chosen) struct search *search = &chosen->search
-#endif
+#define DESKS 512
+#define DESKS_TRIED 64
+
+struct desk { /* to work at: it is too much for the stack */
+	__u64 busy;
+	struct search search;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DESKS);
+	__type(key, __u32);
+	__type(value, struct desk);
+} desks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -124,6 +128,27 @@ INLINE int is_own(const struct search *search)
 	struct claim *claim = bpf_map_lookup_elem(&claims, &search->key);
 
 	return claim && is_claim_of(claim, cookie_of(search));
+}
+
+/* A desk that nobody works at: that of this CPU, unless one was interrupted there. 0: none. */
+INLINE struct desk *take_desk(void)
+{
+	__u32 first = bpf_get_smp_processor_id(), at;
+	struct desk *desk;
+
+#pragma clang loop unroll(disable)
+	for (int tries = 0; tries < DESKS_TRIED; tries++) {
+		at = (first + tries) % DESKS;
+		desk = bpf_map_lookup_elem(&desks, &at);
+		if (desk && !__sync_val_compare_and_swap(&desk->busy, 0, 1))
+			return desk;
+	}
+	return 0;
+}
+
+INLINE void leave_desk(struct desk *desk)
+{
+	__sync_lock_test_and_set(&desk->busy, 0);
 }
 
 /* Begins a search for the socket. `whole`: the port is to be its own towards everybody. `lasts`: until it is closed. */

@@ -86,12 +86,19 @@ int socket_bind6(struct bpf_sock_addr *context)
 
 #endif
 
+/* Sockets of IPv6 can have claims of either. */
+INLINE int is_of_family(const struct bpf_sock *sock)
+{
+	return FAMILY == 4 || sock->family == AF_INET6;
+}
+
 /* What a closed socket has claimed is free at once. The kernel's own table shows the tuple for as long as the conversation
  * takes to end; where others cannot rely on that, the claim stays for that time. */
 SEC("cgroup/sock_release")
 int HOOK(socket_release)(struct bpf_sock *sock)
 {
 	struct chosen *chosen;
+	struct claim_key key;
 
 	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
 		return ALLOW;
@@ -102,14 +109,12 @@ int HOOK(socket_release)(struct bpf_sock *sock)
 				 chosen->closing_ns ? bpf_ktime_get_coarse_ns() + chosen->closing_ns : 0);
 		return ALLOW;
 	}
-#if FAMILY == 4
-	if (sock->dst_port && whose(sock) == WHOSE_OURS) {
-		struct claim_key key;
-
-		key_inside(sock, &key);
-		free_own(inner_cookie_of(sock), &key, 0);
-	}
-#endif
+	if (!is_of_family(sock) || !sock->dst_port || whose(sock) != WHOSE_OURS)
+		return ALLOW;
+	key_inside(sock, &key);
+	if (!has_slices(key.local)) /* most sockets are none of ours */
+		return ALLOW;
+	free_own(inner_cookie_of(sock), &key, 0);
 	return ALLOW;
 }
 
