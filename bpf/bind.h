@@ -3,34 +3,27 @@
  *
  *   in no agreement            -> refused (EPERM)
  *   excused                    -> allowed
- *   in an agreement, no port   -> a free one of the pool
+ *   in an agreement, no port   -> a free one of the pool; where a TCP socket wants it late, when it connects
  *   in an agreement, a port    -> allowed in a live slice of the pool, else refused (EADDRNOTAVAIL)
  *
  * Any other address is the host's, "any" too: what leaves from such a socket does so from an address of the host. */
 #pragma once
 
+#include "inside.h"
 #include "socket.h"
 
-/* Chooses a port of the address. Only slices of that address are looked at. */
+/* Chooses a port of the address. */
 INLINE int choose_port(struct bpf_sock_addr *context, struct search *search, const struct pool *pool,
 		       const struct ends *ends)
 {
 	int yes = 1, reason;
 
-	search->only = 1;
-	search->address = address_number(ends->local);
-	search->first_slice = bpf_get_prandom_u32();
 	if (ends->protocol == IPPROTO_TCP) /* others may be connected from there, to whom this one is not */
 		bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-	reason = find_port(context, search, pool, 0);
-	if (reason)
-		return reason;
-	if (!same_address(search->key.local, ends->local)) { /* another one with the same number */
-		give_back(search);
-		return REASON_NO_SLICE;
-	}
-	context->user_port = search->key.local_port;
-	return REASON_NONE;
+	reason = find_port_at(context, search, pool, ends, 0);
+	if (!reason)
+		context->user_port = search->key.local_port;
+	return reason;
 }
 
 /* Has somebody claimed the port towards everybody, who is not this socket? */
@@ -51,7 +44,7 @@ INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 p
 	int reason, lasts;
 
 	if (!pool)
-		return REASON_FAMILY;
+		return why_no_pool(pool_key);
 	if (ends->local_port && !in_pool(pool, pool_key, ends))
 		return REASON_BIND_OUTSIDE;
 	/* TCP is told apart by both ends: several sockets may share a bound port. */
@@ -82,6 +75,8 @@ INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
 		return ALLOW;
 	if (agreement.kind != AGREEMENT_POOL || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP))
 		return refuse_socket(REASON_BIND_REFUSED, ends, 0);
+	if (!ends->local_port && ends->protocol == IPPROTO_TCP && wants_port_late(sock))
+		return ALLOW; /* the port may be shared, which the kernel alone would not know either before */
 	desk = take_desk();
 	if (!desk)
 		return refuse_socket(REASON_INTERNAL, ends, EADDRNOTAVAIL);

@@ -3,7 +3,7 @@
  *
  *   in no agreement, excused, loopback    -> untouched
  *   not bound                             -> a free address and port of the agreement's pool is claimed, and bound
- *   bound to a shared address             -> exactly that tuple is claimed
+ *   bound to a shared address             -> exactly that tuple is claimed; without a port, a free one of that address
  *   bound to anything else                -> untouched here: it is translated at the uplink
  *
  * What cannot be is refused as the kernel would (EADDRNOTAVAIL). The port is chosen here and not by the kernel, which
@@ -131,15 +131,20 @@ INLINE int claim_bound(struct bpf_sock_addr *context, struct bpf_sock *sock, str
 }
 
 /* Chooses where an unbound socket leaves from, and binds it. */
-INLINE int claim_free(struct bpf_sock_addr *context, struct search *search, const struct pool *pool)
+INLINE int claim_free(struct bpf_sock_addr *context, struct search *search, const struct pool *pool,
+		      const struct ends *ends)
 {
 	int yes = 1, reason;
 
-	search->first_slice = bpf_get_prandom_u32();
-	if (has_addresses(pool))
-		search->address = paired_address(&search->claim.flow, pool, search->claim.pool, search->now_ns);
 	bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)); /* or one port served one destination */
-	reason = find_port(context, search, pool, 1);
+	if (is_unspecified(ends->local)) {
+		search->first_slice = bpf_get_prandom_u32();
+		if (has_addresses(pool))
+			search->address = paired_address(&search->claim.flow, pool, search->claim.pool, search->now_ns);
+		reason = find_port(context, search, pool, 1);
+	} else {
+		reason = find_port_at(context, search, pool, ends, 1);
+	}
 	return search->unbound ? REASON_NO_ADDRESS : reason;
 }
 
@@ -167,7 +172,7 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 	int reason, whole, lasts;
 
 	if (!pool)
-		return REASON_FAMILY;
+		return why_no_pool(pool_key);
 	if (ends->local_port && !in_pool(pool, pool_key, ends))
 		return REASON_BIND_OUTSIDE;
 	whole = !ends->local_port && maps_independently(pool, ends->protocol);
@@ -177,7 +182,7 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 	if (lasts && !chosen)
 		return REASON_INTERNAL;
 	begin_search(context, search, pool, pool_key, ends, whole, lasts);
-	reason = ends->local_port ? claim_bound(context, sock, search, ends) : claim_free(context, search, pool);
+	reason = ends->local_port ? claim_bound(context, sock, search, ends) : claim_free(context, search, pool, ends);
 	if (reason)
 		return reason;
 	if (ends->local_port)
@@ -225,10 +230,8 @@ INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
 	if (agreement.kind != AGREEMENT_POOL)
 		return ALLOW;
 	ends->local_port = be16(sock->src_port);
-	if (ends->local_port || !is_unspecified(ends->local)) {
-		if (!ends->local_port || is_unspecified(ends->local) || !is_ours(ends->local))
-			return ALLOW;
-	}
+	if (is_unspecified(ends->local) ? ends->local_port : !is_ours(ends->local))
+		return ALLOW;
 	desk = take_desk();
 	if (!desk)
 		return refuse_socket(REASON_INTERNAL, ends, EADDRNOTAVAIL);

@@ -40,6 +40,12 @@ struct sock {
 	struct sock_cgroup_data sk_cgrp_data;
 } __attribute__((preserve_access_index));
 
+struct inet_sock {
+	unsigned long inet_flags; /* 6.6 */
+} __attribute__((preserve_access_index));
+
+#define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
+
 INLINE const struct sock *inside(const void *sock)
 {
 	return bpf_rdonly_cast(sock, kernel_type(struct sock));
@@ -49,6 +55,14 @@ INLINE const struct sock *inside(const void *sock)
 INLINE __u64 cgroup_of(const void *sock)
 {
 	return inside(sock)->sk_cgrp_data.cgroup->kn->id;
+}
+
+/* Did its program set IP_BIND_ADDRESS_NO_PORT, so that a port is found when it connects? */
+INLINE int wants_port_late(const void *sock)
+{
+	const struct inet_sock *at = bpf_rdonly_cast(sock, kernel_type(struct inet_sock));
+
+	return at->inet_flags >> INET_FLAGS_BIND_ADDRESS_NO_PORT & 1;
 }
 
 INLINE __u64 inner_cookie_of(const void *sock)

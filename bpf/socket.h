@@ -182,6 +182,26 @@ INLINE void hold_claim(struct chosen *chosen, const struct search *search, int l
 	chosen->closing_ns = lasts && search->key.protocol == IPPROTO_TCP ? search->closing_ns : 0;
 }
 
+/* Finds a port of the address that the socket has. Only slices of that one are looked at. */
+INLINE int find_port_at(struct bpf_sock_addr *context, struct search *search, const struct pool *pool,
+			const struct ends *ends, const int connects)
+{
+	int reason;
+
+	search->only = 1;
+	search->address = address_number(ends->local);
+	search->first_slice = bpf_get_prandom_u32();
+	reason = find_port(context, search, pool, connects);
+	if (!reason && !same_address(search->key.local, ends->local)) { /* another one with the same number */
+		give_back(search);
+		reason = REASON_NO_SLICE;
+	}
+	return reason;
+}
+
+/* The pool of an agreement has no slices of this family, or is gone. */
+INLINE int why_no_pool(__u32 pool_key);
+
 struct looking { /* for the slice that a bound port is in */
 	ip_address address;
 	__u64 now_ns;

@@ -8,11 +8,37 @@
 #include "connect.h"
 #include "inside.h"
 
+#define OTHER_ADDRESS_BYTES (4 + 16 - sizeof(ip_address))
+#define offsetof(type, field) __builtin_offsetof(type, field)
+
 /* A port that is free is claimed. To connect, the socket is bound to it here; to bind it, the kernel does when the
  * program has said yes, and not where a conversation has just ended: anybody may be the next to be connected. */
 INLINE int settle(struct searching *searching)
 {
 	return searching->connects ? bind_here(searching) : !searching->search->early;
+}
+
+/* The pools of the other family, only to see which there are. */
+#undef pools
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__uint(value_size, offsetof(struct pool, slices) +
+				   POOL_SLICES_MAX * (sizeof(struct pool_slice) - sizeof(ip_address) + OTHER_ADDRESS_BYTES));
+}
+#if FAMILY == 4
+pools6 SEC(".maps");
+#define other_pools pools6
+#else
+pools SEC(".maps");
+#define other_pools pools
+#endif
+
+INLINE int why_no_pool(__u32 pool_key)
+{
+	return bpf_map_lookup_elem(&other_pools, &pool_key) ? REASON_FAMILY : REASON_NO_POOL;
 }
 
 #if FAMILY == 4
