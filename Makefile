@@ -40,6 +40,9 @@ netns: $(READY) ## only the tests with whole labs in network namespaces
 soak: $(READY) ## conversations by the tens of thousands a second for five minutes; what is left and what went where
 	@$(BIN)/python -m bench.soak $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
 
+storm: $(READY) ## forwarded flows and sockets of ten processes share 256 ports for a minute, as fast as they can
+	@$(BIN)/python -m bench.storm $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
+
 # Benchmarks: QUICK=1 proves in a minute that everything runs; OUT=FOLDER writes the JSON elsewhere.
 BENCH = bash bench/setup.sh && $(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
 
@@ -59,5 +62,5 @@ requirements: $(READY) ## refresh the hash-pinned export (requirements/dev.txt)
 clean: ## remove the environment and everything built
 	@rm -rf $(VENV) build dist src/softunicast/kernel/bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help setup demo test lint format unit bpf netns soak bench bench-packets bench-programs bench-director bench-iperf \
+.PHONY: help setup demo test lint format unit bpf netns soak storm bench bench-packets bench-programs bench-director bench-iperf \
   bench-connections bench-connect abi requirements clean

@@ -185,14 +185,19 @@ def _plot_packets(result: Result) -> str:
 
 
 def _plot_director(result: Result) -> str:
-    rows = [row for row in result["results"] if row["slices"]]
-    series = {
-        "program alone": [_bar(row["program_ns"]) for row in rows],
-        "receive, steer, send over veth": [_bar(row["whole_ns"]) for row in rows],
+    rows = {row["target"]: row for row in result["results"] if row["slices"]}
+    measured = {
+        "program alone": "program_ns",
+        "receive, send on, transmit over veth": "whole_ns",
     }
-    return grouped_bars(
-        "Director: cost of steering a packet", "ns", [f"{row['slices']:,} slices" for row in rows], series
-    )
+    series = {
+        f"{name}{where}": [_bar(rows[target.name][field]) for target in targets if target.name in rows]
+        for where, targets in ((", neighbour", director.STEERING), (", tunnel", director.TUNNELS))
+        for name, field in measured.items()
+        if targets[0].name in rows
+    }
+    groups = [f"{n:,} slices" for n in director.SLICES]
+    return grouped_bars("Director: cost of sending a packet on", "ns", groups, series)
 
 
 def _plot_iperf(result: Result) -> str:

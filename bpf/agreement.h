@@ -87,6 +87,8 @@ INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
 	here = bpf_sk_storage_get(&agreed, sock, 0, 0);
 	if (here)
 		return *here;
+	if (!bpf_map_sum_elem_count((const struct bpf_map *)&agreements)) /* asked of every packet of the host */
+		return found;
 #pragma clang loop unroll(disable)
 	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
 		cgroup = bpf_skb_ancestor_cgroup_id(skb, level);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A program binds a socket, cgroup/bind at the root of cgroup2. Ours to decide is only a shared address:
  *
+ *   granted to its user        -> allowed; any port of an address: as in an agreement
  *   in no agreement            -> refused (EPERM)
  *   excused                    -> allowed
  *   in an agreement, no port   -> a free one of the pool; where a TCP socket wants it late, when it connects
@@ -9,6 +10,7 @@
  * Any other address is the host's, "any" too: what leaves from such a socket does so from an address of the host. */
 #pragma once
 
+#include "granted.h"
 #include "inside.h"
 #include "socket.h"
 
@@ -47,9 +49,13 @@ INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 p
 		return why_no_pool(pool_key);
 	if (ends->local_port && !in_pool(pool, pool_key, ends))
 		return REASON_BIND_OUTSIDE;
-	/* TCP is told apart by both ends: several sockets may share a bound port. */
-	if (ends->local_port && ends->protocol == IPPROTO_TCP && !maps_independently(pool, IPPROTO_TCP))
-		return REASON_NONE;
+	/* TCP is told apart by both ends: several sockets may share a bound port, unless it is one user's. */
+	if (ends->local_port && ends->protocol == IPPROTO_TCP && !maps_independently(pool, IPPROTO_TCP)) {
+		struct claim_key towards_all = {
+			.local = ends->local, .local_port = ends->local_port, .protocol = IPPROTO_TCP};
+
+		return is_granted(&towards_all, bpf_ktime_get_coarse_ns()) ? REASON_SOCKET_TAKEN : REASON_NONE;
+	}
 	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!chosen)
 		return REASON_INTERNAL;
@@ -69,6 +75,8 @@ INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
 	int reason;
 
 	if (!sock || is_loopback(ends->local) || whose(context) != WHOSE_OURS || !is_ours(ends->local))
+		return ALLOW;
+	if (is_granted_to_user(context, ends) && ends->local_port)
 		return ALLOW;
 	agreement = agreement_of(sock);
 	if (agreement.kind == AGREEMENT_EXCUSED)

@@ -24,9 +24,22 @@ struct wide_address { /* struct sockaddr_in6, or in its first 16 bytes struct so
 #define AF_INET 2
 #define AF_INET6 10
 
+struct inet_timewait_sock {
+	unsigned char tw_substate;
+} __attribute__((preserve_access_index));
+
 struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
 	int tw_ts_recent_stamp;
 } __attribute__((preserve_access_index));
+
+/* Has this socket's conversation ended? The kernel keeps what the peer has not ended yet in the same small form, and
+ * would let another begin there: in the face of the peer, to whom it is alive. */
+INLINE int is_over(struct bpf_sock *sock, struct tcp_timewait_sock **ended)
+{
+	*ended = bpf_skc_to_tcp_timewait_sock(sock);
+	return *ended && (*ended)->tw_sk.tw_substate == STATE_TIME_WAIT;
+}
 
 /* Would the kernel begin anew where a conversation has just ended? It does when that one had timestamps: what is left of
  * it in the network is recognised by them. */
@@ -38,8 +51,7 @@ INLINE int can_follow(void *context, const struct claim_key *key)
 
 	if (!sock)
 		return 1;
-	ended = bpf_skc_to_tcp_timewait_sock(sock);
-	can = ended && ended->tw_ts_recent_stamp;
+	can = is_over(sock, &ended) && ended->tw_ts_recent_stamp;
 	bpf_sk_release(sock);
 	return can;
 }
@@ -78,11 +90,12 @@ INLINE int bind_here(struct searching *searching)
 INLINE int tcp_is_taken(void *context, const struct claim_key *key)
 {
 	struct bpf_sock *other = tcp_socket_of(context, key);
+	struct tcp_timewait_sock *ended;
 	int taken;
 
 	if (!other)
 		return 0;
-	taken = other->state != STATE_TIME_WAIT && other->state != STATE_LISTEN;
+	taken = other->state != STATE_LISTEN && !is_over(other, &ended);
 	bpf_sk_release(other);
 	return taken;
 }

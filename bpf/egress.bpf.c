@@ -4,7 +4,8 @@
  *   egress_out   tc ingress of an on-ramp: a client's packet. Flow known -> rewrite, send out of the uplink
  *                (through the guard). New -> find and claim a free port first.
  *   egress_in    tc ingress of the uplink, after the director said "here": a reply whose claim belongs to a
- *                flow is rewritten and handed to the client; everything else goes up to the kernel stack.
+ *                flow is rewritten and handed to the client, or up to this host's socket whose flow it is
+ *                (uplink.bpf.c); everything else goes up to the kernel stack as it is.
  *
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
@@ -12,6 +13,7 @@
 #include "link.h"
 #include "mss.h"
 #include "open.h"
+#include "outward.h"
 #include "reply.h"
 #include "room.h"
 #include "source.h"
@@ -57,14 +59,6 @@ INLINE int send_or_drop(struct __sk_buff *skb, struct packet *packet, struct flo
 INLINE int for_host(const struct packet *packet, const struct onramp *onramp, enum way way)
 {
 	return way == WAY_HOST || (way == WAY_OFF && onramp && same_address(packet->destination, onramp->address));
-}
-
-/* May this packet begin a conversation? */
-INLINE int begins(const struct packet *packet)
-{
-	if (packet->protocol == IPPROTO_TCP)
-		return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
-	return packet->protocol == IPPROTO_UDP || packet->icmp_type == ICMP_ECHO;
 }
 
 /* Does it answer a SYN or an echo request that came in through an endpoint-independent mapping (RFC 5382 REQ-3)? */
@@ -153,43 +147,26 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 #define NOT_A_FLOW -2
 
-/* A client's (or a router's behind it) error about a packet that we gave it. Its quote came to the client, so
- * the quoted destination finds the flow. */
+/* A client's (or a router's behind it) error about a packet that we gave it. */
 ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct scratch *scratch = scratch_here();
-	struct flow *flow = 0;
-	struct flow_key *key;
-	struct quote *quote;
 	ip_address gateway = UNSPECIFIED;
-	void *data, *end;
+	struct flow *flow;
 
 	if (!packet || !scratch)
 		return TC_ACT_SHOT;
-	key = &scratch->flow_key;
-	quote = &scratch->quote;
-	pull(skb, QUOTE_MAX);
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
 	packet->reason = REASON_ICMP_ERROR;
-	if (!parse_quote(data, end, packet, quote)) {
-		zero_fill(key, sizeof(*key));
-		key->client = quote->destination;
-		key->remote = quote->source;
-		key->client_port = quote->destination_port;
-		key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->source_port;
-		key->onramp = skb->ifindex;
-		key->protocol = quote->protocol;
-		flow = bpf_map_lookup_elem(&flows, key);
-	}
-	if (!flow || !same_address(packet->destination, quote->source))
+	flow = quoted_flow(skb, packet, scratch);
+	if (!flow)
 		return NOT_A_FLOW;
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_OUT, packet);
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
-	if (translate_error(data, end, packet, quote, 0, flow->local, flow->local_port))
+	if (translate_error((void *)(long)skb->data, (void *)(long)skb->data_end, packet, &scratch->quote, 0,
+			    flow->local, flow->local_port, 1))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
 	return transmit(skb, flow, now, &gateway);
 }
@@ -335,19 +312,23 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		claim = bpf_map_lookup_elem(&claims, mapping);
 		if (!claim || !alive(claim, now) || !claim->flow.onramp)
 			return nobodys(skb, packet, key);
+		if (!claim->flow.onramp) /* a user was granted it, for sockets of this host */
+			return nobodys(skb, packet, key);
 		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
 		/* The port is that client's alone. The kernel would refuse in its name, and break what both begin. */
-		if (!open_to_all(claim, key->protocol))
+		if (!open_to_all(claim, key->protocol) ||
+		    (claim->flow.onramp == skb->ifindex && key->protocol != IPPROTO_UDP)) /* it would answer itself */
 			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, packet);
 		stranger = 1;
 	}
 	onramp = claim->flow.onramp;
-	if (!onramp) /* a socket's */
+	if (!onramp) /* a socket's, which has it itself */
 		return TC_ACT_UNSPEC;
-	if (packet->ttl <= 1)
+	rewrite.hops = onramp != skb->ifindex; /* else its client is a socket of this host */
+	if (rewrite.hops && packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
-	verdict = too_big(skb, packet, onramp, claim->pool);
+	verdict = rewrite.hops ? too_big(skb, packet, onramp, claim->pool) : NOT_TOO_BIG;
 	if (verdict != NOT_TOO_BIG)
 		return verdict;
 	if (unlikely(is_fragment(packet)))
@@ -360,9 +341,9 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
 	if ((packet->tcp_flags & TCP_SYN) && clamp_reply(skb, packet->l4_offset, claim))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
-	if (translate(skb, packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
+	if (translate(skb, packet, &rewrite) || (rewrite.hops && set_mac(skb, client_mac, onramp_mac)))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
-	return bpf_redirect(onramp, 0);
+	return rewrite.hops ? bpf_redirect(onramp, 0) : TC_ACT_UNSPEC;
 }
 LICENSE;

@@ -11,6 +11,9 @@
  *
  * What the director at tc sends on (a neighbour's client to another's, for example) passes: this server only hands it
  * over, as XDP does without asking. It came in by the uplink, and its destination is a neighbour's.
+ *
+ * What leaves for a tunnel has this server's own address outside. Only the director may have put it there, which has
+ * looked at what is inside, and that came in by the uplink: nobody else here can speak through a tunnel.
  */
 #include "agreement.h"
 #include "count.h"
@@ -110,6 +113,8 @@ int HOOK(guard)(struct __sk_buff *skb)
 		return in_block(packet.source) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	switch (place_of(packet.source, port, &owner)) {
 	case PLACE_NOT_OURS:
+		if (skb->ingress_ifindex != skb->ifindex && enters_tunnel(&packet))
+			return drop(skb, REASON_GUARD_TUNNEL, &packet);
 		return TC_ACT_UNSPEC;
 	case PLACE_HERE:
 		if (parsed != PARSED_ERROR && is_intruder(skb, packet.protocol, packet.tcp_flags))

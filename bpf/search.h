@@ -75,6 +75,34 @@ INLINE int socket_holds(void *context, const struct claim_key *key)
 	return holder_of(context, key) != HOLDER_NONE;
 }
 
+/* Does somebody have the port of `key`, which has no remote end, towards everybody: because a user was granted it? */
+INLINE int is_granted(const struct claim_key *key, __u64 now)
+{
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct claim *claim;
+
+	if (!self || !self->granted)
+		return 0;
+	claim = bpf_map_lookup_elem(&claims, key);
+	return claim && alive(claim, now) && !claim->flow.onramp;
+}
+
+/* Likewise, of the port that a search is about to find. The search for a mapping need not ask: it meets what is granted as
+ * it meets another mapping. */
+INLINE int is_granted_here(struct search *search)
+{
+	struct claim_key *key = &search->towards_all;
+
+	if (is_unspecified(search->key.remote) && !search->key.remote_port)
+		return 0;
+	zero_fill(key, sizeof(*key));
+	key->local = search->key.local;
+	key->local_port = search->key.local_port;
+	key->protocol = search->key.protocol;
+	return is_granted(key, search->now_ns);
+}
+
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
 #define EXHAUSTED_NS 1000000000ULL   /* at most as long as the least timer of a pool */
 
@@ -186,7 +214,7 @@ static long try_port(__u32 index, struct searching *searching)
 	search->key.local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (is_held(searching) || !settle(searching)) {
+	if (is_granted_here(search) || is_held(searching) || !settle(searching)) {
 		give_back(search);
 		search->reused = 0;
 		return search->full ? 1 : 0;

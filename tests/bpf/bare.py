@@ -48,7 +48,9 @@ class Bare:
     def received(self, offloading: bool = False) -> bytes:
         """The next packet that a device gives, but for what the host says of its multicast groups (MLD)."""
         descriptor, skipped = (self.offloading, VNET_BYTES) if offloading else (self.descriptor, 0)
-        while select.select([descriptor], [], [], WAIT_S)[0]:
+        ready = select.poll()  # a server has more descriptors open than select() takes
+        ready.register(descriptor, select.POLLIN)
+        while ready.poll(WAIT_S * 1000):
             packet = os.read(descriptor, 1 << 17)[skipped:]
             if not (packet[0] >> 4 == 6 and packet[24] == 0xFF):
                 return packet

@@ -201,6 +201,27 @@ def test_time_wait_is_used_again_where_the_kernel_would(
         Path("/proc/sys/net/ipv4/tcp_timestamps").write_text("1")
 
 
+def test_a_conversation_that_the_peer_has_not_ended_is_not_followed(small: World, program: Program) -> None:
+    """The kernel keeps it in the same small form as TIME_WAIT, and would let another begin: in the peer's face."""
+    remote = f"203.0.113.1:{next(time_wait_ports)}"
+    with on_loopback("203.0.113.1"):
+        server = program.bind("tcp", remote, reuse=True)
+        server.listen()
+        server.setblocking(True)
+        made = program.socket("tcp")
+        made.setblocking(True)
+        made.connect(program.end(remote))
+        other, _ = server.accept()
+        half_open = {program.local(made)[1]}
+        made.close()
+        wait_for_end(other)
+        server.close()
+    small.expire()
+    assert program.fill("tcp", PORTS - 1, remote) == SLICE - half_open
+    refused(errno.EADDRNOTAVAIL, program, "tcp", remote)
+    other.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lease_that_has_run_out(small: World, program: Program, kind: str) -> None:
     small.datapath.apply(state(ports=PORTS, mine=(), theirs=(), expired=(SLOT,), pool=(SLOT,)))

@@ -50,7 +50,7 @@ LIMITS = Limits(
 # itself gives a reply to the client, "here" and "in".
 OUTCOMES = {"here", "steered", "out", "in", "to_host"}
 SPENT = {"held", "released", "cut"}
-XDP_PROGRAMS = {"director", "fast"}
+XDP_PROGRAMS = {"director", "fast"}  # attached for both families: handed.h
 REASONS = {reason.name.lower() for reason in abi.Reason}
 
 _numbers = itertools.count()
@@ -143,14 +143,17 @@ class World:
     # running packets
 
     def director(self, frame: bytes) -> Ran:
-        """In XDP; IPv6 has it at tc only."""
-        if families.chosen == 6:
-            return self.director_tc(frame)
+        """In XDP: the program that is attached, which hands IPv6 on."""
         return self._run("director", frame, UPLINK)
 
     def director_tc(self, frame: bytes) -> Ran:
         """At tc; the verdict in the words of XDP."""
         ran = self._run("director_tc", frame, UPLINK)
+        return replace(ran, verdict={"next": "pass", "redirect": "tx"}.get(ran.verdict, ran.verdict))
+
+    def remote(self, frame: bytes) -> Ran:
+        """At tc behind the director in XDP; the verdict in the words of XDP."""
+        ran = self._run("remote", frame, UPLINK)
         return replace(ran, verdict={"next": "pass", "redirect": "tx"}.get(ran.verdict, ran.verdict))
 
     def guard(self, frame: bytes, came_by: str | None = None) -> Ran:
@@ -162,6 +165,11 @@ class World:
 
     def back(self, frame: bytes, segment_bytes: int | None = None) -> Ran:
         return self._run("egress_in", frame, UPLINK, segment_bytes)
+
+    def own(self, frame: bytes, segment_bytes: int | None = None, came_by: str | None = None) -> Ran:
+        """A packet of this host's own, as `guard`; its socket is in the cgroup of this process."""
+        interface = self.index[came_by] if came_by else 0
+        return self._run("uplink", frame, UPLINK, segment_bytes, interface)
 
     def fast(self, frame: bytes, onramp: str = ONRAMP) -> Ran:
         """XDP in front of `out`; the on-ramp must have been attached so."""
@@ -188,8 +196,6 @@ class World:
 
     def program(self, name: str) -> int:
         if families.chosen == 6:
-            if name in XDP_PROGRAMS:
-                families.ipv4_only("in XDP")
             name += "6" if name in families.PROGRAMS else ""
         found: int = next(
             obj.programs[name] for obj in self.datapath._objects.values() if name in obj.programs

@@ -71,7 +71,11 @@ def test_programs_are_each_accounted_for(folder: Path) -> None:
 @pytest.mark.timeout(300)
 def test_director_has_every_table_size(folder: Path) -> None:
     rows = results(folder, "director")
-    assert [row["slices"] for row in rows] == [0, 100, 32_768, 1_000_000]
+    cells = [(row["slices"], row["tunnels"]) for row in rows]
+    assert cells == [
+        (0, False),
+        *((n, tunnels) for tunnels in (False, True) for n in (100, 32_768, 1_000_000)),
+    ]
     assert all(row["mpps"]["median"] > 0 for row in rows if row["slices"])
     assert all("program_ns" in row for row in rows if row["slices"])
 

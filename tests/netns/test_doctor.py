@@ -83,7 +83,7 @@ def test_what_the_running_data_path_lacks_is_found(host: Host) -> None:
     (finding,) = host.problems(scope)
     assert finding.what == (
         "the agent answers, but uplink is without director (xdp or tcx ingress), egress_in (tcx ingress), "
-        "guard (tcx egress), director_tc6 (tcx ingress), egress_in6 (tcx ingress), guard6 (tcx egress)"
+        "guard (tcx egress), egress_in6 (tcx ingress), guard6 (tcx egress)"
     )
     datapath = data_path(host)
     assert host.problems(scope) == []

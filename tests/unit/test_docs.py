@@ -214,6 +214,7 @@ def keys_and_parameters(function: ast.AST) -> set[str]:
         ("GET /v1/leases", ["_lease", "_leases"], HistoryEntry.__dataclass_fields__),
         ("GET /v1/pools", ["pools", "_pools"], []),
         ("GET /v1/onramps", ["onramps", "_onramps"], []),
+        ("GET /v1/agreements", ["agreements", "_agreements"], []),
         ("GET /v1/servers", ["servers", "_servers"], []),
         ("GET /v1/flows", ["_flows"], Flow.__dataclass_fields__),
         ("GET /v1/drops", ["drops", "_drops"], Sample.__dataclass_fields__),

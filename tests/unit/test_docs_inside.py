@@ -27,13 +27,15 @@ TYPES = {
     "HASH": "hash",
     "LRU_HASH": "LRU hash",
     "PERCPU_ARRAY": "per-CPU array",
+    "PROG_ARRAY": "program array",
     "SK_STORAGE": "socket storage",
 }
 
 
 def test_every_map() -> None:
     headers = "".join(
-        (ROOT / "bpf" / name).read_text() for name in ("maps.h", "scratch.h", "agreement.h", "socket.h")
+        (ROOT / "bpf" / name).read_text()
+        for name in ("maps.h", "scratch.h", "handed.h", "agreement.h", "socket.h", "sender.h", "granted.h")
     )
     header = re.sub(r"#else.*?#endif", "", headers, flags=re.DOTALL)  # IPv6
     maps = {name: body for body, name in MAP.findall(header)}
@@ -54,7 +56,7 @@ def test_every_map() -> None:
 
 
 def value_name(constant: str) -> str:
-    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter"}[constant]
+    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter", "HANDED_MAX": "program"}[constant]
 
 
 def enum_of_header(prefix: str) -> set[str]:

@@ -18,21 +18,19 @@ from ipaddress import (
 )
 from typing import Final
 
-from softunicast.core.config_sharing import onramp_rules
+from softunicast.core.config_sharing import holders, onramp_rules
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.toml_reader import Section, suggestion
 
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
 ATTACHMENTS: Final = ("auto", "tc", "xdp")  # of an on-ramp, and of the uplink
 SOURCES_MAX: Final = 16  # the same number as ONRAMP_SOURCES_MAX in bpf/abi.h
-HOLDERS_MAX: Final = 64  # names in `users` or `groups`
 MTU_MIN, MTU_MAX = 576, 65535  # RFC 791's least that everybody takes; the most that a TUN has
 MTU6_MIN: Final = 1280  # RFC 8200: a device with less has no IPv6
 MTU_DEFAULT: Final = 1500
 _INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
 _NOT_INTERFACES: Final = (".", "..", "all", "default")  # the last two mean every interface to sysctl
 IPNetwork = IPv4Network | IPv6Network
-_HOLDER: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,31}\$?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +100,8 @@ def _onramp(section: Section) -> Onramp:
         _address(section),
         section.number("mtu", MTU_DEFAULT, MTU_MIN, MTU_MAX),
         section.flag("offload", False),
-        _holders(section, "users"),
-        _holders(section, "groups"),
+        holders(section, "users"),
+        holders(section, "groups"),
         _address6(section) if section.have("address6") else None,
     )
     sources = _sources(section)
@@ -169,11 +167,3 @@ def _sources(section: Section) -> tuple[IPNetwork, ...]:
     if section.have("sources") and not found:
         section.wrong("sources", "no address may come in", "name at least one prefix, or leave it out")
     return tuple(found)
-
-
-def _holders(section: Section, key: str) -> tuple[str, ...]:
-    names = section.list_of_texts(key, HOLDERS_MAX)
-    for name in names:
-        if not _HOLDER.fullmatch(name):
-            section.wrong(key, f"{name!r} is neither a name nor a number", "give one as `id` prints it")
-    return tuple(names)

@@ -25,9 +25,8 @@ from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
-from softunicast.kernel.families import FAMILIES, IPV6
+from softunicast.kernel.families import FAMILIES, IPV4, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
-from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
 from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
@@ -39,22 +38,24 @@ from softunicast.kernel.objects import (
     attach_xdp,
     mount_bpffs,
 )
-from softunicast.kernel.pins import drop_links_of_others, link_of, remove_pins
+from softunicast.kernel.pins import drop_links_of_others, in_order, link_of, remove_pins
 from softunicast.kernel.tables import Tables
+from softunicast.kernel.testrun import run_sweep, run_syscall
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
-    *("director_tc6", "guard6", "egress6", "sweep6"),
+    *("director6", "director_tc6", "guard6", "egress6", "fast6", "sweep6"),
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
-    *("settings", "groups", "owners", "slots", "servers"),
+    *("settings", "groups", "owners", "slots", "servers", "peers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
 OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
+HANDED: Final = {abi.Handed.DIRECTOR: "director6", abi.Handed.FAST: "fast6"}  # see bpf/handed.h
 TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -75,7 +76,7 @@ class Datapath:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
-        self.director = "director"  # or "director_tc": the program at the uplink
+        self.director = "director"  # or "director_tc": the program at the uplink, of either family
         self._sources = sources
         self._rules = rules
         self._excused = sockets.excused if sockets else ()
@@ -145,31 +146,35 @@ class Datapath:
         state = self._tables.read()
         index = links.interface(self.uplink).index
         drop_links_of_others(self.folder, self.uplink, ON_ONRAMPS)
-        self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
-        self._attach_director(index)
-        self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
-        self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
-        # Each behind those for IPv4, which have most to do, and let IPv6 pass.
-        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
-        self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
-        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
-        self._attach_sockets()
+        self._write_settings(index, self._settings().self)  # whose it is, only `apply` may change
+        for place, program in HANDED.items():
+            handed = self._objects[program].programs[program]
+            self._maps["handed"].set(index_key(place), handed.to_bytes(4, "little"))
+        self._attach_uplink(index)
+        self._attach_sockets(index)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
-        mtu = links.interface(self.uplink).mtu
-        mask = self._maps["groups"].max_entries - 1
+        device = links.interface(self.uplink)
+        address6 = next((one.ip.packed for one in device.addresses6 if not one.ip.is_link_local), bytes(16))
+        granted = self._settings().granted  # claims of an agent before this one may live
         cookie = socket_hooks.netns_cookie() if self._cgroup else 0
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask, cookie)
+        numbers = uplink, self_index, device.mtu, self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, *numbers, address6, granted, cookie)
         self._maps["settings"].set(index_key(0), settings.pack())
 
-    def _attach_sockets(self) -> None:
-        """After the rest, whose tables they use."""
+    def _settings(self) -> abi.Settings:
+        return abi.Settings.unpack(self._maps["settings"].get(index_key(0)) or bytes(abi.SETTINGS_BYTES))
+
+    def _attach_sockets(self, index: int) -> None:
+        """After the rest, whose tables they use; at the uplink in front of the guard, which sees what leaves then."""
         if self._cgroup is None:
-            socket_hooks.detach(self.folder / "links")
+            socket_hooks.detach(self.folder / "links", self.uplink)
             return
+        for name in socket_hooks.AT_UPLINK:
+            self._attach(name, name, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
         socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
         for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
             self._keep(name, link)
@@ -177,19 +182,26 @@ class Datapath:
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
 
-    def _attach_director(self, index: int) -> None:
-        """In XDP or at tc; the other one, of an agent that was told otherwise, goes when this one is there."""
+    def _attach_uplink(self, index: int) -> None:
+        """The director in XDP or at tc; the other, of an agent that was told otherwise, goes when all is there.
+
+        At tc each program of IPv6 is behind that of IPv4, which has most to do, and lets IPv6 pass."""
         device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
-        if wanted == "xdp" or (wanted == "auto" and suits_xdp(device)):
-            self.director, other = "director", "director_tc"
+        in_xdp = wanted == "xdp" or (wanted == "auto" and suits_xdp(device))
+        self.director, behind = ("director", "remote") if in_xdp else ("director_tc", "director_tc")
+        for family in (IPV6, IPV4):  # each in front of all: that of IPv4, which opens tunnels, comes first
+            names = family.named("director_tc"), family.named(behind)
+            self._attach(*names, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        if in_xdp:
             program = self._objects["director"].programs["director"]
             self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
-        else:
-            self.director, other = "director_tc", "director"
-            self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
-        pin = self._pin(other, self.uplink)
-        if pin.exists():
-            link_of(pin).remove()
+        self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        for other in ("director_tc", "director_tc6") if in_xdp else ("director", "remote", "remote6"):
+            if (pin := self._pin(other, self.uplink)).exists():
+                link_of(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -263,8 +275,8 @@ class Datapath:
         tables = self._tables
         if self._cgroup is not None:  # a cgroup comes with its service
             socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
-        changes = tables.set_servers(wanted.servers)
-        if (me := tables.server_index(tables.me)) != self._self_index():
+        changes = tables.set_servers(wanted)
+        if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
@@ -308,15 +320,11 @@ class Datapath:
         there = links.index_of(interface) is not None
         return there and self._mss_mtu(interface) != self._tables.mss_mtu(interface)
 
-    def _self_index(self) -> int:
-        value = self._maps["settings"].get(index_key(0))
-        return abi.Settings.unpack(value).self if value else 0
-
     # reading
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         """How many live flows there are (of those `wanted`), and the first `limit` of them."""
-        return list_flows(self._claims(), limit, wanted)
+        return list_flows(self._claims(), limit, wanted, links.index_of(self.uplink) or 0)
 
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
         """Live flows of each slice."""
@@ -335,22 +343,21 @@ class Datapath:
 
     def sweep(self) -> tuple[int, int]:
         """Frees expired claims; returns (freed, live)."""
-        done = [self._sweep(family.named("sweep")) for family in FAMILIES]
+        names = [family.named("sweep") for family in FAMILIES]
+        done = [run_sweep(self._objects[name].programs[name]) for name in names]
         return sum(part.freed for part in done), sum(part.live for part in done)
 
-    def _sweep(self, name: str) -> abi.Sweep:
-        context = ffi.new("char[]", abi.SWEEP_BYTES)
-        options = ffi.new("struct bpf_test_run_opts *")
-        options.sz = ffi.sizeof("struct bpf_test_run_opts")
-        options.ctx_in = context  # written back to
-        options.ctx_size_in = abi.SWEEP_BYTES
-        program = self._objects[name].programs[name]
-        check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-        return abi.Sweep.unpack(bytes(ffi.buffer(context)))
+    def run(self, name: str, context: bytes) -> bytes:
+        """One of the programs that no packet runs: `grant` or `grant6`."""
+        return run_syscall(self._objects[name].programs[name], context, f"running {name}")
 
     def usage(self) -> dict[str, Usage]:
         """How full each pool was at the last sweep; a pool without flows is not there."""
         return read_usage(self._maps, self._tables.pool_numbers())
+
+    def pool_number(self, name: str) -> int | None:
+        """What stands for the pool in the tables; None while it is in none."""
+        return self._tables.pool_numbers().get(name)
 
     def memory_bytes(self) -> dict[str, int]:
         """What each map takes of the kernel's memory now, by the kernel's own account."""
@@ -378,15 +385,10 @@ class Datapath:
 
     def remove(self) -> None:
         """Detaches everything and removes the pins: first the on-ramps, last the guard."""
-        for name in sorted(self._links, key=_removal_rank):
+        for name in in_order(self._links, (*ON_ONRAMPS, "egress_in", "director", "remote", "guard")):
             self._links.pop(name).remove()
         remove_pins(self.folder)
         self.close()
-
-
-def _removal_rank(name: str) -> int:
-    order = (*ON_ONRAMPS, "egress_in", "director", "guard")
-    return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
 
 
 def attach_pass(interface: str, pin: Path) -> None:

@@ -30,6 +30,7 @@ class Family:
     claim_key: Any
     claim: Any
     usage: Any
+    granting: Any
     nowhere: int | bytes  # the unspecified address, as the maps hold it
 
     def named(self, name: str) -> str:
@@ -52,6 +53,7 @@ IPV4: Final = Family(
     abi.ClaimKey,
     abi.Claim,
     abi.Usage,
+    abi.Granting,
     0,
 )
 IPV6: Final = Family(
@@ -69,6 +71,7 @@ IPV6: Final = Family(
     abi.ClaimKey6,
     abi.Claim6,
     abi.Usage6,
+    abi.Granting6,
     bytes(16),
 )
 FAMILIES: Final = (IPV4, IPV6)

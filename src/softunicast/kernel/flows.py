@@ -20,6 +20,7 @@ from softunicast.kernel.words import be16, index_key, word_address
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}  # ICMPv6 is IPv6's ICMP
 BUSY: Final = (1 << 64) - 1
 NS: Final = 1_000_000_000
+HOST: Final = "host"  # in place of an on-ramp: a socket of this server
 HOOKS: Final = {hook.value: hook.name.lower().replace("_", " ") for hook in abi.Hook}
 
 
@@ -28,7 +29,8 @@ class Flow:
     """One translated conversation. Ends are "address:port" (ICMP: the echo identifier as the port).
 
     A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping". So is what a socket of this
-    host has claimed: on-ramp "socket", state "claimed", and the client is the socket itself.
+    host has claimed: on-ramp "socket", state "claimed", and the client is the socket itself. On-ramp "host": a
+    socket of this host, translated at the uplink.
     """
 
     onramp: str
@@ -104,10 +106,13 @@ def live_claims(claims: Map, now_ns: int) -> Iterator[tuple[Any, Any]]:
 
 
 def list_flows(
-    tables: Iterable[Map], limit: int, wanted: Callable[[Flow], bool] | None = None
+    tables: Iterable[Map], limit: int, wanted: Callable[[Flow], bool] | None = None, uplink: int = 0
 ) -> tuple[int, list[Flow]]:
-    """How many live flows there are (of those `wanted`) in the claims of each family, and the first `limit` of them."""
-    now_ns, names = time.monotonic_ns(), dict[int, str]()
+    """How many live flows there are (of those `wanted`) in the claims of each family, and the first `limit` of them.
+
+    Those whose on-ramp is the interface with the number `uplink` are this host's own.
+    """
+    now_ns, names = time.monotonic_ns(), {uplink: HOST} if uplink else dict[int, str]()
     total, shown = 0, list[Flow]()
     for key, claim in chain.from_iterable(live_claims(claims, now_ns) for claims in tables):
         if wanted is None and len(shown) >= limit:

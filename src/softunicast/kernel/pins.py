@@ -3,7 +3,7 @@ what is attached to a cgroup; maps/NAME."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,3 +32,12 @@ def remove_pins(folder: Path) -> None:
             pin.unlink()
         with suppress(FileNotFoundError):
             (folder / name).rmdir()
+
+
+def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Links by how their names begin, in this order; what is not in it goes first."""
+
+    def rank(name: str) -> int:
+        return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
+
+    return sorted(names, key=rank)

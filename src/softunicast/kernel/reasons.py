@@ -16,7 +16,9 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.NO_OWNER: "Arrived for a port of a shared address that no server holds a lease for.",
     Reason.LEASE_EXPIRED: "Arrived for a slice of this server whose lease has run out: is the agent running?",
     Reason.STEER_LOOP: "The hop limit ran out between servers: their slice tables disagree about the owner.",
-    Reason.NO_NEIGHBOUR: "The owner of the slice is not in the table of servers: has it registered?",
+    Reason.NO_NEIGHBOUR: "The owner of the slice is not known (has it registered?), or no route to it by the uplink.",
+    Reason.TUNNEL_STRANGER: "To the end of this server's tunnels, from an address that no server of the site has.",
+    Reason.TUNNEL_ASTRAY: "Came out of a tunnel, and is not for a slice of this server. It is not sent on again.",
     Reason.NO_POOL: "A client packet from an interface that is not, or no longer, an on-ramp of a pool.",
     Reason.NO_SLICE: "The pool has no slice with a live lease on this server.",
     Reason.SLICE_FULL: "Every port of the pool's slices is taken towards this destination. Client got ICMP.",
@@ -43,6 +45,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",
     Reason.GUARD_EXPIRED: "Tried to leave from a slice of this server whose lease has run out.",
     Reason.GUARD_FRAGMENT: "Tried to leave as a fragment of a datagram whose first one this server has not sent.",
+    Reason.GUARD_TUNNEL: "Tried to leave for the end of another server's tunnel without coming from the director.",
     Reason.GUARD_SOCKET: "A socket that is in no agreement tried to send from a shared address.",
     Reason.GUARD_PROTOCOL: "Tried to leave with a soft-unicast source and no port (neither TCP, UDP nor ICMP echo).",
 }

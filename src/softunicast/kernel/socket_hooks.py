@@ -31,8 +31,12 @@ HOOKS: Final = (
     ("sockets", "socket_bind", 8),
     ("sockets", "bind_mapped", 9),
     ("sockets6", "socket_bind6", 9),
+    ("sendmsg", "socket_send", 14),
+    ("sendmsg6", "socket_send6", 15),
 )
-OBJECTS: Final = tuple(dict.fromkeys(name for name, _, _ in HOOKS))
+AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
+RUN: Final = ("grant", "grant6")  # by grants.py
+OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN)
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
@@ -53,10 +57,12 @@ def root_of(config: SocketsConfig | None) -> Path | None:
     return root
 
 
-def netns_cookie() -> int:
-    """What the kernel calls the network namespace of the calling thread; never 0."""
+def netns_cookie(of: socket.socket | None = None) -> int:
+    """What the kernel calls the network namespace of a socket, or of the calling thread; never 0."""
+    if of is not None:
+        return int.from_bytes(of.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+        return netns_cookie(asking)
 
 
 def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
@@ -67,11 +73,14 @@ def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterato
             yield program, link
 
 
-def detach(links: Path) -> None:
+def detach(links: Path, uplink: str) -> None:
     """What another configuration has attached."""
-    for _, program, _ in reversed(HOOKS):
-        if (links / program).exists():
-            link_of(links / program).remove()
+    for name in (
+        *(program for _, program, _ in reversed(HOOKS)),
+        *(f"{name}@{uplink}" for name in AT_UPLINK),
+    ):
+        if (links / name).exists():
+            link_of(links / name).remove()
 
 
 def set_excused(agreements: Map, root: Path, excused: Sequence[str]) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from tests.unit.agent.fakes import INVENTORY
 from tests.unit.agent.test_daemon import Node, until
 
 from softunicast.agent import descriptors as module
-from softunicast.agent.descriptors import Descriptors, Holders, Peer
+from softunicast.agent.descriptors import Descriptors
 from softunicast.agent.listening import listen
+from softunicast.agent.peers import Holders, Peer
 from softunicast.core.errors import AgentUnreachableError, HostError, InputError
 from softunicast.core.onramps import Tun
 from softunicast.ledger.sqlite import SqliteLedger
@@ -183,11 +184,11 @@ async def test_a_socket_in_use(service: Service) -> None:
 
 def test_holders_by_name_and_number() -> None:
     users, groups = (pwd.getpwuid(0).pw_name, "1234"), (grp.getgrgid(0).gr_name, "77")
-    found = Holders.of("apps", replace(DEVICE, users=users, groups=groups))
+    found = Holders.of("on-ramp apps", users, groups)
     assert found == Holders(frozenset({0, 1234}), frozenset({0, 77}))
-    for field in ("users", "groups"):
+    for names in ((("no-such-one",), ()), ((), ("no-such-one",))):
         with pytest.raises(HostError, match=r"on-ramp apps: .*no-such-one.*; fix: make that user"):
-            Holders.of("apps", replace(DEVICE, **{field: ("no-such-one",)}))
+            Holders.of("on-ramp apps", *names)
 
 
 @pytest.mark.parametrize(

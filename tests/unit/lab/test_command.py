@@ -30,9 +30,9 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "list", "--json"]) == 0
-    pair, pair6 = json.loads(capsys.readouterr().out)
-    assert (pair["name"], pair6["name"]) == ("pair", "pair6")
-    assert pair["nodes"] == ["client1", "client2", "server1", "server2", "router", "internet"]
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found] == ["pair", "pair6", "routed"]
+    assert found[0]["nodes"] == ["client1", "client2", "server1", "server2", "router", "internet"]
 
 
 @pytest.mark.usefixtures("root")
@@ -57,7 +57,7 @@ def test_without_root_everything_but_list_ends_with_3(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("up pear", "there is no topology 'pear'; fix: use one of pair, pair6"),
+        ("up pear", "there is no topology 'pear'; fix: use one of pair, pair6, routed"),
         ("up pair --id Pair", "'Pair' cannot name a lab; fix: use 1-24 of a-z 0-9 -, not starting with -"),
         ("status none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),
         ("down none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),
