@@ -2,8 +2,8 @@
 
 One loop (connect.c), in and out of the agreement in turns: socket(), connect() that does not wait, close(). The far end
 answers a SYN with a RST, so that a turn leaves nothing behind; connected UDP sockets send nothing. `plain` is a server
-without softunicast, `attached` one whose hooks find that the program is in no agreement. The claims that are held are towards
-the same destination: of the ports that the search tries, those are in its way.
+without softunicast, `attached` one whose hooks find that the program is in no agreement. The claims that are held are
+towards the same destination: of the ports that the search tries, those are in its way.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,9 @@ CASES: Final = {
 }
 
 
+Costs = Mapping[tuple[str, str], Mapping[str, Rounds]]  # by protocol and case, by part
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a loop runs."""
@@ -82,9 +86,7 @@ def run(quick: bool, folder: Path) -> None:
                 for name, costs in _round(loop, kind, places(kind), plan["turns"], plan["connects"]).items():
                     for part, cost in zip(PARTS, costs, strict=True):
                         found[kind, name][part].append(cost)
-    done = {
-        key: {part: rounds(values) for part, values in parts.items()} for key, parts in found.items()
-    }
+    done = {key: {part: rounds(values) for part, values in parts.items()} for key, parts in found.items()}
     _show(done)
     report.save(NAME, host.facts(), {**plan, "cpu": CPU, "slices": SLICES}, _records(done), folder)
 
@@ -110,22 +112,25 @@ def _loop(loop: Path, kind: str, place: Place, connects: int) -> tuple[float, ..
     return tuple(float(word) for word in done.stdout.split())
 
 
-def _records(done: Mapping[tuple[str, str], Mapping[str, Rounds]]) -> list[dict[str, object]]:
-    return [
-        {"protocol": kind, "case": name}
-        | {f"{part}_ns": cost.as_json() for part, cost in parts.items()}
-        | {f"{part}_ratio": cost.ratio(done[kind, "plain"][part]).as_json() for part, cost in parts.items()}
-        | {f"{part}_ratio_to_few": cost.ratio(done[kind, "agreed_few"][part]).as_json() for part, cost in parts.items()}
-        for (kind, name), parts in done.items()
-    ]
+def _records(done: Costs) -> list[dict[str, object]]:
+    records = list[dict[str, object]]()
+    for (kind, name), parts in done.items():
+        record: dict[str, object] = {"protocol": kind, "case": name}
+        for part, cost in parts.items():
+            record[f"{part}_ns"] = cost.as_json()
+            record[f"{part}_ratio"] = cost.ratio(done[kind, "plain"][part]).as_json()
+            record[f"{part}_ratio_to_few"] = cost.ratio(done[kind, "agreed_few"][part]).as_json()
+        records.append(record)
+    return records
 
 
-def _show(done: Mapping[tuple[str, str], Mapping[str, Rounds]]) -> None:
-    rows = [
-        [f"{kind}, {CASES[name].title}"]
-        + [text for part in PARTS for text in (parts[part].text(0), parts[part].ratio(done[kind, "plain"][part]).text(2))]
-        for (kind, name), parts in done.items()
-    ]
+def _show(done: Costs) -> None:
+    rows = []
+    for (kind, name), parts in done.items():
+        row = [f"{kind}, {CASES[name].title}"]
+        for part, cost in parts.items():
+            row += [cost.text(0), cost.ratio(done[kind, "plain"][part]).text(2)]
+        rows.append(row)
     columns = ["ns", "connect()", "x of plain", "socket, connect, close", "x of plain"]
     report.show("A program that connects", columns, rows)
 
@@ -157,7 +162,7 @@ def _places() -> Iterator[Callable[[str], Mapping[str, Place]]]:
             found = {"plain": Place(bare, outside, nothing), "attached": Place(measured, others, nothing)}
             for name in ("agreed_few", "agreed_many"):
                 held = CASES[name].held or 0
-                found[name] = Place(measured, agreed, lambda held=held: _hold(datapath, kind, held))
+                found[name] = Place(measured, agreed, partial(_hold, datapath, kind, held))
             return found
 
         yield places

@@ -240,9 +240,10 @@ def test_a_pool_that_is_gone(small: World, program: Program, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pool_of_the_other_family(small: World, program: Program, kind: str) -> None:
-    other = PoolSlices(Timers(), (), DEPENDENT, families=frozenset({6}))
-    small.datapath.apply(replace(small.datapath.state, pools={"gb": other}))
+def test_a_pool_of_the_other_family(small: World, program: Program, how: str, kind: str) -> None:
+    other = PoolSlices(Timers(), (), DEPENDENT, families=frozenset({4 if how == "ipv6" else 6}))
+    datapath = small.of_both
+    datapath.apply(replace(datapath.state, pools={"gb": other}, onramps={}))
     before = small.counters()
     refused(errno.EADDRNOTAVAIL, program, kind)
     assert counted(small, before) == {"family": 1}
