@@ -47,7 +47,7 @@ def map_of_fd(fd: int, name: str) -> Map:
 class BpfObject:
     """A loaded object: `maps` and `programs` (descriptors) by name. Close it when done; pins stay.
 
-    What libbpf knew of it is freed once it is loaded: that is megabytes, and for every object a descriptor of every map.
+    What libbpf knew of it is freed once it is loaded: megabytes, and for every object a descriptor of every map.
     """
 
     def __init__(self, handle: Any, name: str) -> None:
