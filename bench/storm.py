@@ -49,15 +49,16 @@ class Report:
 
     counts: dict[str, Counter[str]]
     witness: dict[str, Any]
+    watch: dict[str, Any]
     slice: Slice
     restarts: int
     faults: list[str] = field(default_factory=list)
 
     def judge(self) -> None:
         """Fills `faults`, after those that the workers found."""
-        self.faults += self.witness["shared"]
-        if self.witness["lost"]:
-            self.faults.append(f"the witness missed {self.witness['lost']} packets: nothing can be said")
+        self.faults += self.witness["shared"] + self.watch["shared"]
+        if self.watch["lost"]:
+            self.faults.append(f"the watch missed {self.watch['lost']} packets: nothing can be said")
         for world, counts in self.counts.items():
             for protocol in ("tcp", "udp"):
                 if not counts[f"{protocol} opened"]:
@@ -109,9 +110,11 @@ def storm(seconds: float, restart_every_s: float, say: Any = lambda _: None) -> 
             build.running(pair.pair(slice_ports=SLICE_PORTS, pool=pool), f"storm{os.getpid()}")
         )
         namespaces.run_in(lab.namespace("internet"), add_destinations)
-        witness = Child(lab, "internet", [sys.executable, "-m", "bench.storm_witness", str(LAST + 1), "eth0"])
-        stack.callback(witness.end)
-        witness.answer()
+        witness = Child(lab, "internet", [sys.executable, "-m", "bench.storm_witness", str(LAST + 1)])
+        watch = Child(lab, SERVER, [sys.executable, "-m", "bench.storm_watch", "uplink"])
+        for one in (witness, watch):
+            stack.callback(one.end)
+            one.answer()
         held = slice_of(lab, SERVER)
         workers = {
             "sockets": [worker(lab, SERVER, held, pool.name) for _ in range(SOCKET_WORKERS)],
@@ -139,13 +142,15 @@ def storm(seconds: float, restart_every_s: float, say: Any = lambda _: None) -> 
             for one in workers[world]:
                 one.order("hold", HOLD_S, LAST, most)
         answers = {world: [one.answer() for one in some] for world, some in workers.items()}
-        witness.order("report")
+        for one in (witness, watch):
+            one.order("report")
         report = Report(
             {
                 world: sum((Counter(one["counts"]) for one in some), Counter())
                 for world, some in answers.items()
             },
             witness.answer(),
+            watch.answer(),
             held,
             restarts,
             [fault for some in answers.values() for one in some for fault in one["faults"]],

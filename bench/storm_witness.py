@@ -1,110 +1,31 @@
-"""The internet's side of the storm: answers every conversation with what it saw, and sees whether two live ones ever
-have one five-tuple.
+"""The internet's side of the storm: answers every conversation with what it saw.
 
-`python -m bench.storm_witness DESTINATIONS INTERFACE` answers on TCP and UDP port 4000 of the destinations: the words
-of a conversation, the address and the port that it came from. Each line on its standard input is answered with a line
-of JSON: what it has seen so far, and which source ports are live towards each destination.
-
-Two live conversations show in TCP as a SYN of another first sequence number on a tuple whose conversation has seen
-neither an RST nor both FINs: looked for in the packets themselves, because the kernel would never show it to a
-program. In UDP: as the words of another conversation before the first has said goodbye.
+`python -m bench.storm_witness DESTINATIONS` answers on TCP and UDP port 4000 of the destinations: the words of a
+conversation, the address and the port that it came from. Each line on its standard input is answered with a line of
+JSON: what it has seen so far, which source ports are live towards each destination, and whether two live conversations
+of UDP ever had one five-tuple: the words of one came before another had said goodbye. Of TCP the kernel would never
+show it: storm_watch.py looks for it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import selectors
 import socket
-import struct
 import sys
-import threading
 from collections import Counter
-from typing import Any, Final
+from typing import Any
 
 from bench.storm_worker import LINE_BYTES, PORT, destination
 
-_ETH_P_IP, _ETH_P_ALL = 0x0800, 3
-_SO_ATTACH_FILTER: Final = 26
-_SO_RCVBUFFORCE: Final = 33
-_SOL_PACKET, _PACKET_STATISTICS = 263, 6
-_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
-_BUFFER_BYTES: Final = 64 << 20
-# TCP over IPv4 without options, with SYN, FIN or RST: (code, jump if true, jump if false, operand).
-_FILTER: Final = (
-    (0x28, 0, 0, 12),
-    (0x15, 0, 5, _ETH_P_IP),
-    (0x30, 0, 0, 23),
-    (0x15, 0, 3, socket.IPPROTO_TCP),
-    (0x30, 0, 0, 47),
-    (0x45, 0, 1, _FIN | _SYN | _RST),
-    (0x06, 0, 0, 64),
-    (0x06, 0, 0, 0),
-)
-
 Tuple = tuple[str, int, str]  # source address and port, destination
-
-
-class Watch:
-    """Reads the packets of an interface in a thread: which TCP conversations are live, by the tuple."""
-
-    def __init__(self, interface: str) -> None:
-        self.shared: list[str] = []
-        self.begun = 0
-        self._live: dict[
-            Tuple, tuple[int, int]
-        ] = {}  # first sequence number, FINs: 1 from the source, 2 to it
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
-        code = b"".join(struct.pack("HBBI", *one) for one in _FILTER)
-        kept = ctypes.create_string_buffer(code)
-        program = struct.pack("HxxxxxxQ", len(_FILTER), ctypes.addressof(kept))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
-        self._socket.bind((interface, _ETH_P_ALL))
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def lost(self) -> int:
-        """Packets for which there was no room, since the last time."""
-        return int(struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1])
-
-    def _read(self) -> None:
-        while True:
-            frame, (_, _, direction, *_) = self._socket.recvfrom(64)
-            self.packet(frame, direction == socket.PACKET_OUTGOING)
-
-    def packet(self, frame: bytes, outgoing: bool) -> None:
-        """What one packet with SYN, FIN or RST says."""
-        source, target = socket.inet_ntoa(frame[26:30]), socket.inet_ntoa(frame[30:34])
-        source_port, target_port, sequence = struct.unpack_from("!HHI", frame, 34)
-        flags = frame[47]
-        key = (target, target_port, source) if outgoing else (source, source_port, target)
-        if PORT not in (source_port, target_port):
-            return
-        known = self._live.get(key)
-        if flags & _RST:
-            self._live.pop(key, None)
-        elif flags & _SYN:
-            if outgoing:
-                return
-            if known is not None and known[0] != sequence:
-                self.shared.append(f"tcp {key}: began again while it was live")
-            if known is None or known[0] != sequence:
-                self.begun += 1
-                self._live[key] = (sequence, 0)
-        elif known is not None:
-            fins = known[1] | (2 if outgoing else 1)
-            if fins == 3:
-                del self._live[key]
-            else:
-                self._live[key] = (known[0], fins)
 
 
 class Witness:
     """Answers, and counts."""
 
-    def __init__(self, destinations: int, interface: str) -> None:
-        self._watch = Watch(interface)
+    def __init__(self, destinations: int) -> None:
         self._selector = selectors.DefaultSelector()
         self._live: dict[tuple[str, Tuple], str] = {}
         self.counts: Counter[str] = Counter()
@@ -184,9 +105,8 @@ class Witness:
         for protocol, (_, port, here) in self._live:
             live[protocol].setdefault(here, []).append(port)
         report = {
-            "counts": {**self.counts, "tcp begun": self._watch.begun},
-            "shared": (self._watch.shared + self.shared)[:10],
-            "lost": self._watch.lost(),
+            "counts": self.counts,
+            "shared": self.shared[:10],
             "live": live,
         }
         sys.stdout.write(json.dumps(report) + "\n")
@@ -194,4 +114,4 @@ class Witness:
 
 
 if __name__ == "__main__":
-    Witness(int(sys.argv[1]), sys.argv[2]).serve()
+    Witness(int(sys.argv[1])).serve()

@@ -122,4 +122,5 @@ def test_a_proxy_with_its_own_range_shares_the_slice(lab: PairLab, name: str) ->
     assert {port for _, port in ends} <= set(range(held.port_first, held.port_first + held.ports))
     assert len(ends) > REQUESTS
     assert grown.of("new_flow") == REQUESTS
-    assert grown.reasons() == set()
+    # HAProxy chooses a port before it knows to whom, finds it taken now and then, and tries another.
+    assert grown.reasons() <= {"socket_taken"}

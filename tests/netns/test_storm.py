@@ -27,7 +27,8 @@ def a_good_report() -> Report:
     live = {protocol: {destination(LAST): list(whole)} for protocol in ("tcp", "udp")}
     return Report(
         {"sockets": Counter(half), "forwarded": Counter(half)},
-        {"counts": {}, "shared": [], "lost": 0, "live": live},
+        {"counts": {}, "shared": [], "live": live},
+        {"begun": 0, "shared": [], "lost": 0},
         SLICE,
         0,
     )
@@ -43,7 +44,8 @@ def test_the_judge_is_content_with_what_must_be() -> None:
     "change",
     [
         lambda it: it.witness["shared"].append("two at once"),
-        lambda it: it.witness.update(lost=1),
+        lambda it: it.watch["shared"].append("two at once"),
+        lambda it: it.watch.update(lost=1),
         lambda it: it.counts["sockets"].update({"kept tcp": -1}),
         lambda it: it.counts["forwarded"].subtract({"udp opened": 128}),
         lambda it: it.witness["live"]["tcp"][destination(LAST)].pop(),
