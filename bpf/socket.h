@@ -50,7 +50,7 @@ struct desk { /* to work at: it is too much for the stack */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, DESKS);
+	__uint(max_entries, 512); /* DESKS */
 	__type(key, __u32);
 	__type(value, struct desk);
 } desks SEC(".maps");
