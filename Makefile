@@ -49,7 +49,7 @@ BENCH = bash bench/setup.sh && $(BIN)/python -m bench $(if $(QUICK),--quick) $(i
 bench: $(READY) ## every benchmark, peers included: tables, JSON, plots (about seven minutes; QUICK=1: one)
 	@$(BENCH)
 
-bench-packets bench-programs bench-director bench-iperf bench-connections bench-strategies: $(READY)
+bench-packets bench-programs bench-director bench-iperf bench-connections bench-connect bench-strategies: $(READY)
 	@$(BENCH) $(@:bench-%=%)
 
 abi: $(READY) ## regenerate src/softunicast/kernel/abi.py from the objects' BTF
@@ -63,4 +63,4 @@ clean: ## remove the environment and everything built
 	@rm -rf $(VENV) build dist src/softunicast/kernel/bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .PHONY: help setup demo test lint format unit bpf netns soak storm bench bench-packets bench-programs bench-director bench-iperf \
-  bench-connections bench-strategies abi requirements clean
+  bench-connections bench-connect bench-strategies abi requirements clean

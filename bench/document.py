@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import director, packets
+from bench import connect, director, packets
 from bench.paths import PATHS
 from bench.report import RESULTS
 from bench.svg import Bar, grouped_bars
@@ -173,6 +173,19 @@ def _connections(results: Mapping[str, Result]) -> str:
     return _table(("new HTTP connections", "per second", "x of nft"), rows)
 
 
+def _connect(results: Mapping[str, Result]) -> str:
+    rows = [
+        [f"{row['protocol']}, {connect.CASES[row['case']].title}"]
+        + [
+            text
+            for part in connect.PARTS
+            for text in (_text(row[f"{part}_ns"], 0), _text(row[f"{part}_ratio"], 2))
+        ]
+        for row in results["connect"]["results"]
+    ]
+    return _table(("ns", "connect()", "x of without", "socket, connect, close", "x of without"), rows)
+
+
 def _plot_packets(result: Result) -> str:
     cells = [cell for cell in _cells(result) if cell[0] != "in"]
     found = {(row["path"], row["direction"], row["flows"]): row for row in result["results"]}
@@ -269,6 +282,7 @@ TABLES: Final[Mapping[str, Callable[[Mapping[str, Result]], str]]] = {
     "director": _director,
     "iperf": _iperf,
     "connections": _connections,
+    "connect": _connect,
     "strategies": _strategies,
 }
 PLOTS: Final[Mapping[str, Callable[[Result], str]]] = {

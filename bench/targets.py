@@ -82,6 +82,14 @@ def _connections(results: Results) -> float | None:
     return float(row["ratio_to_nft"]["median"]) if row else None
 
 
+def _connect(field: str, case: str) -> Callable[[Results], float | None]:
+    def measured(results: Results) -> float | None:
+        row = _row(results, "connect", protocol="tcp", case=case)
+        return float(row[field]["median"]) if row else None
+
+    return measured
+
+
 TARGETS: Final = (
     Target(
         "packet, 30,000 flows, XDP",
@@ -99,6 +107,16 @@ TARGETS: Final = (
     Target("iperf3, one stream up, tc", "nft SNAT", 1.0, False, _iperf(1, "upload")),
     Target("iperf3, one stream down, tc", "nft SNAT", 1.0, False, _iperf(1, "download")),
     Target("new HTTP connections per second, tc", "nft SNAT", 1.0, False, _connections),
+    Target(
+        "socket, connect, close in an agreement, TCP",
+        "without softunicast",
+        1.15,
+        True,
+        _connect("whole_ratio", "agreed_few"),
+    ),
+    Target(
+        "the same, 10,000 claims held", "10 claims", 1.03, True, _connect("whole_ratio_to_few", "agreed_many")
+    ),
     Target(
         "director, 1,000,000 slices", "100 slices", 1.5, True, _director("director", "program_ratio_to_100")
     ),

@@ -27,12 +27,15 @@ struct {
 
 #define CGROUP_DEPTH_MAX 32 /* deeper ones are not looked at */
 
-/* The agreement of the task that runs: the innermost cgroup that has one decides. */
+/* The agreement of the task that runs: the innermost cgroup that has one decides. Most often that is its own. */
 INLINE struct agreement agreement_of_task(void)
 {
 	struct agreement found = {}, *here;
-	__u64 cgroup;
+	__u64 cgroup = bpf_get_current_cgroup_id();
 
+	here = bpf_map_lookup_elem(&agreements, &cgroup);
+	if (here)
+		return *here;
 #pragma clang loop unroll(disable)
 	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
 		cgroup = bpf_get_current_ancestor_cgroup_id(level);
@@ -45,16 +48,28 @@ INLINE struct agreement agreement_of_task(void)
 	return found;
 }
 
-/* The agreement of a socket that its program uses this moment; remembered. */
+/* The agreement of a socket that its program uses this moment. `told`: it is in `agreed`. */
+INLINE struct agreement agreement_now(struct bpf_sock *sock, int *told)
+{
+	struct agreement *known = bpf_sk_storage_get(&agreed, sock, 0, 0);
+
+	*told = known != 0;
+	return known ? *known : agreement_of_task();
+}
+
+INLINE void remember_agreement(struct bpf_sock *sock, struct agreement *agreement)
+{
+	bpf_sk_storage_get(&agreed, sock, agreement, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* Likewise, and remembered. */
 INLINE struct agreement agreement_of(struct bpf_sock *sock)
 {
-	struct agreement *known = bpf_sk_storage_get(&agreed, sock, 0, 0), found;
+	int told;
+	struct agreement found = agreement_now(sock, &told);
 
-	if (known)
-		return *known;
-	found = agreement_of_task();
-	if (found.kind)
-		bpf_sk_storage_get(&agreed, sock, &found, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!told && found.kind)
+		remember_agreement(sock, &found);
 	return found;
 }
 

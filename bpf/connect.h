@@ -3,13 +3,14 @@
  *
  *   in no agreement, excused, loopback    -> untouched
  *   not bound                             -> a free address and port of the agreement's pool is claimed, and bound
- *   bound to a shared address             -> exactly that tuple is claimed
+ *   bound to a shared address             -> exactly that tuple is claimed; without a port, a free one of that address
  *   bound to anything else                -> untouched here: it is translated at the uplink
  *
  * What cannot be is refused as the kernel would (EADDRNOTAVAIL). The port is chosen here and not by the kernel, which
  * knows neither slices nor the flows that are forwarded. */
 #pragma once
 
+#include "inside.h"
 #include "socket.h"
 
 struct wide_address { /* struct sockaddr_in6, or in its first 16 bytes struct sockaddr_in */
@@ -126,11 +127,9 @@ INLINE int udp_is_taken(void *context, const struct bpf_sock *sock, const struct
 }
 
 /* Claims exactly the tuple that a bound socket asks for. */
-INLINE int claim_bound(struct bpf_sock_addr *context, struct bpf_sock *sock, struct chosen *chosen,
+INLINE int claim_bound(struct bpf_sock_addr *context, struct bpf_sock *sock, struct search *search,
 		       const struct ends *ends)
 {
-	struct search *search = &chosen->search;
-
 	search->early = 1; /* there is no other port to prefer */
 	search->key.local = ends->local;
 	search->key.local_port = ends->local_port;
@@ -145,16 +144,20 @@ INLINE int claim_bound(struct bpf_sock_addr *context, struct bpf_sock *sock, str
 }
 
 /* Chooses where an unbound socket leaves from, and binds it. */
-INLINE int claim_free(struct bpf_sock_addr *context, struct chosen *chosen, const struct pool *pool)
+INLINE int claim_free(struct bpf_sock_addr *context, struct search *search, const struct pool *pool,
+		      const struct ends *ends)
 {
-	struct search *search = &chosen->search;
 	int yes = 1, reason;
 
-	search->first_slice = bpf_get_prandom_u32();
-	if (pool->slice_count > 1)
-		search->address = paired_address(&search->claim.flow, pool, search->claim.pool, search->now_ns);
 	bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)); /* or one port served one destination */
-	reason = find_port(context, search, pool, 1);
+	if (is_unspecified(ends->local)) {
+		search->first_slice = bpf_get_prandom_u32();
+		if (has_addresses(pool))
+			search->address = paired_address(&search->claim.flow, pool, search->claim.pool, search->now_ns);
+		reason = find_port(context, search, pool, 1);
+	} else {
+		reason = find_port_at(context, search, pool, ends, 1);
+	}
 	return search->unbound ? REASON_NO_ADDRESS : reason;
 }
 
@@ -163,40 +166,63 @@ INLINE int same_peer(const struct claim_key *one, const struct claim_key *other)
 	return same_address(one->remote, other->remote) && one->remote_port == other->remote_port;
 }
 
-INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends)
+/* What the socket had claimed towards whom it was connected to before, if anybody, is free. */
+INLINE void free_former(const struct bpf_sock *sock, const struct search *search)
+{
+	struct claim_key former = search->key;
+
+	former.remote = peer_of(sock);
+	former.remote_port = sock->dst_port;
+	if (former.remote_port && !same_peer(&former, &search->key))
+		free_own(cookie_of(search), &former, 0);
+}
+
+INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends,
+		      struct search *search)
 {
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct chosen *chosen;
-	int reason, whole;
+	int reason, whole, lasts;
 
 	if (!pool)
-		return REASON_FAMILY;
+		return why_no_pool(pool_key);
 	if (ends->local_port && !in_pool(pool, pool_key, ends))
 		return REASON_BIND_OUTSIDE;
 	whole = !ends->local_port && maps_independently(pool, ends->protocol);
-	chosen = begin_search(context, sock, pool, pool_key, ends, whole);
-	if (!chosen)
+	lasts = whole || sock->bound_dev_if;
+	/* Most have none: what they claimed is told by their two ends, and over soon. */
+	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, lasts ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (lasts && !chosen)
 		return REASON_INTERNAL;
-	reason = ends->local_port ? claim_bound(context, sock, chosen, ends) : claim_free(context, chosen, pool);
+	begin_search(context, search, pool, pool_key, ends, whole, lasts);
+	reason = ends->local_port ? claim_bound(context, sock, search, ends) : claim_free(context, search, pool, ends);
 	if (reason)
 		return reason;
-	if (!chosen->held.local_port || chosen->held.remote_port) { /* not the whole port: that is kept */
-		if (chosen->held.local_port && !same_peer(&chosen->held, &chosen->search.key))
-			free_own(chosen, &chosen->held, 0); /* towards whom it was connected to before */
-		chosen->held = chosen->search.key;
-	}
-	if (!ends->local_port)
+	if (ends->local_port)
+		free_former(sock, search);
+	else
 		count(TRAFFIC_SOCKETS);
-	if (chosen->search.reused)
+	if (chosen && (!chosen->held.local_port || chosen->held.remote_port)) /* not the whole port: that is kept */
+		hold_claim(chosen, search, lasts);
+	if (search->reused)
 		count(TRAFFIC_REUSED);
 	return REASON_NONE;
+}
+
+/* Need its agreement not be remembered? A TCP socket that is not bound is asked for it once more only, when its SYN leaves,
+ * this moment; then the cgroup of the program that made it answers, unless it has another one. */
+INLINE int knows_itself(struct bpf_sock *sock, const struct ends *ends)
+{
+	return ends->protocol == IPPROTO_TCP && !sock->src_port && is_unspecified(ends->local) &&
+	       cgroup_of(sock) == bpf_get_current_cgroup_id();
 }
 
 INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
 {
 	struct bpf_sock *sock = context->sk;
 	struct agreement agreement;
-	int reason;
+	struct desk *desk;
+	int reason, told;
 
 	if (!sock || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP) || is_loopback(ends->remote) ||
 	    is_multicast(ends->remote) || is_link_local(ends->remote))
@@ -208,15 +234,21 @@ INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
 		agreement = agreement_of_task();
 		return agreement.kind == AGREEMENT_POOL ? refuse_socket(REASON_NAMESPACE, ends, 0) : ALLOW;
 	default:
-		agreement = agreement_of(sock);
+		agreement = agreement_now(sock, &told);
 	}
+	if (agreement.kind == AGREEMENT_NONE)
+		return ALLOW;
+	if (!told && !knows_itself(sock, ends))
+		remember_agreement(sock, &agreement);
 	if (agreement.kind != AGREEMENT_POOL)
 		return ALLOW;
 	ends->local_port = be16(sock->src_port);
-	if (ends->local_port || !is_unspecified(ends->local)) {
-		if (!ends->local_port || is_unspecified(ends->local) || !is_ours(ends->local))
-			return ALLOW;
-	}
-	reason = leave_from(context, sock, agreement.pool, ends);
+	if (is_unspecified(ends->local) ? ends->local_port : !is_ours(ends->local))
+		return ALLOW;
+	desk = take_desk();
+	if (!desk)
+		return refuse_socket(REASON_INTERNAL, ends, EADDRNOTAVAIL);
+	reason = leave_from(context, sock, agreement.pool, ends, &desk->search);
+	leave_desk(desk);
 	return reason ? refuse_socket(reason, ends, EADDRNOTAVAIL) : ALLOW;
 }

@@ -128,6 +128,7 @@ typedef __u32 ip_id; /* be: the identification of a datagram */
 #define held held6
 #define numbers numbers6
 #define chosen_of chosen_of6
+#define desks desks6
 #define senders senders6
 
 #define PROTOCOL_ICMP 58

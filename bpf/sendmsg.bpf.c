@@ -51,7 +51,7 @@ INLINE int servable(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 
 			       .client_port = ends->local_port,
 			       .remote_port = ends->remote_port,
 			       .protocol = ends->protocol};
-	struct chosen *chosen;
+	struct desk *desk;
 	int reason;
 
 	if (!pool || !self)
@@ -65,12 +65,14 @@ INLINE int servable(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 
 		if (reason)
 			return reason;
 	}
-	chosen = begin_search(context, sock, pool, pool_key, ends, maps_independently(pool, ends->protocol));
-	if (!chosen)
+	desk = take_desk();
+	if (!desk)
 		return REASON_INTERNAL;
-	reason = find_port(context, &chosen->search, pool, 0);
+	begin_search(context, &desk->search, pool, pool_key, ends, maps_independently(pool, ends->protocol), 0);
+	reason = find_port(context, &desk->search, pool, 0);
 	if (!reason)
-		give_back(&chosen->search);
+		give_back(&desk->search);
+	leave_desk(desk);
 	return reason;
 }
 

@@ -7,8 +7,9 @@
  * UDP sockets that are bound and may send to anybody) the claim has no remote end, and lives until the socket is closed. So
  * does the claim of a socket that is bound to a device, which the kernel's table does not show to others.
  *
- * These hooks run in the context of programs, which others interrupt: what they work on is in the socket's own storage,
- * not in scratch.h's. The kernel holds the socket's lock meanwhile. They run for every program of the host, so their
+ * These hooks run in the context of programs, which others interrupt: what they work on is at a desk that they take for
+ * as long (`desks`), not in scratch.h's. A socket has storage of its own only where it must be known until it is closed
+ * what it holds: to allocate that costs as much as all else. The kernel holds the socket's lock meanwhile. They run for every program of the host, so their
  * first question is whether the socket is in the network namespace that this data path is for. */
 #pragma once
 
@@ -34,10 +35,25 @@ static __attribute__((noinline, used)) int name_socket(struct bpf_sock *sock)
 	return 0;
 }
 
-struct chosen { /* by a socket */
-	struct search search;  /* the last one */
-	struct claim_key held; /* what is to be freed when it is closed; no local port: nothing */
+struct chosen { /* what is to be freed when a socket is closed */
+	struct claim_key held; /* no local port: nothing */
+	__u64 closing_ns;      /* that long after */
 };
+
+#define DESKS 512
+#define DESKS_TRIED 64
+
+struct desk { /* to work at: it is too much for the stack */
+	__u64 busy;
+	struct search search;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 512); /* DESKS */
+	__type(key, __u32);
+	__type(value, struct desk);
+} desks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -82,8 +98,13 @@ INLINE enum whose whose(void *context)
 	return bpf_get_netns_cookie(context) == self->netns_cookie ? WHOSE_OURS : WHOSE_ELSEWHERE;
 }
 
+INLINE int is_claim_of(const struct claim *claim, __u64 cookie)
+{
+	return !claim->flow.onramp && claim->acknowledged == (__u32)cookie && claim->sent == cookie >> 32;
+}
+
 /* Frees a claim of the socket's, if it is its still: at once, or at a later time. */
-INLINE void free_own(const struct chosen *chosen, struct claim_key *key, __u64 later_ns)
+INLINE void free_own(__u64 cookie, struct claim_key *key, __u64 later_ns)
 {
 	struct claim *claim = bpf_map_lookup_elem(&claims, key);
 	__u64 expires, until = later_ns ? later_ns : CLAIM_BUSY;
@@ -91,10 +112,14 @@ INLINE void free_own(const struct chosen *chosen, struct claim_key *key, __u64 l
 	if (!claim)
 		return;
 	expires = *(volatile __u64 *)&claim->expires_ns;
-	if (expires != CLAIM_BUSY && !claim->flow.onramp && claim->acknowledged == chosen->search.claim.acknowledged &&
-	    claim->sent == chosen->search.claim.sent &&
+	if (expires != CLAIM_BUSY && is_claim_of(claim, cookie) &&
 	    __sync_val_compare_and_swap(&claim->expires_ns, expires, until) == expires && !later_ns)
 		bpf_map_delete_elem(&claims, key);
+}
+
+INLINE __u64 cookie_of(const struct search *search)
+{
+	return search->claim.acknowledged | (__u64)search->claim.sent << 32;
 }
 
 /* Is the claim in the way the socket's own? */
@@ -102,31 +127,40 @@ INLINE int is_own(const struct search *search)
 {
 	struct claim *claim = bpf_map_lookup_elem(&claims, &search->key);
 
-	return claim && !claim->flow.onramp && claim->acknowledged == search->claim.acknowledged &&
-	       claim->sent == search->claim.sent;
+	return claim && is_claim_of(claim, cookie_of(search));
 }
 
-/* Does the claim of that search last until its socket is closed? */
-INLINE int lasts(const struct search *search)
+/* A desk that nobody works at: that of this CPU, unless one was interrupted there. 0: none. */
+INLINE struct desk *take_desk(void)
 {
-	return search->until_ns - search->now_ns > SOCKET_CLAIM_NS;
+	__u32 first = bpf_get_smp_processor_id(), at;
+	struct desk *desk;
+
+#pragma clang loop unroll(disable)
+	for (int tries = 0; tries < DESKS_TRIED; tries++) {
+		at = (first + tries) % DESKS;
+		desk = bpf_map_lookup_elem(&desks, &at);
+		if (desk && !__sync_val_compare_and_swap(&desk->busy, 0, 1))
+			return desk;
+	}
+	return 0;
 }
 
-/* Begins a search for the socket. 0: no memory. `whole`: the port is to be its own towards everybody. */
-INLINE struct chosen *begin_search(struct bpf_sock_addr *context, struct bpf_sock *sock, const struct pool *pool,
-				   __u32 pool_key, const struct ends *ends, int whole)
+INLINE void leave_desk(struct desk *desk)
 {
-	struct chosen *chosen = bpf_sk_storage_get(&chosen_of, sock, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	__sync_lock_test_and_set(&desk->busy, 0);
+}
+
+/* Begins a search for the socket. `whole`: the port is to be its own towards everybody. `lasts`: until it is closed. */
+INLINE void begin_search(struct bpf_sock_addr *context, struct search *search, const struct pool *pool, __u32 pool_key,
+			 const struct ends *ends, int whole, int lasts)
+{
 	__u64 cookie = bpf_get_socket_cookie(context), now = bpf_ktime_get_coarse_ns();
-	struct search *search;
 
-	if (!chosen)
-		return 0;
-	search = &chosen->search;
 	zero_fill(search, sizeof(*search));
 	search->now_ns = now;
 	search->socket = 1;
-	search->until_ns = search->claim.expires_ns = now + (whole || sock->bound_dev_if ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
+	search->until_ns = search->claim.expires_ns = now + (lasts ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
 	search->closing_ns = pool->tcp_closing_ns;
 	search->claim.since_ticks = now / TICK_NS;
 	search->claim.pool = pool_key;
@@ -139,8 +173,34 @@ INLINE struct chosen *begin_search(struct bpf_sock_addr *context, struct bpf_soc
 		search->key.remote = ends->remote;
 		search->key.remote_port = ends->remote_port;
 	}
-	return chosen;
 }
+
+/* What was found is to be freed when the socket is closed. */
+INLINE void hold_claim(struct chosen *chosen, const struct search *search, int lasts)
+{
+	chosen->held = search->key;
+	chosen->closing_ns = lasts && search->key.protocol == IPPROTO_TCP ? search->closing_ns : 0;
+}
+
+/* Finds a port of the address that the socket has. Only slices of that one are looked at. */
+INLINE int find_port_at(struct bpf_sock_addr *context, struct search *search, const struct pool *pool,
+			const struct ends *ends, const int connects)
+{
+	int reason;
+
+	search->only = 1;
+	search->address = address_number(ends->local);
+	search->first_slice = bpf_get_prandom_u32();
+	reason = find_port(context, search, pool, connects);
+	if (!reason && !same_address(search->key.local, ends->local)) { /* another one with the same number */
+		give_back(search);
+		reason = REASON_NO_SLICE;
+	}
+	return reason;
+}
+
+/* The pool of an agreement has no slices of this family, or is gone. */
+INLINE int why_no_pool(__u32 pool_key);
 
 struct looking { /* for the slice that a bound port is in */
 	ip_address address;

@@ -6,12 +6,39 @@
  * two programs for what is asked of such a socket, and each lets pass what is the other's. */
 #include "bind.h"
 #include "connect.h"
+#include "inside.h"
+
+#define OTHER_ADDRESS_BYTES (4 + 16 - sizeof(ip_address))
+#define offsetof(type, field) __builtin_offsetof(type, field)
 
 /* A port that is free is claimed. To connect, the socket is bound to it here; to bind it, the kernel does when the
  * program has said yes, and not where a conversation has just ended: anybody may be the next to be connected. */
 INLINE int settle(struct searching *searching)
 {
 	return searching->connects ? bind_here(searching) : !searching->search->early;
+}
+
+/* The pools of the other family, only to see which there are. */
+#undef pools
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__uint(value_size, offsetof(struct pool, slices) +
+				   POOL_SLICES_MAX * (sizeof(struct pool_slice) - sizeof(ip_address) + OTHER_ADDRESS_BYTES));
+}
+#if FAMILY == 4
+pools6 SEC(".maps");
+#define other_pools pools6
+#else
+pools SEC(".maps");
+#define other_pools pools
+#endif
+
+INLINE int why_no_pool(__u32 pool_key)
+{
+	return bpf_map_lookup_elem(&other_pools, &pool_key) ? REASON_FAMILY : REASON_NO_POOL;
 }
 
 #if FAMILY == 4
@@ -85,19 +112,35 @@ int socket_bind6(struct bpf_sock_addr *context)
 
 #endif
 
+/* Sockets of IPv6 can have claims of either. */
+INLINE int is_of_family(const struct bpf_sock *sock)
+{
+	return FAMILY == 4 || sock->family == AF_INET6;
+}
+
 /* What a closed socket has claimed is free at once. The kernel's own table shows the tuple for as long as the conversation
  * takes to end; where others cannot rely on that, the claim stays for that time. */
 SEC("cgroup/sock_release")
 int HOOK(socket_release)(struct bpf_sock *sock)
 {
-	struct chosen *chosen = bpf_sk_storage_get(&chosen_of, sock, 0, 0);
-	__u64 later = 0;
+	struct chosen *chosen;
+	struct claim_key key;
 
-	if (!chosen || !chosen->held.local_port)
+	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
 		return ALLOW;
-	if (chosen->held.protocol == IPPROTO_TCP && lasts(&chosen->search))
-		later = bpf_ktime_get_coarse_ns() + chosen->search.closing_ns;
-	free_own(chosen, &chosen->held, later);
+	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, 0);
+	if (chosen) {
+		if (chosen->held.local_port)
+			free_own(inner_cookie_of(sock), &chosen->held,
+				 chosen->closing_ns ? bpf_ktime_get_coarse_ns() + chosen->closing_ns : 0);
+		return ALLOW;
+	}
+	if (!is_of_family(sock) || !sock->dst_port || whose(sock) != WHOSE_OURS)
+		return ALLOW;
+	key_inside(sock, &key);
+	if (!has_slices(key.local)) /* most sockets are none of ours */
+		return ALLOW;
+	free_own(inner_cookie_of(sock), &key, 0);
 	return ALLOW;
 }
 

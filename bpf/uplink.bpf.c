@@ -162,10 +162,27 @@ INLINE int is_broadcast(struct __sk_buff *skb)
 	return (void *)(eth + 1) <= (void *)(long)skb->data_end && (eth->h_dest[0] & 1);
 }
 
-/* A packet that this host sends, for `speaker`, of whose socket `sender` is remembered. */
-INLINE int own_packet(struct __sk_buff *skb, __u32 pool, enum speaker speaker, struct sender *sender)
+/* Has a TCP socket a port of its pool? Then all that it sends has it, and is none of ours. */
+INLINE int has_its_port(const struct bpf_sock *sock)
+{
+	ip_address local;
+
+	if (sock->protocol != IPPROTO_TCP)
+		return 0;
+#if FAMILY == 4
+	local = sock->src_ip4;
+#else
+	for (int i = 0; i < 4; i++)
+		local.words[i] = sock->src_ip6[i];
+#endif
+	return has_slices(local);
+}
+
+/* A packet that this host sends, for `speaker`; `sock`: if that is in an agreement, its socket. */
+INLINE int own_packet(struct __sk_buff *skb, __u32 pool, enum speaker speaker, struct bpf_sock *sock)
 {
 	struct scratch *scratch = scratch_here();
+	struct sender *sender, fresh = {};
 	struct packet *packet;
 	int parsed;
 
@@ -186,16 +203,19 @@ INLINE int own_packet(struct __sk_buff *skb, __u32 pool, enum speaker speaker, s
 		return drop(skb, packet->reason, HOOK_UPLINK, packet);
 	if (parsed == PARSED_FRAGMENT && fragment_of_own(skb, packet))
 		return drop(skb, REASON_FRAGMENT_LOST, HOOK_UPLINK, packet);
-	if (sender && begins(packet))
-		sender->from = packet->source;
+	if (sock && begins(packet)) {
+		sender = bpf_sk_storage_get(&senders, sock, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+		if (sender)
+			sender->from = packet->source;
+	}
 	return translate_own(skb, scratch, pool, speaker);
 }
 
 SEC("tc")
 int HOOK(uplink)(struct __sk_buff *skb)
 {
-	struct sender fresh = {}, *sender = 0;
-	struct bpf_sock *sock, *full = 0;
+	struct bpf_sock *sock, *full = 0, *agreed_with = 0;
+	struct sender *sender;
 	struct agreement agreement;
 	enum speaker speaker = SPEAKER_KERNEL;
 	__u32 pool = 0;
@@ -206,14 +226,17 @@ int HOOK(uplink)(struct __sk_buff *skb)
 	sock = skb->sk;
 	if (sock)
 		full = bpf_sk_fullsock(sock);
+	if (full && has_its_port(full))
+		return TC_ACT_UNSPEC;
 	agreement = agreement_of_packet(skb);
 	if (full && agreement.kind == AGREEMENT_POOL) {
 		pool = agreement.pool;
-		sender = bpf_sk_storage_get(&senders, full, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-		speaker = full->type == SOCK_STREAM && sender && is_unspecified(sender->from) ? SPEAKER_OLDER : SPEAKER_ANY;
+		agreed_with = full;
+		sender = bpf_sk_storage_get(&senders, full, 0, 0);
+		speaker = full->type == SOCK_STREAM && (!sender || is_unspecified(sender->from)) ? SPEAKER_OLDER : SPEAKER_ANY;
 	} else if (full && full->type != SOCK_RAW) {
 		return TC_ACT_UNSPEC;
 	}
-	return own_packet(skb, pool, speaker, sender);
+	return own_packet(skb, pool, speaker, agreed_with);
 }
 LICENSE;

@@ -15,7 +15,6 @@
 #define SLICE_SHIFT 11
 #define NEIGHBOURS 31
 
-HELPER(long, tail_call, void *ctx, void *map, __u32 index);
 #define TUNNEL_BYTES ((int)(sizeof(struct iphdr) + sizeof(struct udphdr)))
 
 struct {

@@ -5,6 +5,7 @@ else. The slice has 16 ports, 2048-2063; the next one is a neighbour's.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from tests.bpf.test_search import Opener
 from tests.bpf.world import ADDRESS, World, state
 
 FIRST = SLOT * PORTS
+IP_BIND_ADDRESS_NO_PORT = 24
 OURS, THEIRS, NOBODYS = (f"{ADDRESS}:{FIRST + offset}" for offset in (3, 16, 40))
 
 
@@ -162,6 +164,30 @@ def test_a_socket_that_is_bound_elsewhere_is_left_to_the_uplink(
 ) -> None:
     assert program.connect(kind, REMOTE, program.bind(kind, local))[0] == "192.0.2.1"
     assert [flow for flow in small.datapath.flows(9)[1] if flow.onramp != "host"] == []
+
+
+def bind_late(program: Program, kind: str = "tcp") -> socket.socket:
+    made = program.socket(kind)
+    made.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    made.bind(program.end(f"{ADDRESS}:0"))
+    return made
+
+
+def test_a_port_that_is_wanted_late_is_chosen_for_the_destination(small: World, program: Program) -> None:
+    """As nginx, HAProxy and Envoy bind: every port serves every destination."""
+    for remote in (REMOTE, ELSEWHERE):
+        ends = [program.connect("tcp", remote, bind_late(program)) for _ in range(PORTS)]
+        assert set(ends) == {(str(ADDRESS), port) for port in SLICE}
+        with refusal_of(errno.EADDRNOTAVAIL):
+            program.connect("tcp", remote, bind_late(program))
+    port = program.local(program.made[0])[1]
+    program.made.pop(0).close()
+    assert program.connect("tcp", REMOTE, bind_late(program))[1] == port
+
+
+def test_a_port_that_is_wanted_late_and_nobody_agreed(small: World, how: str) -> None:
+    with Program(how) as program, refusal_of(errno.EPERM):
+        bind_late(program)
 
 
 def test_a_listener_keeps_its_port(small: World, program: Program) -> None:

@@ -18,8 +18,10 @@ import pytest
 from tests.bpf import families
 from tests.bpf.programs import HOWS, REMOTE, Program, agreed, cgroup, inside, on_loopback, refusal_of
 from tests.bpf.test_search import Opener, check_full
-from tests.bpf.world import ADDRESS, World, namespace, state
+from tests.bpf.world import ADDRESS, DEPENDENT, World, namespace, state
 
+from softunicast.core.desired import PoolSlices
+from softunicast.core.pools import Timers
 from softunicast.kernel import cgroups
 from softunicast.kernel.agreements import Agreements
 
@@ -232,6 +234,16 @@ def test_a_lease_that_has_run_out(small: World, program: Program, kind: str) -> 
 def test_a_pool_that_is_gone(small: World, program: Program, kind: str) -> None:
     small.datapath.apply(state(ports=PORTS, mine=(SLOT,), theirs=(), expired=(), onramps={}))
     small.datapath.apply(replace(small.datapath.state, pools={}))
+    before = small.counters()
+    refused(errno.EADDRNOTAVAIL, program, kind)
+    assert counted(small, before) == {"no_pool": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pool_of_the_other_family(small: World, program: Program, how: str, kind: str) -> None:
+    other = PoolSlices(Timers(), (), DEPENDENT, families=frozenset({4 if how == "ipv6" else 6}))
+    datapath = small.of_both
+    datapath.apply(replace(datapath.state, pools={"gb": other}, onramps={}))
     before = small.counters()
     refused(errno.EADDRNOTAVAIL, program, kind)
     assert counted(small, before) == {"family": 1}

@@ -6,8 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,27 @@ def test_excused_cgroups_are_found_when_they_come(mount: Path) -> None:
     finally:
         folder.rmdir()
         datapath.remove()
+
+
+def descriptors() -> Counter[str]:
+    """Of this process: how many of what."""
+    found = Counter[str]()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the folder itself
+            found[descriptor.readlink().name] += 1
+    return found
+
+
+def test_one_descriptor_of_each_map_and_program(mount: Path) -> None:
+    """However many objects name the map; and none is left."""
+    kinds = ("anon_inode:bpf-map", "anon_inode:bpf-prog", "anon_inode:bpf_link")
+    before = descriptors()
+    datapath = opened(mount, SocketsConfig())
+    more = descriptors() - before
+    found = numbers(datapath)
+    assert [more[kind] for kind in kinds] == [len(found[kind]) for kind in ("map", "prog", "link")]
+    datapath.remove()
+    assert not [kind for kind in kinds if (descriptors() - before)[kind]]
 
 
 # -- beside others

@@ -138,7 +138,13 @@ class World:
 
     @datapath.setter
     def datapath(self, datapath: Datapath) -> None:
-        self._datapaths = {4: datapath, 6: families.OtherFamily(datapath)}
+        self._datapaths: dict[int, Any] = {4: datapath, 6: families.OtherFamily(datapath)}
+
+    @property
+    def of_both(self) -> Datapath:
+        """The same, in its own words whatever family is chosen."""
+        found: Datapath = self._datapaths[4]
+        return found
 
     # running packets
 

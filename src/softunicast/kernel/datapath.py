@@ -140,7 +140,7 @@ class Datapath:
         objects = (*OBJECTS, *(socket_hooks.OBJECTS if self._cgroup else ()))
         layout.check_pinned(objects, self.folder / "maps", sizes)
         for name in objects:
-            self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
+            self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes, known=self._maps)
             self._maps |= self._objects[name].maps
         self._tables.maps = self._maps
         state = self._tables.read()

@@ -19,7 +19,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.NO_NEIGHBOUR: "The owner of the slice is not known (has it registered?), or no route to it by the uplink.",
     Reason.TUNNEL_STRANGER: "To the end of this server's tunnels, from an address that no server of the site has.",
     Reason.TUNNEL_ASTRAY: "Came out of a tunnel, and is not for a slice of this server. It is not sent on again.",
-    Reason.NO_POOL: "A client packet from an interface that is not, or no longer, an on-ramp of a pool.",
+    Reason.NO_POOL: "The interface is not, or no longer, an on-ramp of a pool; or a socket's pool is gone.",
     Reason.NO_SLICE: "The pool has no slice with a live lease on this server.",
     Reason.SLICE_FULL: "Every port of the pool's slices is taken towards this destination. Client got ICMP.",
     Reason.TABLE_FULL: "The table of claims or flows has no room: raise limits.flows_max. Client got ICMP.",

@@ -21,6 +21,7 @@ BASIC_HELPERS = {
     "bpf_map_update_elem",
     "bpf_map_delete_elem",
     "bpf_get_prandom_u32",
+    "bpf_get_smp_processor_id",
     "bpf_ktime_get_ns",
     "bpf_skb_store_bytes",
     "bpf_skb_load_bytes",
