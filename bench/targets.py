@@ -115,7 +115,18 @@ TARGETS: Final = (
         _connect("whole_ratio", "agreed_few"),
     ),
     Target(
-        "the same, 10,000 claims held", "10 claims", 1.03, True, _connect("whole_ratio_to_few", "agreed_many")
+        "of that, connect() alone",
+        "without softunicast",
+        1.15,
+        True,
+        _connect("connect_ratio", "agreed_few"),
+    ),
+    Target(
+        "the whole, 10,000 claims held",
+        "10 claims",
+        1.03,
+        True,
+        _connect("whole_ratio_to_few", "agreed_many"),
     ),
     Target(
         "director, 1,000,000 slices", "100 slices", 1.5, True, _director("director", "program_ratio_to_100")
