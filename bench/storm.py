@@ -25,7 +25,7 @@ from pyroute2 import IPRoute
 
 from bench.storm_worker import destination
 from softunicast.core.errors import SoftunicastError
-from softunicast.core.pools import Pool, Timers
+from softunicast.core.pools import Behaviour, Pool, Timers
 from softunicast.core.slices import Slice
 from softunicast.kernel import namespaces
 from softunicast.lab import agents, build, pair, processes
@@ -36,6 +36,7 @@ SOCKET_WORKERS: Final = 10
 FORWARDED_WORKERS: Final = 4
 DESTINATIONS: Final = (1, 50)
 LAST: Final = DESTINATIONS[-1]  # number of one more, for what is kept: no port rests there from before
+DEPENDENT: Final = Behaviour(frozenset(), frozenset())  # or a forwarded UDP port would serve one client alone
 TIMERS: Final = Timers(tcp_opening_s=15, tcp_closing_s=3, udp_s=15, icmp_s=2)
 HOLD_S: Final = 12.0
 FORWARDED_MOST: Final = 8  # conversations that a thread keeps of each protocol: what is left is for sockets
@@ -104,7 +105,7 @@ class Child:
 
 def storm(seconds: float, restart_every_s: float, say: Any = lambda _: None) -> Report:
     """Half of the time to one destination, half to fifty, then the holding. Ends with the judgement."""
-    pool = Pool("demo", dict(pair.POOL.tags), timers=TIMERS)
+    pool = Pool("demo", dict(pair.POOL.tags), timers=TIMERS, behaviour=DEPENDENT)
     with ExitStack() as stack:
         lab = stack.enter_context(
             build.running(pair.pair(slice_ports=SLICE_PORTS, pool=pool), f"storm{os.getpid()}")

@@ -33,17 +33,27 @@ struct sock_common {
 	__u16 skc_dport;
 	__u16 skc_num;
 	struct atomic64 skc_cookie;
+	volatile unsigned char skc_state;
+	unsigned long skc_flags;
 } __attribute__((preserve_access_index));
 
 struct sock {
 	struct sock_common __sk_common;
 	struct sock_cgroup_data sk_cgrp_data;
+	unsigned long sk_lingertime;
 } __attribute__((preserve_access_index));
 
 struct inet_sock {
 	unsigned long inet_flags; /* 6.6 */
 } __attribute__((preserve_access_index));
 
+struct tcp_sock {
+	__u32 rcv_nxt;
+	__u32 copied_seq;
+} __attribute__((preserve_access_index));
+
+#define SOCK_LINGER 4 /* of enum sock_flags */
+#define STATE_SYN_SENT 2
 #define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
 
 INLINE const struct sock *inside(const void *sock)
@@ -86,4 +96,15 @@ INLINE void key_inside(const struct bpf_sock *sock, struct claim_key *key)
 	key->local_port = be16(at->__sk_common.skc_num);
 	key->remote_port = at->__sk_common.skc_dport;
 	key->protocol = sock->protocol;
+}
+
+/* Will the kernel end the connection with a RST, because its program asked for that, or has not read everything? */
+INLINE int closes_abruptly(const struct bpf_sock *sock)
+{
+	const struct sock *at = inside(sock);
+	const struct tcp_sock *tcp = bpf_rdonly_cast(sock, kernel_type(struct tcp_sock));
+
+	if (at->__sk_common.skc_state == STATE_SYN_SENT)
+		return 0;
+	return (at->__sk_common.skc_flags >> SOCK_LINGER & 1 && !at->sk_lingertime) || tcp->rcv_nxt != tcp->copied_seq;
 }

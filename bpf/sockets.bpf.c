@@ -118,6 +118,19 @@ INLINE int is_of_family(const struct bpf_sock *sock)
 	return FAMILY == 4 || sock->family == AF_INET6;
 }
 
+#define ABRUPT_NS 20000000 /* a few ticks of the clock */
+
+/* Keeps the tuple for a moment: the kernel takes the socket out of its table before it sends the RST, and the SYN of the
+ * next one could be faster. */
+INLINE void keep_briefly(__u64 cookie, struct claim_key *key)
+{
+	struct claim fresh = {.acknowledged = cookie, .sent = cookie >> 32};
+
+	fresh.expires_ns = bpf_ktime_get_coarse_ns() + ABRUPT_NS;
+	if (bpf_map_update_elem(&claims, key, &fresh, BPF_NOEXIST))
+		free_own(cookie, key, fresh.expires_ns);
+}
+
 /* What a closed socket has claimed is free at once. The kernel's own table shows the tuple for as long as the conversation
  * takes to end; where others cannot rely on that, the claim stays for that time. */
 SEC("cgroup/sock_release")
@@ -140,7 +153,10 @@ int HOOK(socket_release)(struct bpf_sock *sock)
 	key_inside(sock, &key);
 	if (!has_slices(key.local)) /* most sockets are none of ours */
 		return ALLOW;
-	free_own(inner_cookie_of(sock), &key, 0);
+	if (sock->protocol == IPPROTO_TCP && closes_abruptly(sock))
+		keep_briefly(inner_cookie_of(sock), &key);
+	else
+		free_own(inner_cookie_of(sock), &key, 0);
 	return ALLOW;
 }
 

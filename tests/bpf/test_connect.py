@@ -9,7 +9,9 @@ import errno
 import itertools
 import os
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +159,39 @@ def test_a_connection_is_made_and_ends(small: World, program: Program) -> None:
             assert program.local(made)[1] in SLICE
             made.sendall(b"hello")
             assert other.recv(5) == b"hello"
+
+
+@pytest.mark.parametrize("swept", [False, True])
+@pytest.mark.parametrize("how_closed", ["at once", "with something unread", "in order"])
+def test_nobody_overtakes_a_reset(small: World, program: Program, how_closed: str, swept: bool) -> None:
+    """The kernel forgets the socket before it sends the RST: until then the tuple has its claim."""
+    with on_loopback("203.0.113.1"):
+        server = program.bind("tcp", REMOTE, reuse=True)
+        server.listen()
+        server.setblocking(True)
+        made = program.socket("tcp")
+        made.setblocking(True)
+        made.connect(program.end(REMOTE))
+        other, _ = server.accept()
+        if how_closed == "with something unread":
+            other.send(b"words")
+            made.recv(1)
+        if how_closed == "at once":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if swept:
+            small.expire()
+            small.datapath.sweep()
+            assert small.claims() == {}
+        before_ns = time.monotonic_ns()
+        made.close()
+        claims = [claim for claim in small.claims().values() if claim.expires_ns != 1]
+        if how_closed == "in order":
+            assert claims == []
+        else:
+            [claim] = claims
+            assert before_ns < claim.expires_ns < time.monotonic_ns() + 1_000_000_000
+        other.close()
+        server.close()
 
 
 def wait_for_end(made: socket.socket) -> None:
