@@ -6,7 +6,7 @@
  * with EPERM when it could not. The port that is found is given back: only the uplink knows the packet's source address.
  *
  *   in no agreement, excused, loopback         -> untouched
- *   bound to a shared address                  -> untouched: it has a port
+ *   bound to a shared address                  -> goes through, unless a conversation of another leaves from there
  *   to where the socket has a flow             -> goes through
  *   to anywhere else                           -> goes through if there is a free port towards it */
 #include "sender.h"
@@ -76,6 +76,29 @@ INLINE int servable(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 
 	return reason;
 }
 
+/* The socket has a port of ours towards everybody, since it was bound; but not towards those to whom a client talked
+ * from there before, for as long as that lasts, or another socket does. */
+INLINE int is_taken(struct bpf_sock_addr *context, struct bpf_sock *sock, const struct ends *ends)
+{
+	struct claim_key key = {.local = ends->local,
+				.remote = ends->remote,
+				.local_port = be16(sock->src_port),
+				.remote_port = ends->remote_port,
+				.protocol = ends->protocol};
+	struct claim *claim = bpf_map_lookup_elem(&claims, &key);
+	struct bpf_sock *other;
+	int taken;
+
+	if (claim && claim->flow.onramp && alive(claim, bpf_ktime_get_coarse_ns()))
+		return 1;
+	other = sock->dst_port ? 0 : udp_socket_of(context, &key);
+	if (!other)
+		return 0;
+	taken = other->dst_port != 0;
+	bpf_sk_release(other);
+	return taken;
+}
+
 INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 {
 	struct bpf_sock *sock = context->sk;
@@ -94,8 +117,10 @@ INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 	default:
 		agreement = agreement_of(sock);
 	}
-	if (agreement.kind != AGREEMENT_POOL || (!is_unspecified(ends->local) && is_ours(ends->local)))
+	if (agreement.kind != AGREEMENT_POOL)
 		return ALLOW;
+	if (!is_unspecified(ends->local) && is_ours(ends->local))
+		return is_taken(context, sock, ends) ? refuse_socket(REASON_SOCKET_TAKEN, ends, 0) : ALLOW;
 	ends->local_port = be16(sock->src_port);
 	reason = servable(context, sock, agreement.pool, ends);
 	return reason ? refuse_socket(reason, ends, 0) : ALLOW;

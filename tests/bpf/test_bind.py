@@ -195,3 +195,25 @@ def test_a_listener_keeps_its_port(small: World, program: Program) -> None:
     listener.listen()
     assert program.fill("tcp", PORTS - 1) == SLICE - {FIRST + 3}
     refused(errno.EADDRNOTAVAIL, program, "tcp")
+
+
+def test_a_bound_socket_does_not_talk_into_a_flow(small: World, program: Program) -> None:
+    """Its port was a client's towards somebody, and still is; towards others it may send."""
+    [(_, port)] = Opener(small, "udp").fill(1)
+    made = program.bind("udp", f"{ADDRESS}:{port}")
+    before = small.counters()
+    with refusal_of(errno.EPERM):
+        made.sendto(b"words", program.end(REMOTE))
+    assert counted(small, before) == {"socket_taken": 1}
+    made.sendto(b"words", program.end(ELSEWHERE))
+    small.expire()
+    made.sendto(b"words", program.end(REMOTE))
+
+
+def test_a_bound_socket_does_not_talk_into_another_socket(small: World, program: Program) -> None:
+    port = program.connect("udp")[1]
+    small.expire()
+    made = program.bind("udp", f"{ADDRESS}:{port}", reuse=True)
+    with refusal_of(errno.EPERM):
+        made.sendto(b"words", program.end(REMOTE))
+    made.sendto(b"words", program.end(ELSEWHERE))
