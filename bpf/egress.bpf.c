@@ -267,6 +267,18 @@ ALONE int nobodys(struct __sk_buff *skb, const struct packet *packet, const stru
 	return drop(skb, REASON_UNSOLICITED, HOOK_EGRESS_IN, packet);
 }
 
+/* Is the packet for an address of the host itself, or of the other family? Then it is no reply of ours: most of what
+ * comes to a server that does other work, too. What cannot be said this quickly is looked at. */
+INLINE int passes_by(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+	ip_header *ip = (void *)(eth + 1);
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return 0;
+	return eth->h_proto != be16(ETH_P_FAMILY) || !is_ours(ip->daddr);
+}
+
 SEC("tc")
 int HOOK(egress_in)(struct __sk_buff *skb)
 {
@@ -280,7 +292,7 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	__u64 now;
 	__u32 onramp;
 
-	if (is_others(skb))
+	if (is_others(skb) || passes_by(skb))
 		return TC_ACT_UNSPEC;
 	if (!scratch)
 		return TC_ACT_SHOT;
