@@ -177,6 +177,16 @@ INLINE void free_former(const struct bpf_sock *sock, const struct search *search
 		free_own(cookie_of(search), &former, 0);
 }
 
+INLINE void remember_recent(const struct search *search)
+{
+	struct recent *recent = recent_of(cookie_of(search));
+
+	if (!recent)
+		return;
+	recent->key = search->key;
+	recent->cookie = cookie_of(search);
+}
+
 INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, struct ends *ends,
 		      struct search *search)
 {
@@ -204,6 +214,8 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 		count(TRAFFIC_SOCKETS);
 	if (chosen && (!chosen->held.local_port || chosen->held.remote_port)) /* not the whole port: that is kept */
 		hold_claim(chosen, search, lasts);
+	if (!chosen)
+		remember_recent(search);
 	if (search->reused)
 		count(TRAFFIC_REUSED);
 	return REASON_NONE;

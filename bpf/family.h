@@ -129,6 +129,7 @@ typedef __u32 ip_id; /* be: the identification of a datagram */
 #define numbers numbers6
 #define chosen_of chosen_of6
 #define desks desks6
+#define recents recents6
 #define senders senders6
 
 #define PROTOCOL_ICMP 58

@@ -61,14 +61,17 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 }
 
 /* Does a socket that nobody agreed with begin a conversation from a shared address? Packets that came in carry the socket
- * of their sender, perhaps: of another network namespace. */
+ * of their sender, perhaps: of another network namespace. A test run has a socket of no family. */
 ALONE int is_intruder(struct __sk_buff *skb, __u8 protocol, __u8 tcp_flags)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
 	struct bpf_sock *sock = skb->sk;
 
-	if (!self || !self->netns_cookie || skb->ingress_ifindex || !sock || !bpf_sk_fullsock(sock))
+	if (!self || !self->netns_cookie || skb->ingress_ifindex || !sock)
+		return 0;
+	sock = bpf_sk_fullsock(sock);
+	if (!sock || !sock->family)
 		return 0;
 	if (protocol == IPPROTO_TCP ? (tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN : protocol != IPPROTO_UDP)
 		return 0;

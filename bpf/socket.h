@@ -55,6 +55,29 @@ struct {
 	__type(value, struct desk);
 } desks SEC(".maps");
 
+#define RECENTS 4096
+
+struct recent { /* which tuple a socket claimed that has no storage */
+	__u64 cookie;
+	struct claim_key key;
+};
+
+/* By the cookie. Only for sockets whose connect() fails after the claim, which forget whom they were for: a place that
+ * another one has taken since means that the claim lasts its two seconds. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096); /* RECENTS */
+	__type(key, __u32);
+	__type(value, struct recent);
+} recents SEC(".maps");
+
+INLINE struct recent *recent_of(__u64 cookie)
+{
+	__u32 at = cookie % RECENTS;
+
+	return bpf_map_lookup_elem(&recents, &at);
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

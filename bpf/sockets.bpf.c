@@ -131,6 +131,18 @@ INLINE void keep_briefly(__u64 cookie, struct claim_key *key)
 		free_own(cookie, key, fresh.expires_ns);
 }
 
+/* Its connect() failed, if there was one. The claim says whether it is this socket's. */
+INLINE void forget_recent(__u64 cookie)
+{
+	struct recent *recent = cookie ? recent_of(cookie) : 0;
+	struct claim_key key;
+
+	if (!recent || recent->cookie != cookie)
+		return;
+	key = recent->key;
+	free_own(cookie, &key, 0);
+}
+
 /* What a closed socket has claimed is free at once. The kernel's own table shows the tuple for as long as the conversation
  * takes to end; where others cannot rely on that, the claim stays for that time. */
 SEC("cgroup/sock_release")
@@ -148,8 +160,12 @@ int HOOK(socket_release)(struct bpf_sock *sock)
 				 chosen->closing_ns ? bpf_ktime_get_coarse_ns() + chosen->closing_ns : 0);
 		return ALLOW;
 	}
-	if (!is_of_family(sock) || !sock->dst_port || whose(sock) != WHOSE_OURS)
+	if (!is_of_family(sock) || whose(sock) != WHOSE_OURS)
 		return ALLOW;
+	if (!sock->dst_port) {
+		forget_recent(inner_cookie_of(sock));
+		return ALLOW;
+	}
 	key_inside(sock, &key);
 	if (!has_slices(key.local)) /* most sockets are none of ours */
 		return ALLOW;

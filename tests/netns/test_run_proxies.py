@@ -33,6 +33,7 @@ def haproxy(folder: Path, held: Slice) -> list[str]:
     maxconn 200
 defaults
     mode tcp
+    retries 10
     timeout connect 5s
     timeout client 20s
     timeout server 20s
