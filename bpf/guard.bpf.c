@@ -61,7 +61,7 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 }
 
 /* Does a socket that nobody agreed with begin a conversation from a shared address? Packets that came in carry the socket
- * of their sender, perhaps: of another network namespace. A test run has a socket of no family. */
+ * of their sender, perhaps: of another network namespace. A test run has a socket of no type. */
 ALONE int is_intruder(struct __sk_buff *skb, __u8 protocol, __u8 tcp_flags)
 {
 	__u32 first = 0;
@@ -71,7 +71,7 @@ ALONE int is_intruder(struct __sk_buff *skb, __u8 protocol, __u8 tcp_flags)
 	if (!self || !self->netns_cookie || skb->ingress_ifindex || !sock)
 		return 0;
 	sock = bpf_sk_fullsock(sock);
-	if (!sock || !sock->family)
+	if (!sock || !sock->type)
 		return 0;
 	if (protocol == IPPROTO_TCP ? (tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN : protocol != IPPROTO_UDP)
 		return 0;
