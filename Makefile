@@ -37,16 +37,23 @@ bpf: $(READY) ## only the BPF packet tables
 netns: $(READY) ## only the tests with whole labs in network namespaces
 	@$(BIN)/pytest -q tests/netns
 
+programs: $(READY) ## programs that were never changed, under `run`: large ones too (installs Node and Chromium)
+	@apt-get -qq install -y --no-install-recommends nodejs chromium >/dev/null
+	@$(BIN)/pytest -q tests/netns/test_run_programs.py
+
 soak: $(READY) ## conversations by the tens of thousands a second for five minutes; what is left and what went where
 	@$(BIN)/python -m bench.soak $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
+
+storm: $(READY) ## forwarded flows and sockets of ten processes share 256 ports for a minute, as fast as they can
+	@$(BIN)/python -m bench.storm $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))
 
 # Benchmarks: QUICK=1 proves in a minute that everything runs; OUT=FOLDER writes the JSON elsewhere.
 BENCH = bash bench/setup.sh && $(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT))
 
-bench: $(READY) ## every benchmark, peers included: tables, JSON, plots (about six minutes; QUICK=1: one)
+bench: $(READY) ## every benchmark, peers included: tables, JSON, plots (about seven minutes; QUICK=1: one)
 	@$(BENCH)
 
-bench-packets bench-programs bench-director bench-iperf bench-connections: $(READY)
+bench-packets bench-programs bench-director bench-iperf bench-connections bench-connect bench-strategies: $(READY)
 	@$(BENCH) $(@:bench-%=%)
 
 abi: $(READY) ## regenerate src/softunicast/kernel/abi.py from the objects' BTF
@@ -59,5 +66,5 @@ requirements: $(READY) ## refresh the hash-pinned export (requirements/dev.txt)
 clean: ## remove the environment and everything built
 	@rm -rf $(VENV) build dist src/softunicast/kernel/bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help setup demo test lint format unit bpf netns soak bench bench-packets bench-programs bench-director bench-iperf \
-  bench-connections abi requirements clean
+.PHONY: help setup demo test lint format unit bpf netns programs soak storm bench bench-packets bench-programs bench-director bench-iperf \
+  bench-connections bench-connect bench-strategies abi requirements clean

@@ -13,7 +13,7 @@ from typing import Final
 from bench import document, host, report
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 
-QUESTIONS: Final = ("packets", "programs", "director", "iperf", "connections")
+QUESTIONS: Final = ("packets", "programs", "director", "iperf", "connections", "connect", "strategies")
 
 
 def main() -> int:

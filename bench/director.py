@@ -1,8 +1,9 @@
 """What does the director cost, and does it grow with the table? 100, 32,768 and 1,000,000 slices.
 
 Every packet is for a random port of a random slice of a neighbour, so it is looked up, rewritten and sent back
-out (XDP_TX). Two measurements: the program alone (run in place, behind a wrapper that makes the packet; the
-wrapper's cost is subtracted), and the whole way over a veth, from which the packet rate of one core follows.
+out (XDP_TX); or put into a tunnel, where the neighbours are behind a router. Two
+measurements: the program alone (run in place, behind a wrapper that makes the packet; the wrapper's cost is
+subtracted), and the whole way over a veth, from which the packet rate of one core follows.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.objects import BpfObject, mount_bpffs
 from softunicast.kernel.slot_tables import where_word
 from softunicast.kernel.testrun import run_xdp
-from softunicast.kernel.words import index_key, mac_bytes, name_bytes
+from softunicast.kernel.words import address_word, index_key, mac_bytes, name_bytes
 
 NAME: Final = "director"
 SLICES: Final = (100, 32_768, 1_000_000)
@@ -56,11 +57,15 @@ class Target:
     name: str
     title: str
     slices: int
+    tunnels: bool = False
 
 
 DROP: Final = Target("drop", "drop at once", 0)
 REFLECT: Final = Target("reflect", "XDP_TX, nothing else", 0)
-DIRECTORS: Final = tuple(Target(f"director_{n}", f"director, {n:,} slices", n) for n in SLICES)
+STEERING: Final = tuple(Target(f"director_{n}", f"director, {n:,} slices", n) for n in SLICES)
+TUNNELS: Final = tuple(Target(f"tunnel_{n}", f"into a tunnel, {n:,} slices", n, True) for n in SLICES)
+DIRECTORS: Final = (*STEERING, *TUNNELS)
+TUNNELS_END_AT: Final = IPv4Address("198.19.0.0")  # and above, one for each neighbour; as in bpf/steer.bpf.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class Bench:
         os.sched_setaffinity(0, {CPU})
         index = self._aim("uplink")
         before = self._steered()
-        program, frame = self.flood.programs["wrapped"], bytes(60)
+        program, frame = self.flood.programs["unwrapped" if self.target.tunnels else "wrapped"], bytes(60)
         costs = [run_xdp(program, frame, index, packets).nanoseconds for _ in range(runs)]
         if self.datapath is not None and self._steered() - before != runs * packets:
             raise LabError(
@@ -138,9 +143,14 @@ def _show(wholes: Mapping[str, Rounds], programs: Mapping[str, Rounds]) -> list[
     for target in (REFLECT, *DIRECTORS):
         whole = wholes[target.name].less(wholes[DROP.name])
         rate = Rounds(tuple(1000 / value for value in whole.values))
-        row, record = [target.title], {"target": target.name, "slices": target.slices}
+        row = [target.title]
+        record: dict[str, object] = {
+            "target": target.name,
+            "slices": target.slices,
+            "tunnels": target.tunnels,
+        }
         if target.name in programs:
-            base, first = programs[DROP.name], DIRECTORS[0].name
+            base, first = programs[DROP.name], (TUNNELS if target.tunnels else STEERING)[0].name
             alone = programs[target.name].less(base)
             ratio = alone.ratio(programs[first].less(base))
             row += [alone.text(0), ratio.text(2)]
@@ -150,7 +160,13 @@ def _show(wholes: Mapping[str, Rounds], programs: Mapping[str, Rounds]) -> list[
         row += [whole.text(0), rate.text(2)]
         rows.append(row)
         records.append({**record, "whole_ns": whole.as_json(), "mpps": rate.as_json()})
-    columns = ("steered to a neighbour", "program, ns", "x of 100 slices", "over veth, ns", "Mpps, one core")
+    columns = (
+        "sent on to another server",
+        "program, ns",
+        "x of 100 slices",
+        "over veth, ns",
+        "Mpps, one core",
+    )
     report.show("Director: one core, 60-byte UDP, random slices", columns, rows)
     return records
 
@@ -162,10 +178,11 @@ def _bench(target: Target) -> Iterator[Bench]:
         flood = Flood("steer", 1)
         stack.callback(flood.close)
         mount_bpffs(built.folder / "sinks")
-        built.inside(INTERNET, attach_sink, flood.programs["returned"], "i0", built)
+        sink = flood.programs["untunnelled" if target.tunnels else "returned"]
+        built.inside(INTERNET, attach_sink, sink, "i0", built)
         datapath = None
         if target.slices:
-            datapath = built.inside(SERVER, _open, built, target.slices)
+            datapath = built.inside(SERVER, _open, built, target)
             stack.callback(datapath.close)
             under_test = BpfObject.load("director", datapath.folder / "maps", TABLE_SIZES)
             stack.callback(under_test.close)
@@ -181,14 +198,18 @@ def _bench(target: Target) -> Iterator[Bench]:
         yield Bench(target, built, flood, datapath)
 
 
-def _open(built: World, slices: int) -> Datapath:
+def _open(built: World, target: Target) -> Datapath:
     """A data path whose table is written straight into the maps: a million slices in a second."""
+    slices = target.slices
     made = Datapath.open(built.folder / "bpf", "uplink", "bench", LIMITS, {"uplink": "xdp"})
     block = frozenset({Slice.parse("10.128.0.0/9")})
-    made.apply(KernelState(block, {}, {"bench": UPLINK_MAC}, {}, {}))
+    tunnels = {"bench": IPv4Address("192.0.2.1")} if target.tunnels else {}
+    made.apply(KernelState(block, {}, {"bench": UPLINK_MAC}, {}, {}, tunnels))
     for number in range(NEIGHBOURS):
         mac = bytes((2, 0, 0, 0, 3, number))
-        server = abi.Server(mac, abi.ServerKind.NEIGHBOUR, name_bytes(f"neighbour-{number}"))
+        kind = abi.ServerKind.REMOTE if target.tunnels else abi.ServerKind.NEIGHBOUR
+        end = address_word(TUNNELS_END_AT + number) if target.tunnels else 0
+        server = abi.Server(mac, kind, end, name_bytes(f"neighbour-{number}"))
         made.map("servers").set(index_key(2 + number), server.pack())
     made.map("owners").set_words("H", ((at, 2 + at % NEIGHBOURS) for at in range(slices)))
     groups, addresses = made.map("groups"), made.map("addresses")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import director, packets
+from bench import connect, director, packets
 from bench.paths import PATHS
 from bench.report import RESULTS
 from bench.svg import Bar, grouped_bars
@@ -173,6 +173,19 @@ def _connections(results: Mapping[str, Result]) -> str:
     return _table(("new HTTP connections", "per second", "x of nft"), rows)
 
 
+def _connect(results: Mapping[str, Result]) -> str:
+    rows = [
+        [f"{row['protocol']}, {connect.CASES[row['case']].title}"]
+        + [
+            text
+            for part in connect.PARTS
+            for text in (_text(row[f"{part}_ns"], 0), _text(row[f"{part}_ratio"], 2))
+        ]
+        for row in results["connect"]["results"]
+    ]
+    return _table(("ns", "connect()", "x of without", "socket, connect, close", "x of without"), rows)
+
+
 def _plot_packets(result: Result) -> str:
     cells = [cell for cell in _cells(result) if cell[0] != "in"]
     found = {(row["path"], row["direction"], row["flows"]): row for row in result["results"]}
@@ -185,14 +198,19 @@ def _plot_packets(result: Result) -> str:
 
 
 def _plot_director(result: Result) -> str:
-    rows = [row for row in result["results"] if row["slices"]]
-    series = {
-        "program alone": [_bar(row["program_ns"]) for row in rows],
-        "receive, steer, send over veth": [_bar(row["whole_ns"]) for row in rows],
+    rows = {row["target"]: row for row in result["results"] if row["slices"]}
+    measured = {
+        "program alone": "program_ns",
+        "receive, send on, transmit over veth": "whole_ns",
     }
-    return grouped_bars(
-        "Director: cost of steering a packet", "ns", [f"{row['slices']:,} slices" for row in rows], series
-    )
+    series = {
+        f"{name}{where}": [_bar(rows[target.name][field]) for target in targets if target.name in rows]
+        for where, targets in ((", neighbour", director.STEERING), (", tunnel", director.TUNNELS))
+        for name, field in measured.items()
+        if targets[0].name in rows
+    }
+    groups = [f"{n:,} slices" for n in director.SLICES]
+    return grouped_bars("Director: cost of sending a packet on", "ns", groups, series)
 
 
 def _plot_iperf(result: Result) -> str:
@@ -223,6 +241,33 @@ def _programs(results: Mapping[str, Result]) -> str:
     )
 
 
+def _strategies(results: Mapping[str, Result]) -> str:
+    columns = (
+        *("strategy", "right?", "new flows/s", "x of snat", "CPU per flow, us", "memory per flow, bytes"),
+        *("sockets/s, x of plain", "works with", "survives a restart", "what breaks it"),
+    )
+    return _table(columns, [_strategy_row(row) for row in results["strategies"]["results"]])
+
+
+def _strategy_row(row: Result) -> list[str]:
+    works = ", ".join(name.upper() for name in row["protocols"]) + (", IPv6" if row["ipv6"] else "")
+    words = [works, row["restart"].partition(":")[0].partition(";")[0]]
+    if not row["offered"]:
+        return [f"`{row['strategy']}`", "not offered", *(["-"] * 5), *words, "-"]
+    lock = f" (lock: {row['lock_us']['median']:.0f})" if row["lock_us"] else ""
+    return [
+        f"`{row['strategy']}`",
+        "no" if row["fails"] else "yes",
+        _text(row["flows_per_s"], 0),
+        _text(row["ratio_to_snat"], 2),
+        _text(row["added_us"], 1) + lock,
+        f"{row['bytes']['median']:,.0f}",
+        _text(row["sockets_ratio_to_plain"], 2),
+        *words,
+        ", ".join(row["fails"]) or "-",
+    ]
+
+
 def _targets(results: Mapping[str, Result]) -> str:
     return _table(("what", "against", "must be", "is", ""), [target.row(results) for target in TARGETS])
 
@@ -237,6 +282,8 @@ TABLES: Final[Mapping[str, Callable[[Mapping[str, Result]], str]]] = {
     "director": _director,
     "iperf": _iperf,
     "connections": _connections,
+    "connect": _connect,
+    "strategies": _strategies,
 }
 PLOTS: Final[Mapping[str, Callable[[Result], str]]] = {
     "packets": _plot_packets,

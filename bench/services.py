@@ -40,7 +40,7 @@ class Wire:
 
     def client(self, *command: str) -> str:
         """Runs a client program to its end; returns what it printed."""
-        done = self.world.inside(CLIENT, _run_here, command)
+        done = self.world.inside(CLIENT, run_here, command)
         if done.returncode:
             words = " ".join((done.stderr or done.stdout).split())[-300:]
             raise LabError(f"{command[0]} through {self.path.title}: {words}")
@@ -85,7 +85,8 @@ def _settle() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, _NICE)  # of this thread, and of what it starts
 
 
-def _run_here(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def run_here(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end, in the network namespace of the calling thread, on the core under test."""
     _settle()
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_TIMEOUT_S)

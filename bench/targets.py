@@ -69,9 +69,9 @@ def _iperf(streams: int, direction: str) -> Callable[[Results], float | None]:
     return measured
 
 
-def _director(field: str) -> Callable[[Results], float | None]:
+def _director(target: str, field: str) -> Callable[[Results], float | None]:
     def measured(results: Results) -> float | None:
-        row = _row(results, "director", slices=1_000_000)
+        row = _row(results, "director", target=f"{target}_1000000")
         return float(row[field]["median"]) if row else None
 
     return measured
@@ -80,6 +80,14 @@ def _director(field: str) -> Callable[[Results], float | None]:
 def _connections(results: Results) -> float | None:
     row = _row(results, "connections", path="softunicast_tc")
     return float(row["ratio_to_nft"]["median"]) if row else None
+
+
+def _connect(field: str, case: str) -> Callable[[Results], float | None]:
+    def measured(results: Results) -> float | None:
+        row = _row(results, "connect", protocol="tcp", case=case)
+        return float(row[field]["median"]) if row else None
+
+    return measured
 
 
 TARGETS: Final = (
@@ -99,6 +107,30 @@ TARGETS: Final = (
     Target("iperf3, one stream up, tc", "nft SNAT", 1.0, False, _iperf(1, "upload")),
     Target("iperf3, one stream down, tc", "nft SNAT", 1.0, False, _iperf(1, "download")),
     Target("new HTTP connections per second, tc", "nft SNAT", 1.0, False, _connections),
-    Target("director, 1,000,000 slices", "100 slices", 1.5, True, _director("program_ratio_to_100")),
-    Target("director, steering, 1,000,000 slices, Mpps", "-", 4.0, False, _director("mpps")),
+    Target(
+        "socket, connect, close in an agreement, TCP",
+        "without softunicast",
+        1.15,
+        True,
+        _connect("whole_ratio", "agreed_few"),
+    ),
+    Target(
+        "of that, connect() alone",
+        "without softunicast",
+        1.15,
+        True,
+        _connect("connect_ratio", "agreed_few"),
+    ),
+    Target(
+        "the whole, 10,000 claims held",
+        "10 claims",
+        1.03,
+        True,
+        _connect("whole_ratio_to_few", "agreed_many"),
+    ),
+    Target(
+        "director, 1,000,000 slices", "100 slices", 1.5, True, _director("director", "program_ratio_to_100")
+    ),
+    Target("director, steering, 1,000,000 slices, Mpps", "-", 4.0, False, _director("director", "mpps")),
+    Target("and putting into a tunnel, Mpps", "-", 4.0, False, _director("tunnel", "mpps")),
 )

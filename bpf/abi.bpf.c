@@ -7,6 +7,7 @@ const struct {
 	enum reason reason;
 	enum traffic traffic;
 	enum hook hook;
+	enum handed handed;
 	enum server_kind server_kind;
 	enum tcp_seen tcp_seen;
 	enum behaviour behaviour;
@@ -18,11 +19,18 @@ const struct {
 	struct owner_line owner_line;
 	struct slot slot;
 	struct server server;
+	struct hop hop;
+	struct path path;
 	struct pool_slice pool_slice;
 	struct pool pool;
 	struct source source;
 	struct onramp onramp;
 	struct exempt_key exempt_key;
+	enum agreement_kind agreement_kind;
+	struct agreement agreement;
+	struct grant_key grant_key;
+	struct grant grant;
+	enum grant_step grant_step;
 	struct flow_key flow_key;
 	struct flow flow;
 	struct claim_key claim_key;
@@ -35,6 +43,7 @@ const struct {
 	struct drop drop;
 	struct sweep sweep;
 	struct sweeping sweeping;
+	struct granting granting;
 	struct usage usage;
 	struct usage_cell usage_cell;
 } abi SEC(".rodata.abi") = {};

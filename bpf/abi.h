@@ -10,7 +10,7 @@
 
 #include "family.h"
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 #define NAME_BYTES 48         /* server and pool names, zero terminated */
 #define POOL_SLICES_MAX 256   /* slices one server can use in one pool */
 #define SYSTEM_PORTS 1024     /* those below are never given out */
@@ -39,6 +39,8 @@ enum reason {
 	REASON_LEASE_EXPIRED,
 	REASON_STEER_LOOP,
 	REASON_NO_NEIGHBOUR,
+	REASON_TUNNEL_STRANGER,
+	REASON_TUNNEL_ASTRAY,
 	/* egress */
 	REASON_NO_POOL,
 	REASON_NO_SLICE,
@@ -56,12 +58,20 @@ enum reason {
 	REASON_FILTERED,
 	REASON_UNSOLICITED,
 	REASON_SPOOFED,
+	/* sockets */
+	REASON_BIND_REFUSED,
+	REASON_BIND_OUTSIDE,
+	REASON_SOCKET_TAKEN,
+	REASON_NO_ADDRESS,
+	REASON_NAMESPACE,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
 	REASON_GUARD_EXPIRED,
 	REASON_GUARD_FRAGMENT,
 	REASON_GUARD_PROTOCOL,
+	REASON_GUARD_TUNNEL,
+	REASON_GUARD_SOCKET,
 	REASON_MAX,
 };
 
@@ -81,6 +91,9 @@ enum traffic {
 	TRAFFIC_HELD,      /* egress: later fragments that wait for their first */
 	TRAFFIC_RELEASED,  /* egress: of these, met by it */
 	TRAFFIC_CUT,       /* egress: packets cut into fragments, because the way on carries less */
+	TRAFFIC_TUNNEL_OUT, /* director, egress: of steered, put into a tunnel */
+	TRAFFIC_TUNNEL_IN,  /* director: come out of a tunnel from another server */
+	TRAFFIC_SOCKETS,   /* sockets: given a port of a pool */
 	TRAFFIC_MAX,
 };
 
@@ -90,12 +103,22 @@ enum hook {
 	HOOK_EGRESS_OUT,
 	HOOK_EGRESS_IN,
 	HOOK_GUARD,
+	HOOK_SOCKET,
+	HOOK_UPLINK,
+};
+
+/* In the map `handed`: the XDP programs of IPv6, by those of IPv4 that hand frames on to them (handed.h). */
+enum handed {
+	HANDED_DIRECTOR = 0,
+	HANDED_FAST,
+	HANDED_MAX,
 };
 
 enum server_kind {
 	SERVER_UNUSED = 0,
 	SERVER_SELF,
 	SERVER_NEIGHBOUR, /* same layer 2 segment: reached by rewriting the MAC address */
+	SERVER_REMOTE,    /* behind a router: reached through a tunnel (tunnel.h) */
 };
 
 /* pool.behaviour, in the words of RFC 4787 and RFC 5382. Without the bits of a protocol: mapping and filtering
@@ -128,6 +151,9 @@ struct settings { /* array, one entry */
 	__u32 self;    /* index into servers */
 	__u32 uplink_mtu;
 	__u32 group_mask; /* lines of groups - 1; their number is a power of two */
+	__u32 address6[4]; /* be; of the uplink, the source of ICMP errors; 0: none */
+	__u32 granted; /* there may be claims that users were granted: search.h asks for them */
+	__u64 netns_cookie; /* of the network namespace whose sockets are ours to look after; 0: none */
 };
 
 struct block_key { /* LPM trie: announced prefixes, so that unknown addresses in them are named drops */
@@ -168,7 +194,21 @@ struct server {
 	__u8 mac[6];
 	__u8 kind; /* enum server_kind */
 	__u8 zero;
+	__u32 address; /* be; where its tunnels end: of remote ones, and of this one when there are any; else 0 */
 	char name[NAME_BYTES];
+};
+
+struct hop { /* the next one on the way to a remote server */
+	__u64 until_ns; /* good until then */
+	__u8 destination[6];
+	__u8 source[6];
+	__u32 mtu;
+};
+
+struct path { /* what routers on the way to a remote server have said */
+	__u64 until_ns;
+	__u32 mtu;
+	__u32 zero;
 };
 
 struct pool_slice {
@@ -221,12 +261,43 @@ struct exempt_key { /* LPM trie: destinations that an on-ramp does not translate
 	ip_address address;
 };
 
+enum agreement_kind {
+	AGREEMENT_NONE = 0,
+	AGREEMENT_POOL,    /* leaves from `pool`, or not at all */
+	AGREEMENT_EXCUSED, /* may use any port, and leaves as it would without softunicast */
+};
+
+struct agreement { /* of a cgroup, or of one socket */
+	__u32 kind; /* enum agreement_kind */
+	__u32 pool;
+};
+
+struct grant_key { /* an end that a user of this host may bind to */
+	__u8 address[16]; /* be; of IPv4 the first four bytes */
+	__u32 uid;
+	__u16 port; /* be; 0: any of the address */
+	__u8 protocol;
+	__u8 family; /* 4 or 6 */
+};
+
+struct grant {
+	__u64 deadline_ns;
+	__u32 pool;
+	__u32 zero;
+};
+
+enum grant_step {
+	GRANT_TAKE = 0,
+	GRANT_EXTEND,
+	GRANT_END,
+};
+
 struct flow_key { /* one conversation as the client sees it */
 	ip_address client;
 	ip_address remote;
 	__u16 client_port; /* be; the identifier for ICMP echo */
 	__u16 remote_port; /* be; 0 for ICMP echo */
-	__u32 onramp;      /* ifindex: overlapping client addresses are isolated */
+	__u32 onramp;      /* ifindex: overlapping client addresses are isolated; the uplink's: a socket of this host */
 	__u8 protocol;
 	__u8 zero[3];
 };
@@ -264,7 +335,8 @@ struct claim {
 	__u32 state; /* enum tcp_seen */
 	__u32 pool;
 	__u32 acknowledged; /* TCP: what the peer has acknowledged of the client's bytes, */
-	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had */
+	__u32 sent;         /* and where what it sent itself ends; of a mapping: how many conversations it has had.
+			     * Of a socket (flow.onramp is 0, and there is no flow): both are its cookie. */
 	__u32 since_ticks;      /* of TICK_NS */
 	__u32 refresh_in_ticks; /* TCP: a reply need not prolong the claim before */
 	__u8 client_mac[6];
@@ -346,6 +418,15 @@ struct sweeping { /* array, one entry: when the tables were swept, and may be ag
 	__u64 again_ns; /* a packet may look again */
 	__u64 runs;     /* of the sweep program */
 	__u64 zero;
+};
+
+struct granting { /* in and out of the grant program */
+	__u64 until_ns;
+	struct claim_key key;
+	__u32 pool;
+	__u32 step; /* enum grant_step */
+	__u32 done; /* it was possible */
+	__u32 zero;
 };
 
 struct usage { /* of a pool, as of the last sweep that found a flow of it. See usage.h */

@@ -62,3 +62,28 @@ HELPER(__u64, ktime_get_ns, void);
 HELPER(long, for_each_map_elem, void *map, void *callback, void *context, __u64 flags);
 HELPER(long, loop, __u32 count, void *callback, void *context, __u64 flags);
 HELPER(__u64, xdp_get_buff_len, void *xdp);
+HELPER(__u64, get_current_uid_gid, void);
+HELPER(long, xdp_adjust_head, void *xdp, int bytes);
+HELPER(long, tail_call, void *ctx, void *programs, __u32 index);
+HELPER(__u64, get_current_ancestor_cgroup_id, int level);
+HELPER(__u64, skb_ancestor_cgroup_id, struct __sk_buff *skb, int level);
+HELPER(__u64, get_current_cgroup_id, void);
+HELPER(__u32, get_smp_processor_id, void);
+HELPER(__u64, get_netns_cookie, void *ctx);
+HELPER(__u64, get_socket_cookie, void *ctx);
+HELPER(void *, sk_storage_get, void *map, void *sock, void *value, __u64 flags);
+HELPER(struct bpf_sock *, sk_fullsock, struct bpf_sock *sock);
+HELPER(long, bind, struct bpf_sock_addr *ctx, void *address, int bytes);
+HELPER(long, setsockopt, void *ctx, int level, int name, void *value, int bytes);
+HELPER(long, set_retval, int value);
+HELPER(void *, skc_to_tcp_timewait_sock, void *sock);
+/* A function of the kernel (6.2): the pointer, as one to a struct of the kernel's that may be read. */
+extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __attribute__((section(".ksyms")));
+#define kernel_type(type) ((__u32)__builtin_btf_type_id(*(type *)0, 1))
+
+struct bpf_map { /* the kernel's */
+	__u32 max_entries;
+} __attribute__((preserve_access_index));
+
+/* How many entries there are. A function of the kernel's, not a helper. */
+extern __s64 bpf_map_sum_elem_count(const struct bpf_map *map) __attribute__((section(".ksyms")));

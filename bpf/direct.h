@@ -8,6 +8,7 @@
  *   not in an announced block  -> untouched
  *   this server's slice        -> up, to egress and the kernel stack
  *   a neighbour's slice        -> new destination MAC, hop limit down by one, back out of the uplink
+ *   a remote server's slice    -> into a tunnel, hop limit down by one (encapsulate.h)
  *   nobody's, expired          -> dropped with a reason
  *   a fragment                 -> to the server where those of its datagram meet, then to the owner (fragment.h)
  */
@@ -22,7 +23,7 @@
 enum direction {
 	DIRECTION_NOT_OURS,
 	DIRECTION_HERE,
-	DIRECTION_NEIGHBOUR, /* `owner` says which */
+	DIRECTION_ELSEWHERE, /* `owner` says which server */
 	DIRECTION_NOWHERE,   /* packet->reason says why */
 };
 
@@ -41,9 +42,8 @@ INLINE enum direction direct_fragment(void *data, void *end, struct packet *pack
 		if ((void *)(eth + 1) > end)
 			return DIRECTION_NOT_OURS;
 		if (!has_met(eth, *owner))
-			return DIRECTION_NEIGHBOUR;
+			return DIRECTION_ELSEWHERE;
 	default:
-		count(TRAFFIC_HERE);
 		return DIRECTION_HERE;
 	}
 }
@@ -71,10 +71,9 @@ INLINE enum direction direct(void *data, void *end, int parsed, struct packet *p
 	case PLACE_NOT_OURS:
 		return DIRECTION_NOT_OURS;
 	case PLACE_HERE:
-		count(TRAFFIC_HERE);
 		return DIRECTION_HERE;
 	case PLACE_ELSEWHERE:
-		return DIRECTION_NEIGHBOUR;
+		return DIRECTION_ELSEWHERE;
 	case PLACE_EXPIRED:
 		packet->reason = REASON_LEASE_EXPIRED;
 		return DIRECTION_NOWHERE;
@@ -85,9 +84,8 @@ INLINE enum direction direct(void *data, void *end, int parsed, struct packet *p
 }
 
 /* Makes the frame one for the neighbour. Returns 0, or the reason why it cannot be sent on. */
-INLINE enum reason aim(void *data, void *end, __u32 owner, const struct packet *packet)
+INLINE enum reason aim(void *data, void *end, const struct server *server, const struct packet *packet)
 {
-	struct server *server = bpf_map_lookup_elem(&servers, &owner);
 	struct ethhdr *eth = data;
 	ip_header *ip = (void *)(eth + 1);
 

@@ -4,13 +4,16 @@
  *   egress_out   tc ingress of an on-ramp: a client's packet. Flow known -> rewrite, send out of the uplink
  *                (through the guard). New -> find and claim a free port first.
  *   egress_in    tc ingress of the uplink, after the director said "here": a reply whose claim belongs to a
- *                flow is rewritten and handed to the client; everything else goes up to the kernel stack.
+ *                flow is rewritten and handed to the client, or up to this host's socket whose flow it is
+ *                (uplink.bpf.c); everything else goes up to the kernel stack as it is.
  *
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
 #include "exempt.h"
+#include "link.h"
 #include "mss.h"
 #include "open.h"
+#include "outward.h"
 #include "reply.h"
 #include "room.h"
 #include "source.h"
@@ -58,14 +61,6 @@ INLINE int for_host(const struct packet *packet, const struct onramp *onramp, en
 	return way == WAY_HOST || (way == WAY_OFF && onramp && same_address(packet->destination, onramp->address));
 }
 
-/* May this packet begin a conversation? */
-INLINE int begins(const struct packet *packet)
-{
-	if (packet->protocol == IPPROTO_TCP)
-		return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) == TCP_SYN;
-	return packet->protocol == IPPROTO_UDP || packet->icmp_type == ICMP_ECHO;
-}
-
 /* Does it answer a SYN or an echo request that came in through an endpoint-independent mapping (RFC 5382 REQ-3)? */
 INLINE int answers(const struct packet *packet, const struct flow_key *key, __u32 pool_key, struct flow_key *mapping)
 {
@@ -97,13 +92,13 @@ INLINE int first_packet(struct __sk_buff *skb, struct packet *packet, const stru
 	way = route(skb, packet, &trial->flow, now, &gateway);
 	if (for_host(packet, onramp, way))
 		return pass_to_host();
+	pool_key = onramp->pool;
+	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
+		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
 	if (way != WAY_UPLINK)
 		return reject(skb, packet, onramp, REASON_NO_ROUTE, ERROR(ICMP_UNREACHABLE, UNREACHABLE_NET));
 	if (packet->ttl <= 1)
 		return reject(skb, packet, onramp, REASON_HOP_LIMIT, ERROR(ICMP_TIME_EXCEEDED, 0));
-	pool_key = onramp->pool;
-	if (!bpf_map_lookup_elem(&pools, &pool_key)) /* its addresses are all of the other family */
-		return reject(skb, packet, onramp, REASON_FAMILY, ERROR(ICMP_UNREACHABLE, UNREACHABLE_PROHIBITED));
 	if (!begins(packet) && !answers(packet, key, pool_key, &trial->mapping))
 		return drop(skb, REASON_NO_FLOW, HOOK_EGRESS_OUT, packet);
 	if (packet->protocol == IPPROTO_TCP) {
@@ -152,43 +147,26 @@ ALONE int untranslatable(struct __sk_buff *skb, const struct packet *packet, con
 
 #define NOT_A_FLOW -2
 
-/* A client's (or a router's behind it) error about a packet that we gave it. Its quote came to the client, so
- * the quoted destination finds the flow. */
+/* A client's (or a router's behind it) error about a packet that we gave it. */
 ALONE int error_out(struct __sk_buff *skb, struct packet *packet)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct scratch *scratch = scratch_here();
-	struct flow *flow = 0;
-	struct flow_key *key;
-	struct quote *quote;
 	ip_address gateway = UNSPECIFIED;
-	void *data, *end;
+	struct flow *flow;
 
 	if (!packet || !scratch)
 		return TC_ACT_SHOT;
-	key = &scratch->flow_key;
-	quote = &scratch->quote;
-	pull(skb, QUOTE_MAX);
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
 	packet->reason = REASON_ICMP_ERROR;
-	if (!parse_quote(data, end, packet, quote)) {
-		zero_fill(key, sizeof(*key));
-		key->client = quote->destination;
-		key->remote = quote->source;
-		key->client_port = quote->destination_port;
-		key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->source_port;
-		key->onramp = skb->ifindex;
-		key->protocol = quote->protocol;
-		flow = bpf_map_lookup_elem(&flows, key);
-	}
-	if (!flow || !same_address(packet->destination, quote->source))
+	flow = quoted_flow(skb, packet, scratch);
+	if (!flow)
 		return NOT_A_FLOW;
 	if (packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_OUT, packet);
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)
 		return drop(skb, REASON_NO_ROUTE, HOOK_EGRESS_OUT, packet);
-	if (translate_error(data, end, packet, quote, 0, flow->local, flow->local_port))
+	if (translate_error((void *)(long)skb->data, (void *)(long)skb->data_end, packet, &scratch->quote, 0,
+			    flow->local, flow->local_port, 1))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_OUT, packet);
 	return transmit(skb, flow, now, &gateway);
 }
@@ -209,13 +187,6 @@ ALONE int fragment_out(struct __sk_buff *skb, struct packet *packet, const struc
 		return GO_ON;
 	verdict = not_ours(skb, packet, onramp); /* as its first one, whether that has come or not */
 	return verdict == OURS ? hold(skb, packet, skb->ifindex, now) : verdict;
-}
-
-/* Not forwarded by anybody, and perhaps the host's: DHCP, neighbour discovery. */
-INLINE int stays_on_link(const struct packet *packet)
-{
-	return is_multicast(packet->destination) || is_link_local(packet->destination) ||
-	       is_link_local(packet->source) || is_discovery(packet);
 }
 
 SEC("tc")
@@ -241,8 +212,7 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	if (stays_on_link(packet)) {
-		/* Neighbours must find each other, whatever their addresses: IPv6 does it with packets like others. */
-		if (FAMILY == 4 && !is_unspecified(packet->source) && !is_client(onramp, &packet->source))
+		if (!may_speak_on_link(skb, packet, onramp))
 			return drop(skb, REASON_SPOOFED, HOOK_EGRESS_OUT, packet);
 		return TC_ACT_UNSPEC;
 	}
@@ -297,6 +267,18 @@ ALONE int nobodys(struct __sk_buff *skb, const struct packet *packet, const stru
 	return drop(skb, REASON_UNSOLICITED, HOOK_EGRESS_IN, packet);
 }
 
+/* Is the packet for an address of the host itself, or of the other family? Then it is no reply of ours: most of what
+ * comes to a server that does other work, too. What cannot be said this quickly is looked at. */
+INLINE int passes_by(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+	ip_header *ip = (void *)(eth + 1);
+
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return 0;
+	return eth->h_proto != be16(ETH_P_FAMILY) || !is_ours(ip->daddr);
+}
+
 SEC("tc")
 int HOOK(egress_in)(struct __sk_buff *skb)
 {
@@ -310,7 +292,7 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	__u64 now;
 	__u32 onramp;
 
-	if (is_others(skb))
+	if (is_others(skb) || passes_by(skb))
 		return TC_ACT_UNSPEC;
 	if (!scratch)
 		return TC_ACT_SHOT;
@@ -340,19 +322,25 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		mapping->local = key->local;
 		mapping->local_port = key->local_port;
 		claim = bpf_map_lookup_elem(&claims, mapping);
-		if (!claim || !alive(claim, now))
+		if (!claim || !alive(claim, now) || !claim->flow.onramp)
+			return nobodys(skb, packet, key);
+		if (!claim->flow.onramp) /* a user was granted it, for sockets of this host */
 			return nobodys(skb, packet, key);
 		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;
 		/* The port is that client's alone. The kernel would refuse in its name, and break what both begin. */
-		if (!open_to_all(claim, key->protocol))
+		if (!open_to_all(claim, key->protocol) ||
+		    (claim->flow.onramp == skb->ifindex && key->protocol != IPPROTO_UDP)) /* it would answer itself */
 			return drop(skb, REASON_FILTERED, HOOK_EGRESS_IN, packet);
 		stranger = 1;
 	}
-	if (packet->ttl <= 1)
-		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
 	onramp = claim->flow.onramp;
-	verdict = too_big(skb, packet, onramp, claim->pool);
+	if (!onramp) /* a socket's, which has it itself */
+		return TC_ACT_UNSPEC;
+	rewrite.hops = onramp != skb->ifindex; /* else its client is a socket of this host */
+	if (rewrite.hops && packet->ttl <= 1)
+		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
+	verdict = rewrite.hops ? too_big(skb, packet, onramp, claim->pool) : NOT_TOO_BIG;
 	if (verdict != NOT_TOO_BIG)
 		return verdict;
 	if (unlikely(is_fragment(packet)))
@@ -365,9 +353,9 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
 	if ((packet->tcp_flags & TCP_SYN) && clamp_reply(skb, packet->l4_offset, claim))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
-	if (translate(skb, packet, &rewrite) || set_mac(skb, client_mac, onramp_mac))
+	if (translate(skb, packet, &rewrite) || (rewrite.hops && set_mac(skb, client_mac, onramp_mac)))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
-	return bpf_redirect(onramp, 0);
+	return rewrite.hops ? bpf_redirect(onramp, 0) : TC_ACT_UNSPEC;
 }
 LICENSE;

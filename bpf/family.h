@@ -55,6 +55,18 @@ INLINE int is_link_local(ip_address address)
 	return 0; /* 169.254.0.0/16 is for clients like any other */
 }
 
+/* This host itself, whatever its addresses are; the unspecified one, too, as a destination. */
+INLINE int is_loopback(ip_address address)
+{
+	return !address || (address & be32(0xff000000)) == be32(0x7f000000);
+}
+
+/* An address that stands for a number, where a table wants one. */
+INLINE ip_address number_address(__u32 number)
+{
+	return number;
+}
+
 /* A number that stands for the address; not unique, for spreading. */
 INLINE __u32 address_number(ip_address address)
 {
@@ -115,6 +127,10 @@ typedef __u32 ip_id; /* be: the identification of a datagram */
 #define datagrams datagrams6
 #define held held6
 #define numbers numbers6
+#define chosen_of chosen_of6
+#define desks desks6
+#define recents recents6
+#define senders senders6
 
 #define PROTOCOL_ICMP 58
 #define ICMP_SUM_COVERS_ADDRESSES 1
@@ -159,6 +175,22 @@ INLINE int is_multicast(ip_address address)
 INLINE int is_link_local(ip_address address)
 {
 	return (address.words[0] & be32(0xffc00000)) == be32(0xfe800000);
+}
+
+INLINE int is_loopback(ip_address address)
+{
+	return !(address.words[0] | address.words[1] | address.words[2] | (address.words[3] & ~be32(1)));
+}
+
+/* An IPv4 address, written as one of IPv6: a matter of the other family. */
+INLINE int is_mapped(ip_address address)
+{
+	return !(address.words[0] | address.words[1]) && address.words[2] == be32(0xffff);
+}
+
+INLINE ip_address number_address(__u32 number)
+{
+	return (ip_address){{number}};
 }
 
 INLINE __u32 address_number(ip_address address)

@@ -39,6 +39,11 @@ INLINE enum way route_hairpin(const struct packet *packet, struct flow *flow, __
 	flow->hop_mtu = self->uplink_mtu;
 	flow->hairpin = place == PLACE_HERE;
 	copy(flow->hop_destination, server->mac, ETH_ALEN);
+	if (server->kind == SERVER_REMOTE) { /* by our own director, which puts it into a tunnel */
+		flow->hop_mtu -= TUNNEL_BYTES;
+		flow->hairpin = 1;
+		copy(flow->hop_destination, me->mac, ETH_ALEN);
+	}
 	copy(flow->hop_source, me->mac, ETH_ALEN);
 	return WAY_UPLINK;
 }
@@ -106,23 +111,10 @@ ALONE int transmit(struct __sk_buff *skb, const struct flow *hop, __u64 now, con
 				   bpf_redirect_neigh(self->uplink, &neighbour, sizeof(neighbour), 0);
 }
 
-/* The size of the IP packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
-INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
-{
-	struct tcphdr *tcp;
-
-	if (!skb->gso_size)
-		return skb->len - ETH_HLEN;
-	tcp = (void *)(long)skb->data + (packet->l4_offset & OFFSET_MAX);
-	if (packet->protocol != IPPROTO_TCP || (void *)(tcp + 1) > (void *)(long)skb->data_end)
-		return skb->gso_size + packet->l4_offset - ETH_HLEN + sizeof(struct udphdr);
-	return skb->gso_size + packet->l4_offset - ETH_HLEN + tcp->doff * 4;
-}
-
 /* Translates the packet and sends it out of the uplink. Returns REASON_NONE with the verdict in `verdict`. */
 INLINE enum reason send(struct __sk_buff *skb, struct packet *packet, struct flow *flow, __u64 now, int *verdict)
 {
-	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port};
+	struct rewrite rewrite = {.end = END_SOURCE, .address = flow->local, .port = flow->local_port, .hops = 1};
 	ip_address gateway = UNSPECIFIED;
 
 	if (flow->hop_ns <= now && route(skb, packet, flow, now, &gateway) != WAY_UPLINK)

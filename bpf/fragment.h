@@ -13,6 +13,7 @@
 
 #include "rewrite.h"
 #include "slots.h"
+#include "tunnel.h"
 
 #define FRAGMENT_NS 30000000000ULL     /* how long a first fragment is remembered, and a later one waits (RFC 791) */
 #define FRAGMENT_SAME_NS 1000000000ULL /* a first one seen again within this is of the same datagram */
@@ -78,20 +79,14 @@ INLINE enum place meeting_of(const struct packet *packet, __u32 *owner)
 	return self && where_of(self, packet->destination) ? PLACE_HERE : PLACE_NOBODY;
 }
 
-INLINE int same_mac(const __u8 *first, const __u8 *second)
-{
-	const __u16 *a = (const void *)first, *b = (const void *)second;
-
-	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]));
-}
-
-/* Was the frame sent on by the server where its like meet? Or put back by this one itself (cut.h, hairpin)? Then this
- * is where it belongs. */
+/* Was the frame sent on by the server where its like meet? Or put back by this one itself (cut.h, hairpin), or come out
+ * of a tunnel? Then this is where it belongs. */
 INLINE int has_met(const struct ethhdr *eth, __u32 meeting)
 {
 	struct server *server = bpf_map_lookup_elem(&servers, &meeting);
 
-	return (server && same_mac(eth->h_source, server->mac)) || same_mac(eth->h_source, eth->h_dest);
+	return (server && same_mac(eth->h_source, server->mac)) || same_mac(eth->h_source, eth->h_dest) ||
+	       is_opened(eth);
 }
 
 /* Gives a later fragment the ports of its first one, and the identification that it leaves with. 0: not known. */

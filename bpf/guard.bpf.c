@@ -5,9 +5,17 @@
  * It does not matter who made the packet: egress, a socket, or root with a raw socket. Packets with any
  * other source are not looked at further and left to whatever program is attached after this one.
  *
+ * A program of this host may begin conversations from such a source only if it is in an agreement (agreement.h), which
+ * makes it claim its tuple first, or excused. A TCP listener on "any" address may answer; of UDP, which does not say who
+ * began, every packet counts.
+ *
  * What the director at tc sends on (a neighbour's client to another's, for example) passes: this server only hands it
  * over, as XDP does without asking. It came in by the uplink, and its destination is a neighbour's.
+ *
+ * What leaves for a tunnel has this server's own address outside. Only the director may have put it there, which has
+ * looked at what is inside, and that came in by the uplink: nobody else here can speak through a tunnel.
  */
+#include "agreement.h"
 #include "count.h"
 #include "fragment.h"
 #include "quote.h"
@@ -52,6 +60,24 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
 }
 
+/* Does a socket that nobody agreed with begin a conversation from a shared address? Packets that came in carry the socket
+ * of their sender, perhaps: of another network namespace. A test run has a socket of no type. */
+ALONE int is_intruder(struct __sk_buff *skb, __u8 protocol, __u8 tcp_flags)
+{
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct bpf_sock *sock = skb->sk;
+
+	if (!self || !self->netns_cookie || skb->ingress_ifindex || !sock)
+		return 0;
+	sock = bpf_sk_fullsock(sock);
+	if (!sock || !sock->type)
+		return 0;
+	if (protocol == IPPROTO_TCP ? (tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN : protocol != IPPROTO_UDP)
+		return 0;
+	return agreement_of_packet(skb).kind == AGREEMENT_NONE;
+}
+
 SEC("tc")
 int HOOK(guard)(struct __sk_buff *skb)
 {
@@ -90,8 +116,12 @@ int HOOK(guard)(struct __sk_buff *skb)
 		return in_block(packet.source) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	switch (place_of(packet.source, port, &owner)) {
 	case PLACE_NOT_OURS:
+		if (skb->ingress_ifindex != skb->ifindex && enters_tunnel(&packet))
+			return drop(skb, REASON_GUARD_TUNNEL, &packet);
 		return TC_ACT_UNSPEC;
 	case PLACE_HERE:
+		if (parsed != PARSED_ERROR && is_intruder(skb, packet.protocol, packet.tcp_flags))
+			return drop(skb, REASON_GUARD_SOCKET, &packet);
 		return is_fragment(&packet) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	case PLACE_ELSEWHERE:
 		reason = REASON_GUARD_FOREIGN;

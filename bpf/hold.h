@@ -25,10 +25,6 @@
 #define HELD_BUSY (~0u)
 #define RELEASED_MAX 64 /* the largest datagram in fragments of 1,024 bytes */
 
-struct bpf_map { /* the kernel's */
-	__u32 max_entries;
-} __attribute__((preserve_access_index));
-
 INLINE void count_lost(const struct datagram_key *key, __u64 now)
 {
 	struct drop *drop = dropped(REASON_FRAGMENT_LOST, key->interface == SIDE_WIRE ? HOOK_EGRESS_IN : HOOK_EGRESS_OUT,

@@ -6,6 +6,7 @@
 
 #include "count.h"
 #include "rewrite.h"
+#include "scratch.h"
 
 #if FAMILY == 4
 #define UNREACHABLE_HOST 1        /* RFC 6888 REQ-11 B: no port could be mapped; only TCP gives up at once */
@@ -24,10 +25,6 @@
 #define PRECEDENCE_INTERNETWORK 0xc0 /* RFC 1812 section 4.3.2.5: errors get through where others wait */
 
 #define ERROR(type, code) ((type) << 8 | (code))
-
-struct cut_bytes { /* what the error quotes: IP headers with options, at most 20 bytes of transport header */
-	__u8 bytes[IP_BYTES_MAX + 20];
-};
 
 struct error_headers {
 	ip_header ip;
@@ -104,20 +101,23 @@ ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, const i
 		     __u32 type_code)
 {
 	struct error_headers headers = {};
-	struct cut_bytes quote = {};
+	struct scratch *scratch = scratch_here();
+	struct cut_bytes *quote;
 	int partial, transport_bytes;
 	__u32 header_bytes, quote_bytes, covered;
 	struct ethhdr *eth;
 	__u8 mac[ETH_ALEN];
 
-	if (!packet || !own_address || is_unspecified(*own_address))
+	if (!packet || !own_address || !scratch || is_unspecified(*own_address))
 		return -1;
+	quote = &scratch->quoted;
+	zero_fill(quote, sizeof(*quote));
 	header_bytes = (packet->l4_offset - ETH_HLEN) & (IP_BYTES_MAX < 64 ? 0x3c : 0x7c);
 	transport_bytes = cut(skb, packet, &partial);
 	if (transport_bytes < 0)
 		return -1;
 	quote_bytes = header_bytes + (transport_bytes == 20 ? 20 : 8);
-	if (quote_bytes > sizeof(quote) || quote_bytes < TRANSPORT_AT_LEAST + 8 || bpf_skb_load_bytes(skb, ETH_HLEN, &quote, quote_bytes))
+	if (quote_bytes > sizeof(*quote) || quote_bytes < TRANSPORT_AT_LEAST + 8 || bpf_skb_load_bytes(skb, ETH_HLEN, quote, quote_bytes))
 		return -1;
 	if (bpf_skb_adjust_room(skb, sizeof(headers), BPF_ADJ_ROOM_MAC, 0))
 		return -1;
@@ -127,7 +127,7 @@ ALONE int icmp_error(struct __sk_buff *skb, const struct packet *packet, const i
 	headers.icmp.code = type_code;
 	headers.icmp.sequence = be16(type_code >> 16); /* the MTU, with "too big" (RFC 1191, RFC 4443) */
 	headers.icmp.checksum = ~fold((__u64)be16(type_code) + headers.icmp.sequence + covered +
-				      quote_sum(&quote, header_bytes, packet, partial));
+				      quote_sum(quote, header_bytes, packet, partial));
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, &headers, sizeof(headers), 0))
 		return -1;
 	eth = (void *)(long)skb->data;

@@ -78,6 +78,14 @@ struct {
 	__type(value, struct server);
 } servers SEC(".maps");
 
+struct { /* those that tunnels may come from: address (be) -> number in servers */
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} peers SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -103,6 +111,20 @@ struct {
 } exempt SEC(".maps");
 
 /* made by packets */
+
+struct { /* by number of the server */
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct hop);
+} hops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct path);
+} paths SEC(".maps");
 
 /* All entries of IPv4's flows and claims are there from the start: to allocate one when a flow begins would cost as
  * much as all else that is done for it. IPv6's take their memory as they come, because most servers have few. */

@@ -6,17 +6,10 @@
 #include "pairing.h"
 #include "search.h"
 
-/* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
-INLINE int find_port(struct __sk_buff *skb, struct search *search, const struct pool *pool)
+/* A flow has a port as soon as it is claimed. */
+INLINE int settle(struct searching *searching)
 {
-	struct searching searching = {.skb = skb, .search = search};
-
-	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
-	if (search->full)
-		return REASON_TABLE_FULL;
-	if (!search->found)
-		return search->held ? REASON_SLICE_FULL : REASON_NO_SLICE;
-	return REASON_NONE;
+	return 1;
 }
 
 /* What search->claim is for: the conversation `key`, of which `flow` has the first packet's numbers. */
@@ -73,7 +66,7 @@ APART int find_mapping(struct __sk_buff *skb, struct trial *trial, const struct 
 	reason = client_takes(pool, mapping, search->now_ns, 0, &search->claim.state);
 	if (reason)
 		return reason;
-	reason = find_port(skb, search, pool);
+	reason = find_port(skb, search, pool, 0);
 	if (reason) {
 		uncount(search);
 		return reason;
@@ -156,7 +149,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 		reason = claim_mapped(skb, trial, pool, key, &known);
 	} else {
 		towards(search, key, flow);
-		reason = find_port(skb, search, pool);
+		reason = find_port(skb, search, pool, 0);
 	}
 	if ((reason || known) && search->counted)
 		client_returns(key, 0);

@@ -47,6 +47,14 @@ static long weigh(__u32 index, struct choice *choice)
 	return address == choice->remembered;
 }
 
+/* Are there addresses to choose from? Slices are in order. */
+INLINE int has_addresses(const struct pool *pool)
+{
+	__u32 last = pool->slice_count - 1;
+
+	return last < POOL_SLICES_MAX && !same_address(pool->slices[0].address, pool->slices[last].address);
+}
+
 /* The number of the address that the client of `key` is to leave from, as long as it has room. */
 ALONE __u32 paired_address(const struct flow_key *key, const struct pool *pool, __u32 pool_key, __u64 now)
 {

@@ -119,9 +119,9 @@ INLINE void change_address(ip_address *field, ip_address to, __u16 *icmp_checksu
 }
 
 /* Rewrites one end of the quoted packet to `address` and `port` and, outside, the other end to `address` too:
- * an error comes to whom its quote came from. Takes one off the hop limit. Returns 0 when done. */
+ * an error comes to whom its quote came from. `hops`: as in struct rewrite. Returns 0 when done. */
 INLINE int translate_error(void *data, void *end, const struct packet *packet, const struct quote *quote, int source,
-			   ip_address address, __u16 port)
+			   ip_address address, __u16 port, int hops)
 {
 	ip_address old_address = source ? quote->source : quote->destination;
 	__u16 old_port = source ? quote->source_port : quote->destination_port;
@@ -155,6 +155,7 @@ INLINE int translate_error(void *data, void *end, const struct packet *packet, c
 	if (ICMP_SUM_COVERS_ADDRESSES)
 		icmp->checksum = checksum_replace_address(icmp->checksum, source ? ip->daddr : ip->saddr, address);
 	set_address(ip, source ? &ip->daddr : &ip->saddr, address);
-	decrease_ttl(ip);
+	if (hops)
+		decrease_ttl(ip);
 	return 0;
 }

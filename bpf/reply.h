@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cut.h"
-#include "direct.h"
+#include "encapsulate.h"
 #include "flow.h"
 #include "icmp.h"
 #include "mss.h"
@@ -61,7 +61,8 @@ ALONE int seen_reply(struct claim *claim, const struct packet *packet, __u64 now
 	return 0;
 }
 
-/* An error about a packet that left from one of our ports: to the client, when a flow sent it. */
+/* An error about a packet that left from one of our ports: to the client, or up to this host's socket, when a flow
+ * sent it. */
 ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 client_mac[ETH_ALEN], onramp_mac[ETH_ALEN];
@@ -71,6 +72,7 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	struct quote *quote;
 	void *data, *end;
 	__u32 onramp;
+	int hops;
 
 	if (!packet || !scratch)
 		return TC_ACT_SHOT;
@@ -88,29 +90,19 @@ ALONE int error_in(struct __sk_buff *skb, const struct packet *packet)
 	key->remote_port = quote->protocol == PROTOCOL_ICMP ? 0 : quote->destination_port;
 	key->protocol = quote->protocol;
 	claim = bpf_map_lookup_elem(&claims, key);
-	if (!claim || !alive(claim, bpf_ktime_get_coarse_ns()))
+	onramp = claim ? claim->flow.onramp : 0;
+	if (!claim || !onramp || !alive(claim, bpf_ktime_get_coarse_ns())) /* a socket's, or nobody's */
 		return TC_ACT_UNSPEC;
-	if (packet->ttl <= 1)
+	hops = onramp != skb->ifindex;
+	if (hops && packet->ttl <= 1)
 		return drop(skb, REASON_HOP_LIMIT, HOOK_EGRESS_IN, packet);
-	onramp = claim->flow.onramp;
 	copy(client_mac, claim->client_mac, ETH_ALEN);
 	copy(onramp_mac, claim->onramp_mac, ETH_ALEN);
-	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port) ||
-	    set_mac(skb, client_mac, onramp_mac))
+	if (translate_error(data, end, packet, quote, 1, claim->flow.client, claim->flow.client_port, hops) ||
+	    (hops && set_mac(skb, client_mac, onramp_mac)))
 		return drop(skb, REASON_INTERNAL, HOOK_EGRESS_IN, packet);
 	count(TRAFFIC_IN);
-	return bpf_redirect(onramp, 0);
-}
-
-/* Sends a fragment that met the others here on to the owner of its slice. */
-INLINE int steer_fragment(struct __sk_buff *skb, const struct packet *packet, __u32 owner)
-{
-	enum reason reason = aim((void *)(long)skb->data, (void *)(long)skb->data_end, owner, packet);
-
-	if (reason)
-		return drop(skb, reason, HOOK_EGRESS_IN, packet);
-	gone_on(packet, SIDE_WIRE);
-	return bpf_redirect(skb->ifindex, 0);
+	return hops ? bpf_redirect(onramp, 0) : TC_ACT_UNSPEC;
 }
 
 /* A fragment from the wire, for a shared address. Returns GO_ON when it has ports and they are this server's. */
@@ -119,6 +111,7 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	__u32 owner = 0;
 	KEY_HERE(key);
+	int verdict;
 
 	if (!packet || !key)
 		return TC_ACT_SHOT;
@@ -137,8 +130,11 @@ ALONE int fragment_in(struct __sk_buff *skb, struct packet *packet)
 	switch (place_of(packet->destination, packet->destination_port, &owner)) {
 	case PLACE_HERE:
 		return GO_ON;
-	case PLACE_ELSEWHERE:
-		return steer_fragment(skb, packet, owner);
+	case PLACE_ELSEWHERE: /* met the others here */
+		verdict = steer(skb, packet, owner, HOOK_EGRESS_IN);
+		if (verdict != TC_ACT_SHOT) /* its pieces count themselves, if it was cut */
+			gone_on(packet, SIDE_WIRE);
+		return verdict;
 	case PLACE_EXPIRED:
 		return drop(skb, REASON_LEASE_EXPIRED, HOOK_EGRESS_IN, packet);
 	default:

@@ -15,6 +15,7 @@ struct rewrite {
 	enum end end;
 	ip_address address; /* new */
 	__u16 port;    /* be, new */
+	__u8 hops;     /* to take off the hop limit: 1, or 0 at the end of the way */
 };
 
 /* Never called. struct __sk_buff has pointers to these two; unless a function names them, clang leaves them out of
@@ -48,6 +49,8 @@ INLINE int translate_header(struct __sk_buff *skb, const struct rewrite *rewrite
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return -1;
 	set_address(ip, rewrite->end == END_SOURCE ? &ip->saddr : &ip->daddr, rewrite->address);
+	if (!rewrite->hops)
+		return 0;
 	decrease_ttl(ip);
 	if (FAMILY == 6)
 		bpf_csum_update(skb, HOP_LESS);
@@ -81,7 +84,7 @@ INLINE int is_others(const struct __sk_buff *skb)
 	return skb->vlan_present || skb->pkt_type != FOR_THIS_HOST;
 }
 
-/* Applies `rewrite`, takes one off the hop limit. Returns 0, or nonzero when the packet must be dropped. */
+/* Applies `rewrite`. Returns 0, or nonzero when the packet must be dropped. */
 INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const struct rewrite *rewrite)
 {
 	ip_address old_address = rewrite->end == END_SOURCE ? packet->source : packet->destination;
@@ -121,6 +124,19 @@ INLINE int translate(struct __sk_buff *skb, const struct packet *packet, const s
 		return -1;
 	*word = rewrite->port;
 	return 0;
+}
+
+/* The size of the IP packet as it will be on the wire: of a segment, when the buffer will be cut into many. */
+INLINE __u32 packet_bytes(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct tcphdr *tcp;
+
+	if (!skb->gso_size)
+		return skb->len - ETH_HLEN;
+	tcp = (void *)(long)skb->data + (packet->l4_offset & OFFSET_MAX);
+	if (packet->protocol != IPPROTO_TCP || (void *)(tcp + 1) > (void *)(long)skb->data_end)
+		return skb->gso_size + packet->l4_offset - ETH_HLEN + sizeof(struct udphdr);
+	return skb->gso_size + packet->l4_offset - ETH_HLEN + tcp->doff * 4;
 }
 
 /* Gives the frame new Ethernet addresses. Returns 0, or nonzero when it cannot. */

@@ -4,11 +4,13 @@
  * kept here. */
 #pragma once
 
+#include "maps.h"
 #include "quote.h"
 
 struct search { /* the state of one search for a free port, over all slices of a pool */
 	struct claim_key key;
 	struct claim claim; /* what a free port is given */
+	struct claim_key towards_all; /* the port of `key`, and any remote end */
 	struct flow_key former; /* who had the claim that is taken over */
 	struct exhausted_key slice; /* the one that is being searched, */
 	struct exhausted exhausted; /* and what is known of it so far */
@@ -28,6 +30,9 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u8 reused;
 	__u8 endings; /* ended conversations were in the way */
 	__u8 early;   /* take these over */
+	__u8 socket;  /* it is a socket that wants the port, */
+	__u8 only;    /* of this very address, */
+	__u8 unbound; /* and the kernel would not have it */
 };
 
 struct trial { /* what a new flow is to become */
@@ -37,9 +42,14 @@ struct trial { /* what a new flow is to become */
 	struct claim_key mapped; /* and its claim */
 };
 
+struct cut_bytes { /* what an error of ours quotes: IP headers with options, at most 20 bytes of transport header */
+	__u8 bytes[IP_BYTES_MAX + 20];
+};
+
 struct scratch {
 	struct packet packet;
 	struct quote quote;       /* of an ICMP error */
+	struct cut_bytes quoted;  /* in one that we make (icmp.h) */
 	struct flow_key flow_key; /* the packet's, */
 	struct claim_key claim_key; /* its claim's, */
 	struct claim_key mapping;   /* and that of a claim for any remote end */

@@ -17,35 +17,103 @@
 #include "claim.h"
 #include "scratch.h"
 
-/* Does a kernel socket hold the tuple? TCP: any state, TIME_WAIT and listeners included. */
-INLINE int socket_holds(struct __sk_buff *skb, const struct claim_key *key)
+#define STATE_TIME_WAIT 6 /* BPF_TCP_TIME_WAIT */
+#define STATE_LISTEN 10
+
+enum holder { HOLDER_NONE, HOLDER_SOCKET, HOLDER_TIME_WAIT };
+
+INLINE struct bpf_sock_tuple tuple_of(const struct claim_key *key)
 {
 	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sock;
 
 	copy(&tuple.OF_FAMILY().saddr, &key->remote, sizeof(ip_address));
 	tuple.OF_FAMILY().sport = key->remote_port;
 	copy(&tuple.OF_FAMILY().daddr, &key->local, sizeof(ip_address));
 	tuple.OF_FAMILY().dport = key->local_port;
-	if (key->protocol == IPPROTO_TCP)
-		sock = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
-	else if (key->protocol == IPPROTO_UDP)
-		sock = bpf_sk_lookup_udp(skb, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
-	else
-		return 0;
+	return tuple;
+}
+
+/* The kernel's socket of a tuple, to be released. */
+INLINE struct bpf_sock *tcp_socket_of(void *context, const struct claim_key *key)
+{
+	struct bpf_sock_tuple tuple = tuple_of(key);
+
+	return bpf_skc_lookup_tcp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
+}
+
+INLINE struct bpf_sock *udp_socket_of(void *context, const struct claim_key *key)
+{
+	struct bpf_sock_tuple tuple = tuple_of(key);
+
+	return bpf_sk_lookup_udp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
+}
+
+/* Which kernel socket holds the tuple? TCP: of any state, TIME_WAIT and listeners included. */
+INLINE enum holder holder_of(void *context, const struct claim_key *key)
+{
+	enum holder holder = HOLDER_SOCKET;
+	struct bpf_sock *sock;
+
+	if (key->protocol == IPPROTO_TCP) {
+		sock = tcp_socket_of(context, key);
+		if (!sock)
+			return HOLDER_NONE;
+		if (sock->state == STATE_TIME_WAIT)
+			holder = HOLDER_TIME_WAIT;
+		bpf_sk_release(sock);
+		return holder;
+	}
+	sock = key->protocol == IPPROTO_UDP ? udp_socket_of(context, key) : 0;
 	if (!sock)
-		return 0;
+		return HOLDER_NONE;
 	bpf_sk_release(sock);
-	return 1;
+	return HOLDER_SOCKET;
+}
+
+INLINE int socket_holds(void *context, const struct claim_key *key)
+{
+	return holder_of(context, key) != HOLDER_NONE;
+}
+
+/* Does somebody have the port of `key`, which has no remote end, towards everybody: because a user was granted it? */
+INLINE int is_granted(const struct claim_key *key, __u64 now)
+{
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct claim *claim;
+
+	if (!self || !self->granted)
+		return 0;
+	claim = bpf_map_lookup_elem(&claims, key);
+	return claim && alive(claim, now) && !claim->flow.onramp;
+}
+
+/* Likewise, of the port that a search is about to find. The search for a mapping need not ask: it meets what is granted as
+ * it meets another mapping. */
+INLINE int is_granted_here(struct search *search)
+{
+	struct claim_key *key = &search->towards_all;
+
+	if (is_unspecified(search->key.remote) && !search->key.remote_port)
+		return 0;
+	zero_fill(key, sizeof(*key));
+	key->local = search->key.local;
+	key->local_port = search->key.local_port;
+	key->protocol = search->key.protocol;
+	return is_granted(key, search->now_ns);
 }
 
 #define REUSE_AFTER_NS 2000000000ULL /* the last retransmissions of the conversation before are over by then */
 #define EXHAUSTED_NS 1000000000ULL   /* at most as long as the least timer of a pool */
 
 struct searching { /* on the stack, where pointers can be kept */
-	struct __sk_buff *skb;
+	void *context; /* the program's */
 	struct search *search;
+	__u64 connects; /* a socket, to where the port is to be free */
 };
+
+/* What else must come true for a port that is free, by whoever searches: a socket must be bound to it. */
+INLINE int settle(struct searching *searching);
 
 /* May the claim of an ended conversation change hands before it expires? */
 INLINE int reusable(const struct search *search, const struct claim *claim, __u64 expires)
@@ -121,6 +189,20 @@ INLINE int insert_claim(struct search *search)
 	return 1;
 }
 
+/* Is a kernel socket in the way? To another socket an ended conversation of the kernel's is not, when nothing else is
+ * free. */
+INLINE int is_held(struct searching *searching)
+{
+	struct search *search = searching->search;
+	enum holder holder = holder_of(searching->context, &search->key);
+
+	if (holder == HOLDER_TIME_WAIT && search->socket) {
+		search->endings = 1;
+		return !search->early;
+	}
+	return holder != HOLDER_NONE;
+}
+
 static long try_port(__u32 index, struct searching *searching)
 {
 	struct search *search = searching->search;
@@ -132,10 +214,10 @@ static long try_port(__u32 index, struct searching *searching)
 	search->key.local_port = be16(port);
 	if (!insert_claim(search))
 		return search->full ? 1 : 0;
-	if (socket_holds(searching->skb, &search->key)) {
+	if (is_granted_here(search) || is_held(searching) || !settle(searching)) {
 		give_back(search);
 		search->reused = 0;
-		return 0;
+		return search->full ? 1 : 0;
 	}
 	search->found = 1;
 	return 1;
@@ -190,6 +272,8 @@ static long try_slice(__u32 index, struct searching *searching)
 	slice = &pool->slices[at];
 	if (search->address && (address_number(slice->address) == search->address) == others)
 		return 0;
+	if (search->only && others)
+		return 0;
 	slot = bpf_map_lookup_elem(&slots, &slice->slot);
 	if (!slot || slot->deadline_ns <= search->now_ns)
 		return 0; /* its lease ran out: the next slice */
@@ -203,11 +287,26 @@ static long try_slice(__u32 index, struct searching *searching)
 	search->exhausted.until_ns = search->exhausted.early_until_ns = search->now_ns + EXHAUSTED_NS;
 	if (try_port(0, searching))
 		return 1;
-	if (known_exhausted(search, slice))
+	if (!search->socket && known_exhausted(search, slice))
 		return 0;
 	bpf_loop(search->mask, try_port, searching, 0);
 	if (search->found || search->full)
 		return 1;
+	if (search->socket) /* asks anew each time, at its program's own cost: other sockets come and go unseen */
+		return 0;
 	bpf_map_update_elem(&exhausted, &search->slice, &search->exhausted, BPF_ANY);
 	return 0;
+}
+
+/* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
+INLINE int find_port(void *context, struct search *search, const struct pool *pool, const int connects)
+{
+	struct searching searching = {.context = context, .search = search, .connects = connects};
+
+	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
+	if (search->full)
+		return REASON_TABLE_FULL;
+	if (!search->found)
+		return search->held ? REASON_SLICE_FULL : REASON_NO_SLICE;
+	return REASON_NONE;
 }

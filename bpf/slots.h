@@ -91,6 +91,14 @@ INLINE int is_ours(ip_address address)
 	return (self && where_of(self, address)) || in_block(address);
 }
 
+INLINE int has_slices(ip_address address)
+{
+	__u32 first = 0;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+
+	return self && where_of(self, address);
+}
+
 /* `port` in network byte order. */
 INLINE enum place place_of(ip_address address, __u16 port, __u32 *owner)
 {

@@ -22,23 +22,15 @@ INLINE int drop(struct __sk_buff *skb, enum reason reason)
 SEC("tc")
 int wrap(struct __sk_buff *skb)
 {
-	__u32 interface = skb->ifindex;
 	__u16 type = 0; /* of what is neither: the kernel makes of it what it would have anyway */
-	struct onramp *onramp;
 	__u8 version = 0;
 
 	/* Not skb->protocol: with a packet information header a TUN's user says what that is. */
 	bpf_skb_load_bytes(skb, 0, &version, sizeof(version));
 	if (version >> 4 == 4)
 		type = be16(ETH_P_IP);
-	if (version >> 4 == 6) {
-		/* Where the clients' addresses are listed, none is IPv6; and there are no neighbours to be found, so a
-		 * link-local packet could only be meant to make the host believe something (a router, a prefix). */
-		onramp = bpf_map_lookup_elem(&onramps, &interface);
-		if (onramp && onramp->source_count)
-			return drop(skb, REASON_SPOOFED);
+	if (version >> 4 == 6)
 		type = be16(ETH_P_IPV6);
-	}
 	if (bpf_skb_change_head(skb, ETH_HLEN, 0) || bpf_skb_store_bytes(skb, TYPE_OFFSET, &type, sizeof(type), 0))
 		return drop(skb, REASON_INTERNAL);
 	return TC_ACT_UNSPEC;

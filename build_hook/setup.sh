@@ -14,11 +14,14 @@ declare -A needed=(
   [iputils-tracepath]=/usr/share/doc/iputils-tracepath [nmap]=/usr/share/doc/nmap [hping3]=/usr/share/doc/hping3
   [dnsmasq-base]=/usr/share/doc/dnsmasq-base [dnsperf]=/usr/share/doc/dnsperf
   [nghttp2-server]=/usr/share/doc/nghttp2-server [openssh-client]=/usr/share/doc/openssh-client [openssl]=/usr/share/doc/openssl
+  [git]=/usr/share/doc/git [wget]=/usr/share/doc/wget [bind9-dnsutils]=/usr/share/doc/bind9-dnsutils
+  [certinfo]=/usr/share/doc/certinfo
   [iperf3]=/usr/share/doc/iperf3 [wireguard-go]=/usr/share/doc/wireguard-go [wireguard-tools]=/usr/share/doc/wireguard-tools
+  [nftables]=/usr/share/doc/nftables
 )
 # For single tests. Where systemd runs their packages would start servers now and at every boot: not ours to do.
 if [ ! -d /run/systemd/system ]; then
-  for package in coturn openssh-server; do needed[$package]=/usr/share/doc/$package; done
+  for package in coturn openssh-server haproxy; do needed[$package]=/usr/share/doc/$package; done
 fi
 missing=()
 for package in "${!needed[@]}"; do [ -e "${needed[$package]}" ] || missing+=("$package"); done

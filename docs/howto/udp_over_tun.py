@@ -46,7 +46,7 @@ def datagram(source: bytes, destination: bytes, port: int, payload: bytes) -> by
 def answer_in(packet: bytes, source: bytes, remote: bytes) -> bytes | None:
     """The payload, when the packet is a datagram from `remote` to us."""
     header_bytes = (packet[0] & 15) * 4
-    if packet[9] != UDP or packet[12:16] != remote or packet[16:20] != source:
+    if packet[0] >> 4 != 4 or packet[9] != UDP or packet[12:16] != remote or packet[16:20] != source:
         return None
     _, to, length, _ = struct.unpack("!HHHH", packet[header_bytes : header_bytes + 8])
     return packet[header_bytes + 8 : header_bytes + length] if to == PORT else None
@@ -55,7 +55,8 @@ def answer_in(packet: bytes, source: bytes, remote: bytes) -> bytes | None:
 def ask(tun: OpenTun, destination: bytes, port: int, text: bytes) -> bytes:
     """Sends until there is an answer."""
     # The first address of the first prefix is the network's own name, the second often the server's.
-    source = (tun.sources[0].network_address + 2).packed
+    first = next(one for one in tun.sources if one.version == 4)
+    source = (first.network_address + 2).packed
     for _ in range(TRIES):
         os.write(tun.descriptor, datagram(source, destination, port, text))
         deadline = time.monotonic() + WAIT_S

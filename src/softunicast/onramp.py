@@ -1,7 +1,7 @@
 """For programs that bring their own packets: the descriptor of an on-ramp, asked of this server's agent.
 
     with open_tun("tun0") as tun:
-        os.write(tun.descriptor, packet)              # a whole IPv4 packet whose source lies in tun.sources
+        os.write(tun.descriptor, packet)              # a whole IP packet whose source lies in tun.sources
         answer = os.read(tun.descriptor, tun.mtu)     # whole packets come back
 
 No privilege is needed for it; the agent's configuration says who may. Needs nothing but the standard library.
@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from types import TracebackType
 from typing import Final
 
@@ -34,9 +34,10 @@ class OpenTun:
     descriptor: int
     interface: str
     address: IPv4Interface
-    sources: tuple[IPv4Network, ...]
+    sources: tuple[IPv4Network | IPv6Network, ...]
     mtu: int
     header_bytes: int
+    address6: IPv6Interface | None = None
 
     def fileno(self) -> int:
         return self.descriptor
@@ -93,6 +94,7 @@ def open_tun(name: str, path: str = SOCKET_DEFAULT, timeout_s: float = TIMEOUT_S
             granted.sources,
             granted.mtu,
             granted.header_bytes,
+            granted.address6,
         )
     except BaseException:
         for one in descriptors:

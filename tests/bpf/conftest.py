@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.bpf.place import Place
     from tests.bpf.world import World
 
 # Their assertions should explain themselves like those of test modules; before anything imports them.
-for part in ("frames", "kernel_objects", "world"):
+for part in ("far_end", "frames", "kernel_objects", "place", "short_way", "world"):
     pytest.register_assert_rewrite(f"tests.bpf.{part}")
 
 
@@ -21,6 +22,17 @@ def module_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     from tests.bpf.world import make_world
 
     with make_world(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def sockets_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One that looks after the sockets of its namespace."""
+    from tests.bpf.world import make_world
+
+    from softunicast.core.config_sockets import SocketsConfig
+
+    with make_world(tmp_path_factory.mktemp("world"), sockets=SocketsConfig(enabled=True)) as made:
         yield made
 
 
@@ -50,4 +62,22 @@ def mount(tmp_path: Path) -> Iterator[Path]:
     from tests.bpf.world import make_server
 
     with make_server(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pinned_pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """See place.pools_made."""
+    from tests.bpf.place import pools_made
+
+    with pools_made(tmp_path_factory.mktemp("pools")) as made:
+        yield made
+
+
+@pytest.fixture
+def place(pinned_pools: Path, tmp_path: Path) -> Iterator[Place]:
+    """Where programs get agreements."""
+    from tests.bpf.place import place_in
+
+    with place_in(pinned_pools, tmp_path) as made:
         yield made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from pathlib import Path
 
@@ -47,18 +46,18 @@ def numbers(datapath: Datapath) -> Numbers:
 
 _BY_NUMBER = FFI()
 _BY_NUMBER.cdef("""
-int bpf_prog_get_fd_by_id(uint32_t id);
-int bpf_map_get_fd_by_id(uint32_t id);
-int bpf_link_get_fd_by_id(uint32_t id);
+int bpf_prog_get_next_id(uint32_t start, uint32_t *next);
+int bpf_map_get_next_id(uint32_t start, uint32_t *next);
+int bpf_link_get_next_id(uint32_t start, uint32_t *next);
 """)
 _LIBRARY = _BY_NUMBER.dlopen("libbpf.so.1")
 
 
 def exists(kind: str, number: int) -> bool:
-    fd = getattr(_LIBRARY, f"bpf_{kind}_get_fd_by_id")(number)
-    if fd >= 0:
-        os.close(fd)
-        return True
+    """Asked without opening it: to open and close a program array while the kernel empties it would make it stay."""
+    following = _BY_NUMBER.new("uint32_t *")
+    if getattr(_LIBRARY, f"bpf_{kind}_get_next_id")(number - 1, following) == 0:
+        return bool(following[0] == number)
     assert _BY_NUMBER.errno == errno.ENOENT
     return False
 

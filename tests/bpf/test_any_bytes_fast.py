@@ -23,9 +23,9 @@ from tests.bpf.frames import (
     tcp,
     udp,
 )
+from tests.bpf.short_way import FAST_IN, FAST_OUT, PROTOCOLS, attached, established
 from tests.bpf.talk import Conversation
 from tests.bpf.test_any_bytes import QUIET, check_frame, mutated
-from tests.bpf.test_fast import FAST_IN, FAST_OUT, PROTOCOLS, attached, established
 from tests.bpf.world import ONRAMP, ONRAMP2, UPLINK, World, state
 
 from softunicast.kernel import abi

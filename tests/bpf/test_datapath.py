@@ -46,7 +46,7 @@ NOBODY = "198.51.100.10:9000"
 def test_removed_leaves_nothing(mount: Path) -> None:
     datapath = running(mount)
     held = numbers(datapath)
-    assert [len(held[kind]) for kind in ("prog", "link")] == [13, 10]
+    assert [len(held[kind]) for kind in ("prog", "link")] == [17, 11]
     assert left_of(held) == held
     datapath.remove()
     wait_until_gone(held)
@@ -117,7 +117,7 @@ def test_maps_of_another_layout_are_refused(mount: Path) -> None:
     settings = abi.Settings.unpack(datapath.map("settings").get(index_key(0)) or b"")
     datapath.map("settings").set(index_key(0), settings._replace(abi_version=99).pack())
     datapath.close()
-    with pytest.raises(KernelError, match="has layout 99, this version of softunicast layout 3; fix: "):
+    with pytest.raises(KernelError, match="has layout 99, this version of softunicast layout 4; fix: "):
         opened(mount)
     table = map_of_fd(load_library().bpf_obj_get(str(mount / "maps" / "settings").encode()), "settings")
     assert abi.Settings.unpack(table.get(index_key(0)) or b"").abi_version == 99

@@ -102,7 +102,7 @@ def test_another_uplink(mount: Path) -> None:
     assert (has_xdp(UPLINK), has_xdp("upl2")) == (False, True)
     assert {pin for pin in pins(mount) if "@upl" in pin} == {
         f"links/{program}@upl2"
-        for program in ("director", "guard", "egress_in", "director_tc6", "guard6", "egress_in6")
+        for program in ("director", "remote", "remote6", "guard", "egress_in", "guard6", "egress_in6")
     }
     assert datapath.read() == state()
     now = numbers(datapath)

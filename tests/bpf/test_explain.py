@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.bpf import frames
+from tests.bpf import families, frames
 from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_WIRE, arp, echo, local_end, tcp, udp
 from tests.bpf.test_mapping import OPEN, behaving
 from tests.bpf.test_search import Opener
 from tests.bpf.test_too_big import mtu
+from tests.bpf.tunnels import set_up
 from tests.bpf.world import ONRAMP, UPLINK, World, make_world, state
 
 from softunicast.core.config import Limits
@@ -59,6 +60,22 @@ def test_arriving(world: World, interface: str, frame: bytes, verdict: str, reas
     found = asked(world, frame, interface)
     assert (found.verdict, found.reason) == (verdict, reason)
     assert (found.packet_out is None) == (verdict in ("dropped", "passed to this server"))
+
+
+@pytest.mark.parametrize(
+    ("to", "verdict", "reason"),
+    [
+        (HERE, "passed to this server", None),
+        (THERE, "steered to server2", None),
+        (NOBODY, "dropped", Reason.NO_OWNER),
+        ("192.0.2.1:22", "passed to this server", None),
+    ],
+)
+def test_ipv6_in_xdp(world: World, to: str, verdict: str, reason: Reason | None) -> None:
+    with families.family(6):
+        world.reset()
+        found = asked(world, tcp(REMOTE, to, "SA", macs=FROM_WIRE), UPLINK)
+    assert (world.datapath.director, found.verdict, found.reason) == ("director", verdict, reason)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +208,15 @@ def test_a_full_table_is_full(tmp_path: Path) -> None:
         assert asked(small, udp(), ONRAMP).verdict == f"sent out of {UPLINK}"
         opener.fill(8)
         assert asked(small, udp(), ONRAMP).reason == Reason.TABLE_FULL
+
+
+def test_through_a_tunnel(world: World) -> None:
+    """To a server behind a router; from a client of this one, too; and what does not fit."""
+    set_up(world)
+    found = asked(world, tcp(REMOTE, THERE, "A", macs=FROM_WIRE), UPLINK)
+    assert found.verdict == "steered to server2"
+    assert "through the tunnel to server2 (192.0.3.2)" in found.steps[-1]
+    found = asked(world, udp(CLIENT, THERE), ONRAMP)
+    assert found.verdict == "steered to server2"
+    found = asked(world, udp(REMOTE, THERE, bytes(1460), macs=FROM_WIRE), UPLINK)
+    assert (found.verdict, found.reason) == ("refused with ICMP", Reason.TOO_BIG)

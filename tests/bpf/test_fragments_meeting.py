@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.bpf import families, frames
+from tests.bpf import frames
 from tests.bpf.frames import (
     FROM_WIRE,
     NEIGHBOUR_MAC,
@@ -32,8 +32,6 @@ def world(
     module_world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, family: int
 ) -> World:
     """Both attachments give one answer."""
-    if (family, request.param) == (6, "director"):
-        families.ipv4_only("in XDP")
     module_world.reset()
     monkeypatch.setattr(module_world, "director", getattr(module_world, request.param))
     return module_world

@@ -1,6 +1,6 @@
-"""What an on-ramp's rules do to packets: exempt destinations are the host's, and SYNs announce no more than fits.
+"""What an on-ramp's rules do to packets: SYNs announce no more than fits. (Exempt destinations: test_exempt.py.)
 
-On-ramp `cl` exempts prefixes and clamps to the path's MTU, `cm` clamps to a number and exempts nothing.
+On-ramp `cl` clamps to the path's MTU, `cm` to a number.
 """
 
 from __future__ import annotations
@@ -13,38 +13,27 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scapy.packet import Raw
 from tests.bpf.frames import (
-    CLIENT,
     FROM_WIRE,
     REMOTE,
     changed,
     checksums_right,
-    echo,
-    error,
-    gre,
     local_end,
-    packet,
     sum_words,
     tcp,
-    udp,
 )
 from tests.bpf.talk import Conversation
 from tests.bpf.world import LIMITS, ME, ONRAMP, ONRAMP2, UPLINK, World, make_server, state
 
 from softunicast.core.onramp_rules import OnrampRules
-from softunicast.core.slices import Slice
 from softunicast.kernel import abi
 from softunicast.kernel.datapath import Datapath
 
-EXEMPT = ("203.0.113.128/25", "192.0.2.77/32", "198.18.0.0/15")
 RULES = {
-    ONRAMP: OnrampRules(tuple(Slice.parse(text) for text in EXEMPT), mss_by_path=True),
+    ONRAMP: OnrampRules(mss_by_path=True),
     ONRAMP2: OnrampRules(mss=1200),
 }
 OPTIONS_AT = 54
-INSIDE = ("203.0.113.128:443", "203.0.113.255:443", "192.0.2.77:443", "198.19.255.255:443")
-OUTSIDE = ("203.0.113.127:443", "192.0.2.76:443", "198.20.0.1:443")
 
 
 @contextmanager
@@ -67,81 +56,6 @@ def ruled_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def world(ruled_world: World) -> World:
     ruled_world.reset()
     return ruled_world
-
-
-def is_hosts(world: World, frame: bytes, onramp: str = ONRAMP) -> bool:
-    ran = world.out(frame, onramp)
-    untouched = ran.verdict == "next" and ran.frame == frame and ran.counted == {"to_host": 1}
-    assert untouched or ran.outcome == "out" or ran.reason, ran
-    return untouched
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        tcp,
-        udp,
-        lambda _, to: echo(CLIENT, to),
-        lambda _, to: tcp(CLIENT, to, "PA", b"in the middle"),
-        gre,
-        lambda _, to: packet(CLIENT, to, Raw(b"x" * 32), flags="MF"),
-        lambda _, to: error(CLIENT, to, udp("192.0.2.9:1", CLIENT)[14:]),
-    ],
-)
-def test_exempt_destinations_are_left_to_the_host(world: World, make) -> None:  # type: ignore[no-untyped-def]
-    for to in INSIDE:
-        assert is_hosts(world, make(CLIENT, to))
-        assert not is_hosts(world, make(CLIENT, to), ONRAMP2)
-    for to in OUTSIDE:
-        assert not is_hosts(world, make(CLIENT, to))
-    assert world.run("fast", make(CLIENT, INSIDE[0]), ONRAMP).verdict == "pass"
-
-
-@pytest.mark.parametrize("first_last", [False, True])
-def test_all_fragments_of_a_datagram_are_left_to_the_host(world: World, first_last: bool) -> None:
-    """Those without ports, too, in any order; none is kept waiting for another."""
-    payload = udp(CLIENT, INSIDE[0], bytes(48))[34:]
-    parts = [
-        packet(CLIENT, INSIDE[0], Raw(payload[:24]), proto=17, flags="MF"),
-        packet(CLIENT, INSIDE[0], Raw(payload[24:48]), proto=17, flags="MF", frag=3),
-        packet(CLIENT, INSIDE[0], Raw(payload[48:]), proto=17, frag=6),
-    ]
-    for part in reversed(parts) if first_last else parts:
-        assert is_hosts(world, part)
-
-
-def test_a_lying_packet_is_dropped_even_so(world: World) -> None:
-    assert world.out(changed(udp(CLIENT, INSIDE[0]), 16, b"\xff\xff")).reason == "malformed"
-
-
-@pytest.mark.parametrize("source", ["198.51.100.10:2050", "198.51.100.10:5000", "198.51.100.77:2050"])
-def test_a_client_that_forges_a_shared_address_is_not_exempt(world: World, source: str) -> None:
-    """The host would send it as it is, and the guard could not tell it from a conversation of this server's own."""
-    assert world.out(udp(source, INSIDE[0])).outcome == "out"
-    assert world.out(gre(source, INSIDE[0])).reason == "protocol"
-
-
-def test_a_source_in_a_list_of_destinations_means_nothing(world: World) -> None:
-    assert world.out(udp("203.0.113.200:40000", REMOTE)).outcome == "out"
-
-
-def test_rules_that_change(tmp_path: Path) -> None:
-    """The next agent's rules replace those before; a conversation that was there goes on as it began; an on-ramp that
-    goes takes its rules along."""
-    with make_server(tmp_path) as mount:
-        with opened(mount, {}) as world:
-            before = world.out(udp(CLIENT, INSIDE[0])).frame
-        with opened(mount, RULES) as world:
-            assert world.out(udp(CLIENT, INSIDE[0])).frame == before
-            assert is_hosts(world, udp("10.0.0.2:40001", INSIDE[0]))
-        with opened(mount, {ONRAMP: OnrampRules((Slice.parse("203.0.113.0/28"),))}) as world:
-            assert not is_hosts(world, udp("10.0.0.2:40002", INSIDE[0]))
-            assert is_hosts(world, udp("10.0.0.2:40002", "203.0.113.15:1"))
-            (key,) = world.datapath.map("exempt").every_key()
-            assert abi.ExemptKey.unpack(key).prefix_length == 32 + 28
-            world.datapath.apply(state(onramps={ONRAMP2: "gb"}))
-            assert list(world.datapath.map("exempt").every_key()) == []
-            world.datapath.remove()
 
 
 # -- MSS -----------------------------------------------------------------------------------------------------

@@ -93,13 +93,14 @@ def test_one_flow_opened_on_two_cpus(world: World, behaviour: Behaviour, others:
 def udp_lifetime(world: World, lifetime_ns: int) -> Iterator[None]:
     """Below what can be configured, so that claims change hands all the time."""
     pools = world.datapath.map("pools")
-    before = pools.get(index_key(1))
+    key = index_key(world.datapath._tables.pool_numbers()["gb"])
+    before = pools.get(key)
     assert before
-    pools.set(index_key(1), abi.Pool.unpack(before)._replace(udp_ns=lifetime_ns).pack())
+    pools.set(key, abi.Pool.unpack(before)._replace(udp_ns=lifetime_ns).pack())
     try:
         yield
     finally:
-        pools.set(index_key(1), before)
+        pools.set(key, before)
 
 
 @pytest.mark.parametrize("behaviour", [DEPENDENT, MAPPING])

@@ -23,6 +23,7 @@ from pyroute2 import IPRoute, netns
 from tests.bpf import families, frames
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.pools import Behaviour, Timers
 from softunicast.core.slices import Slice
@@ -49,7 +50,7 @@ LIMITS = Limits(
 # itself gives a reply to the client, "here" and "in".
 OUTCOMES = {"here", "steered", "out", "in", "to_host"}
 SPENT = {"held", "released", "cut"}
-XDP_PROGRAMS = {"director", "fast"}
+XDP_PROGRAMS = {"director", "fast"}  # attached for both families: handed.h
 REASONS = {reason.name.lower() for reason in abi.Reason}
 
 _numbers = itertools.count()
@@ -137,19 +138,28 @@ class World:
 
     @datapath.setter
     def datapath(self, datapath: Datapath) -> None:
-        self._datapaths = {4: datapath, 6: families.OtherFamily(datapath)}
+        self._datapaths: dict[int, Any] = {4: datapath, 6: families.OtherFamily(datapath)}
+
+    @property
+    def of_both(self) -> Datapath:
+        """The same, in its own words whatever family is chosen."""
+        found: Datapath = self._datapaths[4]
+        return found
 
     # running packets
 
     def director(self, frame: bytes) -> Ran:
-        """In XDP; IPv6 has it at tc only."""
-        if families.chosen == 6:
-            return self.director_tc(frame)
+        """In XDP: the program that is attached, which hands IPv6 on."""
         return self._run("director", frame, UPLINK)
 
     def director_tc(self, frame: bytes) -> Ran:
         """At tc; the verdict in the words of XDP."""
         ran = self._run("director_tc", frame, UPLINK)
+        return replace(ran, verdict={"next": "pass", "redirect": "tx"}.get(ran.verdict, ran.verdict))
+
+    def remote(self, frame: bytes) -> Ran:
+        """At tc behind the director in XDP; the verdict in the words of XDP."""
+        ran = self._run("remote", frame, UPLINK)
         return replace(ran, verdict={"next": "pass", "redirect": "tx"}.get(ran.verdict, ran.verdict))
 
     def guard(self, frame: bytes, came_by: str | None = None) -> Ran:
@@ -161,6 +171,11 @@ class World:
 
     def back(self, frame: bytes, segment_bytes: int | None = None) -> Ran:
         return self._run("egress_in", frame, UPLINK, segment_bytes)
+
+    def own(self, frame: bytes, segment_bytes: int | None = None, came_by: str | None = None) -> Ran:
+        """A packet of this host's own, as `guard`; its socket is in the cgroup of this process."""
+        interface = self.index[came_by] if came_by else 0
+        return self._run("uplink", frame, UPLINK, segment_bytes, interface)
 
     def fast(self, frame: bytes, onramp: str = ONRAMP) -> Ran:
         """XDP in front of `out`; the on-ramp must have been attached so."""
@@ -187,8 +202,6 @@ class World:
 
     def program(self, name: str) -> int:
         if families.chosen == 6:
-            if name in XDP_PROGRAMS:
-                families.ipv4_only("in XDP")
             name += "6" if name in families.PROGRAMS else ""
         found: int = next(
             obj.programs[name] for obj in self.datapath._objects.values() if name in obj.programs
@@ -348,10 +361,12 @@ def make_server(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def make_world(folder: Path, limits: Limits = LIMITS) -> Iterator[World]:
+def make_world(
+    folder: Path, limits: Limits = LIMITS, sockets: SocketsConfig | None = None
+) -> Iterator[World]:
     """Everything built, opened, with the tables of `state()`; and everything gone again."""
     with make_server(folder) as mount:
-        datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH)
+        datapath = Datapath.open(mount, UPLINK, ME, limits, ATTACH, sockets=sockets)
         try:
             datapath.apply(state())
             yield World(datapath)

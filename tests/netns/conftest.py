@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from softunicast.kernel import namespaces
-from softunicast.lab import build, pair, pair6, state
+from softunicast.lab import build, pair, pair6, routed, state
 
 if TYPE_CHECKING:
     from tests.netns.pair_lab import PairLab
@@ -34,16 +34,16 @@ def labs_apart() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def make_pair(labs_apart: Path) -> Iterator[Callable[..., PairLab]]:
-    """Builds a lab `pair` with the options of `pair.pair`; it lives as long as the module."""
+    """Builds a lab `pair` (or `pair6`, or `routed`) with the options of `pair.pair`; it lives as long as the module."""
     from tests.netns.pair_lab import PairLab
 
     made: list[str] = []
     with ExitStack() as stack:
 
-        def make(ipv6: bool = False, **options: Any) -> PairLab:
+        def make(ipv6: bool = False, with_router: bool = False, **options: Any) -> PairLab:
             made.append(f"t{secrets.token_hex(4)}")
-            topology = (pair6.pair6 if ipv6 else pair.pair)(**options)
-            return PairLab(stack.enter_context(build.running(topology, made[-1])))
+            topology = routed.routed if with_router else pair6.pair6 if ipv6 else pair.pair
+            return PairLab(stack.enter_context(build.running(topology(**options), made[-1])))
 
         yield make
     left = [path.name for path in namespaces.NETNS_DIR.iterdir() if any(name in path.name for name in made)]

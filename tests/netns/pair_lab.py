@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from scapy.packet import Packet
 
 from softunicast.core.errors import AgentUnreachableError
 from softunicast.core.slices import Slice
-from softunicast.kernel import namespaces
+from softunicast.kernel import cgroups, namespaces
+from softunicast.kernel.agreements import Agreements
 from softunicast.lab import agents, processes
 from softunicast.lab.pair import ECHO_PORT, INTERNET
 from softunicast.lab.state import Lab, Process
@@ -47,6 +48,31 @@ def eventually(condition: Callable[[], Any], what: str, timeout_s: float = TIMEO
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(POLL_S)
     return found
+
+
+@contextmanager
+def excused(lab: Lab, *nodes: str) -> Iterator[Callable[[], object]]:
+    """This process, and those that it starts meanwhile, may use shared addresses on these servers as they like.
+
+    What it gives takes the process out again; the sockets that it has by then are excused to the end.
+    """
+    root = cgroups.find_root()
+    assert root is not None
+    before = root / Path("/proc/self/cgroup").read_text().rsplit("::/", 1)[1].strip()
+    made = root / f"sutest-{os.getpid()}-excused"
+    made.mkdir()
+    try:
+        with ExitStack() as stack:
+            for node in nodes:
+                agreements = stack.enter_context(Agreements.open(lab.bpffs / node))
+                agreements.excuse(cgroups.number(made))
+                stack.callback(agreements.remove, cgroups.number(made))
+            (made / "cgroup.procs").write_text(str(os.getpid()))
+            leave = partial((before / "cgroup.procs").write_text, str(os.getpid()))
+            stack.callback(leave)
+            yield leave
+    finally:
+        made.rmdir()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from softunicast.lab.failures import FAILURES
+from softunicast.strategies.catalogue import STRATEGIES
+
 ROOT = Path(__file__).resolve().parents[2]
 NETNS = Path("/run/netns")
 PATHS = {"plain", "nft", "masquerade", "softunicast_tc", "softunicast_xdp", "floor_tc", "floor_xdp"}
@@ -71,7 +74,11 @@ def test_programs_are_each_accounted_for(folder: Path) -> None:
 @pytest.mark.timeout(300)
 def test_director_has_every_table_size(folder: Path) -> None:
     rows = results(folder, "director")
-    assert [row["slices"] for row in rows] == [0, 100, 32_768, 1_000_000]
+    cells = [(row["slices"], row["tunnels"]) for row in rows]
+    assert cells == [
+        (0, False),
+        *((n, tunnels) for tunnels in (False, True) for n in (100, 32_768, 1_000_000)),
+    ]
     assert all(row["mpps"]["median"] > 0 for row in rows if row["slices"])
     assert all("program_ns" in row for row in rows if row["slices"])
 
@@ -82,6 +89,30 @@ def test_real_programs_go_through_every_path(folder: Path) -> None:
     assert {row["path"] for row in bulk} == {row["path"] for row in connections} == SERVED
     assert all(row["gbps"]["median"] > 0 and row["cpu_ms_per_gbit"]["median"] > 0 for row in bulk)
     assert all(row["per_s"]["median"] > 0 for row in connections)
+
+
+@pytest.mark.timeout(300)
+def test_strategies_has_every_one_and_claims_is_right(folder: Path) -> None:
+    rows = {row["strategy"]: row for row in results(folder, "strategies")}
+    assert rows.keys() == STRATEGIES.keys()
+    assert {name for name, row in rows.items() if not row["offered"]} == {"terminate"}
+    assert rows["claims"]["fails"] == rows["claims"]["avoided"] == []
+    for name, row in rows.items():
+        failing = {one.name for one in FAILURES.values() if name in one.of}
+        assert {*row["fails"], *row["avoided"]} == failing
+        if row["offered"]:
+            assert row["flows_per_s"]["median"] > 0
+            assert row["sockets_per_s"]["median"] > 0
+
+
+@pytest.mark.timeout(300)
+def test_connecting_is_measured_in_and_out_of_an_agreement(folder: Path) -> None:
+    rows = results(folder, "connect")
+    cases = {"plain", "attached", "agreed_few", "agreed_many"}
+    assert {(row["protocol"], row["case"]) for row in rows} == {
+        (protocol, case) for protocol in ("tcp", "udp") for case in cases
+    }
+    assert all(row["whole_ns"]["median"] > row["connect_ns"]["median"] > 0 for row in rows)
 
 
 def test_page_and_plots_show_the_results() -> None:

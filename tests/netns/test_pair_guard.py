@@ -16,7 +16,7 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, fragment
 from scapy.layers.l2 import GRE, Dot1Q, Ether
 from scapy.packet import Packet
-from tests.netns.pair_lab import PairLab
+from tests.netns.pair_lab import PairLab, excused
 
 from softunicast.core.slices import Slice
 from softunicast.kernel import links, namespaces
@@ -66,7 +66,7 @@ def forge(lab: PairLab, packet: Packet, how: str) -> None:
 def seen_of(lab: PairLab, send: Callable[[], None]) -> tuple[list[bytes], dict[str, int]]:
     """Frames with a soft-unicast source that left server1 while `send` ran, and what was dropped meanwhile."""
     before = lab.drops("server1")
-    with lab.capture("router", "s1") as capture:
+    with lab.capture("router", "s1") as capture, excused(lab.lab, "server1"):
         send()
         frames = [bytes(frame) for frame in lab.passed("server1", capture)]
     dropped = {reason: n - before[reason] for reason, n in lab.drops("server1").items()}
@@ -137,8 +137,28 @@ class TestWithoutPort:
         assert seen_of(pair_lab, lambda: forge(pair_lab, tunnel, how)) == ([], {"guard_protocol": 1})
 
 
-def test_an_ordinary_socket_on_a_foreign_port(pair_lab: PairLab, foreign: Slice) -> None:
-    """The address is on `lo`, so any program can bind it; no raw socket is needed."""
+def test_a_program_in_no_agreement(pair_lab: PairLab) -> None:
+    """It cannot bind the address, and what it makes without binding does not begin anything: not even from a slice of
+    this server."""
+    own = pair_lab.slice_of("server1").port_first + 5
+
+    def bind() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made, pytest.raises(PermissionError):
+            made.bind((str(SHARED), own))
+
+    before = pair_lab.drops("server1")
+    with pair_lab.capture("router", "s1") as capture:
+        namespaces.run_in(pair_lab.lab.namespace("server1"), bind)
+        for kind in (udp, tcp):
+            forge(pair_lab, kind(str(SHARED), own), "raw")
+        frames = [bytes(frame) for frame in pair_lab.passed("server1", capture)]
+    assert not [frame for frame in frames if SHARED.packed in frame]
+    dropped = {reason: n - before[reason] for reason, n in pair_lab.drops("server1").items()}
+    assert {reason: n for reason, n in dropped.items() if n} == {"bind_refused": 1, "guard_socket": 2}
+
+
+def test_an_excused_socket_on_a_foreign_port(pair_lab: PairLab, foreign: Slice) -> None:
+    """It may bind; no raw socket is needed to try."""
 
     def send() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:

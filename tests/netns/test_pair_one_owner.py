@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import UDP
-from tests.netns.pair_lab import Capture, PairLab, eventually
+from tests.netns.pair_lab import Capture, PairLab, eventually, excused
 
 from softunicast.core.errors import SliceTakenError
 from softunicast.core.leases import Lease
@@ -65,11 +65,13 @@ def sending(lab: PairLab, port: int) -> Iterator[Taps]:
     stop = threading.Event()
     packet = datagram((str(SHARED), port), (INTERNET, ECHO_PORT), b"tap")
     with (
+        excused(lab.lab, "server1", "server2") as leave,
         lab.raw_socket("server1") as one,
         lab.raw_socket("server2") as two,
         lab.capture("router", "s1") as from_one,
         lab.capture("router", "s2") as from_two,
     ):
+        leave()  # agents may be started meanwhile
 
         def send() -> None:
             while not stop.wait(TAP_S):

@@ -13,22 +13,33 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv6Interface
 from pathlib import Path
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6ND_RA,
+    ICMPv6NDOptPrefixInfo,
+    ICMPv6TimeExceeded,
+    IPv6,
+)
 from tests.netns.pair_lab import TIMEOUT_S, Done, PairLab, eventually
 from tests.netns.tun_program import ME, ONRAMP, SERVER, echo, opened, receive, run_as, staged
+from tests.netns.vpn import VPN_CLIENT, VPN_CLIENT6, VPN_SERVER, wireguard
 
 from softunicast.core.errors import AgentUnreachableError, HostError, InputError
 from softunicast.kernel import links, namespaces, tun
 from softunicast.lab import pattern, processes
 from softunicast.lab.pair import CLIENT, ECHO_PORT, INTERNET, POOL, SHARED
+from softunicast.lab.pair6 import CLIENT6, INTERNET6, SHARED6
 from softunicast.onramp import open_tun
 
 BULK = "bulk"
 OWN, SECOND = "10.9.0.1", "10.9.0.3"
-VPN_SERVER, VPN_CLIENT, VPN_PORT = "10.10.0.1", "10.10.0.2", 51820
+OWN6, ME6 = "fd00:9::1", "fd00:9::2"
 SIZE = 20_000_000
 
 ONRAMPS = f"""
@@ -37,8 +48,9 @@ kind = "fd"
 name = "{ONRAMP}"
 pool = "{POOL.name}"
 address = "{OWN}/24"
+address6 = "{OWN6}/64"
 mtu = 1400
-sources = ["10.9.0.0/24"]
+sources = ["10.9.0.0/24", "fd00:9::/64"]
 users = ["nobody"]
 
 [[onramps]]
@@ -62,11 +74,12 @@ def vpn() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def lab(make_pair: Callable[..., PairLab], labs_apart: Path, vpn: str) -> PairLab:
-    made = make_pair()
+    made = make_pair(ipv6=True)
     wireguard(made, vpn)
     made.end_agents(signal.SIGTERM, SERVER)
     config = made.config(SERVER)
-    vpn_onramp = f'[[onramps]]\ninterface = "{vpn}s"\npool = "{POOL.name}"\nsources = ["{VPN_CLIENT}/32"]\n'
+    sources = json.dumps([f"{VPN_CLIENT}/32", f"{VPN_CLIENT6}/128"])
+    vpn_onramp = f'[[onramps]]\ninterface = "{vpn}s"\npool = "{POOL.name}"\nsources = {sources}\n'
     config.write_text(f"{config.read_text()}\n{ONRAMPS}\n{vpn_onramp}")
     made.start_agents(SERVER)
     for folder in (labs_apart, made.lab.directory, made.lab.node_directory(SERVER)):
@@ -78,29 +91,6 @@ def lab(make_pair: Callable[..., PairLab], labs_apart: Path, vpn: str) -> PairLa
 def stage(labs_apart: Path) -> Iterator[Path]:
     with staged(labs_apart.parent) as folder:
         yield folder
-
-
-def wireguard(lab: PairLab, name: str) -> None:
-    """A tunnel between client1 and its server; all that client1 sends goes through it, its own packets excepted."""
-    keys = {end: lab.good("client1", "wg", "genkey").strip() for end in "sc"}
-    for node, end, other, address in (
-        (SERVER, "s", "c", VPN_SERVER),
-        ("client1", "c", "s", VPN_CLIENT),
-    ):
-        device = f"{name}{end}"
-        processes.start(lab.lab, node, "wireguard", ["/usr/bin/wireguard-go", "-f", device])
-        eventually(lambda device=device: Path(f"/var/run/wireguard/{device}.sock").exists(), "it listens")
-        key = lab.lab.node_directory(node) / "key"
-        key.write_text(keys[end])
-        public = lab.good(node, "sh", "-c", f"echo {keys[other]} | wg pubkey").strip()
-        peer = ["allowed-ips", f"{VPN_CLIENT}/32"]
-        if end == "c":
-            peer = ["allowed-ips", "0.0.0.0/0", "endpoint", f"10.0.0.1:{VPN_PORT}"]
-        port = ["listen-port", str(VPN_PORT)] if end == "s" else []
-        lab.good(node, "wg", "set", device, "private-key", str(key), *port, "peer", public, *peer)
-        lab.good(node, "ip", "address", "add", f"{address}/24", "dev", device)
-        lab.good(node, "ip", "link", "set", device, "up")
-    lab.good("client1", "ip", "route", "add", f"{INTERNET}/32", "dev", f"{name}c")
 
 
 def claims(lab: PairLab, client: str) -> set[str]:
@@ -125,8 +115,9 @@ def test_the_listing(lab: PairLab, vpn: str) -> None:
         "attach": "tc",
         "layer": "ip",
         "address": f"{OWN}/24",
+        "address6": f"{OWN6}/64",
         "mtu": 1400,
-        "sources": ["10.9.0.0/24"],
+        "sources": ["10.9.0.0/24", "fd00:9::/64"],
         "open": False,
     }
     assert (row(lab, "clients")["layer"], row(lab, "clients")["sources"]) == ("ethernet", [])
@@ -194,6 +185,45 @@ def test_pings(lab: PairLab) -> None:
             assert (answer[ICMP].id, bytes(answer[ICMP].payload)) == (7, b"ping")
         os.write(held.descriptor, bytes(IP(src=ME, dst=INTERNET, ttl=1) / UDP(dport=ECHO_PORT)))
         assert (receive(held).src, OWN) == (OWN, OWN)
+
+
+def test_pings_of_ipv6(lab: PairLab) -> None:
+    """By the same descriptor; the replies may come to the other server."""
+    with opened(lab) as held:
+        assert held.address6 == IPv6Interface(f"{OWN6}/64")
+        for remote in (INTERNET6, OWN6):
+            os.write(
+                held.descriptor, bytes(IPv6(src=ME6, dst=remote) / ICMPv6EchoRequest(id=7, data=b"ping"))
+            )
+            answer = receive(held, 6)
+            assert (answer.src, answer.dst, answer[ICMPv6EchoReply].id) == (remote, ME6, 7)
+            assert answer[ICMPv6EchoReply].data == b"ping"
+        os.write(held.descriptor, bytes(IPv6(src=ME6, dst=INTERNET6, hlim=1) / UDP(dport=ECHO_PORT)))
+        error = receive(held, 6)
+        assert (error.src, error.dst, ICMPv6TimeExceeded in error) == (OWN6, ME6, True)
+    assert {local for local in claims(lab, f"[{ME6}]") if local.startswith(f"[{SHARED6}]")}
+
+
+def test_spoofed_packets_of_ipv6(lab: PairLab) -> None:
+    """Nor does the host come to believe in a router that the program says it is."""
+    before = lab.drops(SERVER).get("spoofed", 0)
+    spoofed = (CLIENT6, INTERNET6, str(SHARED6), OWN6, VPN_CLIENT6, "fe80::1", "::1")
+    with opened(lab) as held, lab.capture("router", "s1") as capture:
+        for source in spoofed:
+            for destination in (INTERNET6, OWN6, "ff02::1"):
+                packet = IPv6(src=source, dst=destination, hlim=255)
+                os.write(held.descriptor, bytes(packet / UDP(dport=ECHO_PORT) / b"evil"))
+        lab.good(SERVER, "sysctl", "-qw", f"net.ipv6.conf.{ONRAMP}.accept_ra=2")
+        prefix = ICMPv6NDOptPrefixInfo(prefix="2001:db8:bad::", prefixlen=64)
+        os.write(
+            held.descriptor, bytes(IPv6(src="fe80::1", dst="ff02::1", hlim=255) / ICMPv6ND_RA() / prefix)
+        )
+        assert bytes(echo(held, b"honest")[UDP].payload) == b"honest"
+        frames = lab.passed(SERVER, capture)
+    assert not [frame for frame in frames if b"evil" in bytes(frame)]
+    assert lab.drops(SERVER)["spoofed"] == before + 3 * len(spoofed) + 1
+    assert "2001:db8:bad" not in lab.good(SERVER, "ip", "-6", "route", "show", "table", "all")
+    assert f"dev {ONRAMP} proto ra" not in lab.good(SERVER, "ip", "-6", "route")
 
 
 def test_spoofed_packets_and_garbage(lab: PairLab) -> None:
@@ -312,6 +342,15 @@ def test_downloads_through_the_vpn(lab: PairLab) -> None:
         said = lab.good("client1", "ping", "-c3", "-i0.01", "-W5", "-s", size, INTERNET)
         assert "3 received" in said
         assert "wrong data" not in said
+
+
+def test_downloads_through_the_vpn_by_ipv6(lab: PairLab) -> None:
+    url = f"http://[{INTERNET6}]/bytes/{SIZE}"
+    said = lab.good("client1", "sh", "-c", f"curl -gsS -m20 {url} | sha256sum")
+    assert said.split()[0] == pattern.sha256(SIZE)
+    assert {local.rpartition(":")[0] for local in claims(lab, f"[{VPN_CLIENT6}]")} == {f"[{SHARED6}]"}
+    said = lab.good("client1", "ping", "-c3", "-i0.01", "-W5", "-s", "1200", INTERNET6)
+    assert "3 received" in said
 
 
 @pytest.mark.parametrize("options", [(), ("-R",), ("-u", "-b", "20M", "-l", "1200")])

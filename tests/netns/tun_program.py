@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Packet
 from tests.netns.pair_lab import TIMEOUT_S, Done, PairLab, eventually
 
 import softunicast
@@ -80,10 +82,13 @@ def opened(lab: PairLab, name: str = ONRAMP) -> OpenTun:
     return found[0]
 
 
-def receive(held: OpenTun) -> IP:
-    """The next packet."""
-    assert select.select([held], [], [], TIMEOUT_S)[0], "nothing came"
-    return IP(os.read(held.descriptor, 1 << 16))
+def receive(held: OpenTun, version: int = 4) -> Packet:
+    """The next packet of that version, but for what the host says of its multicast groups (MLD)."""
+    while select.select([held], [], [], TIMEOUT_S)[0]:
+        data = os.read(held.descriptor, 1 << 16)
+        if data[0] >> 4 == version and not (version == 6 and data[24] == 0xFF):
+            return IP(data) if version == 4 else IPv6(data)
+    raise AssertionError("nothing came")
 
 
 def echo(held: OpenTun, text: bytes, source: str = ME, port: int = 40000) -> IP:
@@ -93,7 +98,8 @@ def echo(held: OpenTun, text: bytes, source: str = ME, port: int = 40000) -> IP:
     while time.monotonic() < deadline:
         os.write(held.descriptor, packet)
         while select.select([held], [], [], 0.5)[0]:
-            answer = IP(os.read(held.descriptor, 1 << 16))
-            if UDP in answer and bytes(answer[UDP].payload) == text:
+            data = os.read(held.descriptor, 1 << 16)
+            answer = IP(data)
+            if data[0] >> 4 == 4 and UDP in answer and bytes(answer[UDP].payload) == text:
                 return answer
     raise AssertionError("no answer")

@@ -27,6 +27,13 @@ from softunicast.core.toml_reader import Section
 from softunicast.kernel.flows import Flow, Sample
 
 SOURCE = ROOT / "src/softunicast"
+# What is asked for only when it is there: the interface's own stands for it, or all of a prefix, or nothing.
+WITHOUT_DEFAULT = {
+    ("sockets", "cgroup"),
+    ("uplink", "address"),
+    ("addresses", "count"),
+    ("onramps", "address6"),
+}
 
 
 # -- settings ------------------------------------------------------------------------------------------------
@@ -84,7 +91,7 @@ def check_settings(text: str, asked: dict[tuple[str, str], tuple[str, list[str]]
     assert documented == set(asked)
     for (table, key), (default, bounds) in asked.items():
         _, _, said_default, said_bounds, _ = entries(section(text, table))[key]
-        if (table, key) != ("uplink", "address"):  # the default is the interface's own
+        if (table, key) not in WITHOUT_DEFAULT:
             assert said_default == default, (table, key)
         assert all(bound in said_bounds for bound in bounds), (table, key, bounds)
 
@@ -207,6 +214,7 @@ def keys_and_parameters(function: ast.AST) -> set[str]:
         ("GET /v1/leases", ["_lease", "_leases"], HistoryEntry.__dataclass_fields__),
         ("GET /v1/pools", ["pools", "_pools"], []),
         ("GET /v1/onramps", ["onramps", "_onramps"], []),
+        ("GET /v1/agreements", ["agreements", "_agreements"], []),
         ("GET /v1/servers", ["servers", "_servers"], []),
         ("GET /v1/flows", ["_flows"], Flow.__dataclass_fields__),
         ("GET /v1/drops", ["drops", "_drops"], Sample.__dataclass_fields__),

@@ -8,13 +8,15 @@ import re
 from functools import cache
 from typing import Any, cast
 
-from tests.unit.pages import CODE, ROOT, entries, page, rows, section
+from tests.unit.pages import CODE, ROOT, entries, own, page, rows, section
 
 from softunicast.core.events import KINDS
 from softunicast.core.leases import LeaseEvent, LeaseState
 from softunicast.kernel import abi, probe
 from softunicast.kernel.reasons import MEANING
 from softunicast.lab import catalogue, internet, traffic
+from softunicast.lab.failures import FAILURES
+from softunicast.strategies.catalogue import STRATEGIES
 
 SOURCE = ROOT / "src/softunicast"
 
@@ -27,11 +29,16 @@ TYPES = {
     "HASH": "hash",
     "LRU_HASH": "LRU hash",
     "PERCPU_ARRAY": "per-CPU array",
+    "PROG_ARRAY": "program array",
+    "SK_STORAGE": "socket storage",
 }
 
 
 def test_every_map() -> None:
-    headers = "".join((ROOT / "bpf" / name).read_text() for name in ("maps.h", "scratch.h"))
+    headers = "".join(
+        (ROOT / "bpf" / name).read_text()
+        for name in ("maps.h", "scratch.h", "handed.h", "agreement.h", "socket.h", "sender.h", "granted.h")
+    )
     header = re.sub(r"#else.*?#endif", "", headers, flags=re.DOTALL)  # IPv6
     maps = {name: body for body, name in MAP.findall(header)}
     sized = dict(re.findall(r'"(\w+)": .*\blimits\.(\w+)', (SOURCE / "kernel/datapath.py").read_text()))
@@ -45,13 +52,13 @@ def test_every_map() -> None:
         _, kind, key, value, count, setting = said[name]
         assert kind == TYPES[re.findall(r"BPF_MAP_TYPE_(\w+)", body)[0]]
         assert all(struct in f"{key} {value}" for struct in re.findall(r"struct \w+", body))
-        entry_count = re.findall(r"max_entries, (\w+)", body)[0]
+        entry_count = next(iter(re.findall(r"max_entries, (\w+)", body)), "0")
         assert count == (entry_count if entry_count.isdigit() else "one per " + value_name(entry_count))
         assert setting == (f"`{sized[name]}`" if name in sized else "")
 
 
 def value_name(constant: str) -> str:
-    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter"}[constant]
+    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter", "HANDED_MAX": "program"}[constant]
 
 
 def enum_of_header(prefix: str) -> set[str]:
@@ -122,6 +129,26 @@ def test_every_probe_and_every_answer_of_the_internet() -> None:
     requests = entries(section(page("lab"), "The node internet"))
     spoken = {(one.split()[0], re.sub(r"/N.*", "/{size}", one.split()[1])) for one in requests}
     assert spoken == {(method, path) for method, path in answers if method != "HEAD"}
+
+
+def test_every_strategy_and_its_failures() -> None:
+    text = own(section(page("strategies"), "The strategies"))
+    said = {row[0].strip("`"): row for row in rows(text)}
+    assert said.keys() == STRATEGIES.keys()
+    for name, kind in STRATEGIES.items():
+        idea, _, fails = said[name][1:]
+        assert idea == kind.about
+        known = {one.name for one in FAILURES.values() if name in one.of}
+        assert set(CODE.findall(fails)) == known or name == "claims"
+
+
+def test_every_failure() -> None:
+    said = {row[0].strip("`"): row for row in rows(section(page("strategies"), "The failures"))}
+    assert said.keys() == FAILURES.keys()
+    for name, one in FAILURES.items():
+        _, of, about, avoided, _ = said[name]
+        assert tuple(CODE.findall(of)) == one.of
+        assert (about, avoided) == (one.about, "yes" if one.avoided else "no")
 
 
 # -- surroundings --------------------------------------------------------------------------------------------

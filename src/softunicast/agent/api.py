@@ -61,6 +61,7 @@ class Api:
             "leases",
             "pools",
             "onramps",
+            "agreements",
             "servers",
             "flows",
             "drops",
@@ -160,9 +161,15 @@ class Api:
         found = await self._daemon.kernel(self._daemon.effects.look_at_onramps, list(config.onramps))
         return web.json_response(views.onramps(config, found))
 
+    async def _agreements(self, request: web.Request) -> web.Response:
+        _only(request)
+        sockets = self._daemon.effects.sockets
+        return web.json_response(views.agreements(await self._daemon.kernel(sockets.members)))
+
     async def _servers(self, request: web.Request) -> web.Response:
         _only(request)
-        return web.json_response(views.servers(self._daemon.latest_snapshot(), self._daemon.me.name))
+        state = self._daemon.effects.datapath.state
+        return web.json_response(views.servers(self._daemon.latest_snapshot(), state, self._daemon.me.name))
 
     async def _flows(self, request: web.Request) -> web.Response:
         query = _only(request, "limit", "protocol", "client", "local", "remote")

@@ -1,4 +1,4 @@
-"""What the agent does now and then, beside following the ledger: sweep, report drops, look after the uplink.
+"""What the agent does now and then, beside following the ledger: sweep, tidy up, report drops, look after the uplink.
 
 Each chore is a loop that never ends by itself. What goes wrong is logged when it begins and when it ends, not
 every time it is met; only a lost uplink ends the agent, because nothing but a new start can help.
@@ -80,6 +80,16 @@ async def report_drops(kernel: KernelThread, effects: NodeEffects, watch: Watch,
         counts.update({drop.reason: drop.packets for drop in drops})
 
     await _every(DROPS_S, once, Trouble("drop counters", cast(Log, log)))
+
+
+async def tidy(kernel: KernelThread, effects: NodeEffects, log: Log) -> None:
+    """Agreements of cgroups that are gone, and cgroups of programs that have ended: nobody tells of either."""
+
+    async def once() -> None:
+        if number := await kernel(effects.sockets.tidy):
+            log.debug("agreements over", agreements=number)
+
+    await _every(SWEEP_S, once, Trouble("agreements", log))
 
 
 async def watch_uplink(kernel: KernelThread, effects: NodeEffects) -> None:

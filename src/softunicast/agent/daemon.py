@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from ipaddress import IPv4Network
 from typing import Final, cast
 
 from softunicast import __version__
@@ -52,7 +53,9 @@ class Daemon:
         effects: NodeEffects,
         timing: Timing,
         plain_log: Log,
+        segment: tuple[IPv4Network, ...] | None = None,
     ) -> None:
+        """`segment`: see core.desired."""
         self.event_log = EventLog(plain_log)
         log = cast(Log, self.event_log)  # the part of it that is used
         self.config = config
@@ -69,6 +72,7 @@ class Daemon:
         self.kernel_trouble = Trouble("kernel", log)
         self._timing = timing
         self._log = log
+        self._segment = segment
         self._applied: tuple[object, ...] = ()
         self._apply_again_ns = 0
         self._fill_again_ns = 0
@@ -104,6 +108,7 @@ class Daemon:
             asyncio.create_task(self._follow()),
             asyncio.create_task(chores.sweep(kernel, effects, self.watch, self._log)),
             asyncio.create_task(chores.report_drops(kernel, effects, self.watch, self.event_log)),
+            asyncio.create_task(chores.tidy(kernel, effects, self._log)),
             asyncio.create_task(chores.watch_uplink(kernel, effects)),
             asyncio.create_task(stop.wait()),
         ]
@@ -122,6 +127,8 @@ class Daemon:
         datapath, clean = self.effects.datapath, True
         if restore:
             stopped = await self.kernel(self.effects.stop, datapath.state, list(self.keeper.holdings))
+            if stopped.orphans:
+                self._log.warning("programs without a pool", cgroups=stopped.orphans)
             for error in stopped.errors:
                 self._log.error("restoring failed", why=str(error))
             try:
@@ -240,6 +247,7 @@ class Daemon:
             self.config.onramps,
             self.keeper.deadlines(),
             self.keeper.usable(),
+            self._segment,
         )
 
     async def _apply(self) -> None:

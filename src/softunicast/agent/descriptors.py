@@ -8,20 +8,16 @@ out. Number, size and duration of what strangers may ask are bounded, also for e
 from __future__ import annotations
 
 import asyncio
-import grp
 import os
-import pwd
 import socket
-import struct
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from softunicast.agent.daemon import Daemon
 from softunicast.agent.listening import REQUESTS_MAX, listen
+from softunicast.agent.peers import Holders, Peer
 from softunicast.core.config import Config
 from softunicast.core.errors import HostError, SoftunicastError, UnknownNameError
 from softunicast.core.onramps import Tun
@@ -31,57 +27,11 @@ from softunicast.wire import descriptor as wire
 REQUEST_S: Final = 2.0  # until a program that connected has said what it wants
 REQUESTS_OF_USER_MAX: Final = 4
 REST_S: Final = 0.1  # after the kernel had no descriptor for a connection
-_SO_PEERGROUPS: Final = 59  # <asm-generic/socket.h>
-_CREDENTIALS: Final = struct.Struct("iII")
-_GROUPS_BYTES: Final = 1024  # the most that Python asks for: 256 groups
-_ROOT: Final = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The program at the other end, as it was when it connected."""
-
-    pid: int
-    uid: int
-    groups: frozenset[int]
-
-    @classmethod
-    def of(cls, connection: socket.socket) -> Peer:
-        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, gid = _CREDENTIALS.unpack(data)
-        more = b""
-        with suppress(OSError):  # more of them than fit: then only the first one counts
-            more = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
-        return cls(pid, uid, frozenset((gid, *struct.unpack(f"{len(more) // 4}I", more))))
-
-
-@dataclass(frozen=True, slots=True)
-class Holders:
-    """Who may open an on-ramp, in numbers."""
-
-    users: frozenset[int]
-    groups: frozenset[int]
-
-    @classmethod
-    def of(cls, onramp: str, tun: Tun) -> Holders:
-        """Raises HostError for a name that this host does not have."""
-        try:
-            return cls(
-                frozenset(int(one) if one.isdigit() else pwd.getpwnam(one).pw_uid for one in tun.users),
-                frozenset(int(one) if one.isdigit() else grp.getgrnam(one).gr_gid for one in tun.groups),
-            )
-        except KeyError as error:
-            raise HostError(
-                f"on-ramp {onramp}: {error.args[0]}", "make that user or group, or name another one"
-            ) from error
-
-    def include(self, peer: Peer) -> bool:
-        return peer.uid == _ROOT or peer.uid in self.users or not self.groups.isdisjoint(peer.groups)
 
 
 def holders_of(config: Config) -> dict[str, Holders]:
     """By on-ramp. Raises HostError."""
-    return {name: Holders.of(name, tun) for name, tun in config.tuns.items()}
+    return {name: Holders.of(f"on-ramp {name}", tun.users, tun.groups) for name, tun in config.tuns.items()}
 
 
 class Descriptors:
@@ -160,7 +110,7 @@ class Descriptors:
         try:
             sources = self._daemon.config.sources[name]
             header_bytes = wire.HEADER_BYTES if tun.offload else 0
-            answer = wire.grant(wire.Grant(name, tun.address, sources, tun.mtu, header_bytes))
+            answer = wire.grant(wire.Grant(name, tun.address, sources, tun.mtu, header_bytes, tun.address6))
             socket.send_fds(connection, [answer], [descriptor])
             self._log.info("descriptor handed out", onramp=name, uid=peer.uid, pid=peer.pid)
         finally:

@@ -3,8 +3,9 @@
 Taking part:     TUN devices for programs are made; ARP is told to be quiet about addresses on `lo` before there
                  are any; an on-ramp forwards only while the egress program is attached to it, so that no packet
                  leaves untranslated; addresses come last, when director and guard already watch them.
-Letting go:      no new flows; on-ramps stop forwarding; addresses go while director and guard still watch, or
-                 the kernel would answer for them from ports that are not ours; then programs, then the rest.
+Letting go:      programs are told of no pool any more; no new flows; on-ramps stop forwarding; addresses go while
+                 director and guard still watch, or the kernel would answer for them from ports that are not ours;
+                 then programs, then the rest.
 
 All of it blocks: call it from the kernel thread. Nothing is decided here.
 """
@@ -19,6 +20,7 @@ from typing import Final, Protocol
 
 from softunicast.agent.decisions import addresses_here, without_new_flows
 from softunicast.agent.host import HostChanges
+from softunicast.agent.sockets import Member
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, KernelError, SoftunicastError
 from softunicast.core.onramps import Tun
@@ -56,14 +58,25 @@ class DataPath(Protocol):
     def remove(self) -> None: ...
 
 
+class SocketPools(Protocol):
+    """What the agent needs of softunicast.agent.sockets.Sockets."""
+
+    def publish(self) -> None: ...
+    def withdraw(self) -> tuple[str, ...]: ...
+    def tidy(self) -> int: ...
+    def members(self) -> list[Member]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """What is left after `NodeEffects.stop`. `let_go`: the kernel uses no slice any more, so leases may be given
-    back; `live`: live flows that were cut off, by slice; `errors`: what could not be undone."""
+    back; `live`: live flows that were cut off, by slice; `errors`: what could not be undone; `orphans`: cgroups whose
+    programs run on, now with the host's own address."""
 
     let_go: bool
     live: Mapping[Slice, int]
     errors: tuple[SoftunicastError, ...]
+    orphans: tuple[str, ...] = ()
 
 
 class NodeEffects:
@@ -73,6 +86,7 @@ class NodeEffects:
         self,
         datapath: DataPath,
         host: HostChanges,
+        sockets: SocketPools,
         uplink: str,
         me: str,
         index_of: Callable[[str], int | None] = links.index_of,
@@ -80,6 +94,7 @@ class NodeEffects:
     ) -> None:
         self.datapath = datapath
         self.host = host
+        self.sockets = sockets
         self.missing_onramps: tuple[str, ...] = ()
         self.uplink = uplink
         self._me = me
@@ -113,6 +128,10 @@ class NodeEffects:
         forwarding |= {
             ipv6_conf(name, "forwarding") for name in present if 6 in wanted.pools[kept[name]].families
         }
+        if (
+            wanted.tunnels
+        ):  # the kernel gives the way of the tunnels' packets only where it forwards; on `lo` it cannot
+            forwarding.add(ipv4_conf(links.LOOPBACK, "forwarding"))
         for name in set(self._forwarding()) - forwarding:
             self.host.restore_setting(name)
             changes += 1
@@ -182,15 +201,18 @@ class NodeEffects:
         def addresses() -> None:
             self.host.have_addresses(frozenset())
 
-        let_go = True
-        for step in (quiet, onramps, addresses, self.datapath.remove):
+        def programs() -> None:
+            orphans.extend(self.sockets.withdraw())
+
+        let_go, orphans = True, list[str]()
+        for step in (programs, quiet, onramps, addresses, self.datapath.remove):
             try:
                 step()
             except SoftunicastError as error:
                 errors.append(error)
                 let_go = step != self.datapath.remove
         errors += self.host.restore()
-        return Stopped(let_go, live, tuple(errors))
+        return Stopped(let_go, live, tuple(errors), tuple(orphans))
 
     def _quieten(self, interfaces: Iterable[str]) -> int:
         changes = 0

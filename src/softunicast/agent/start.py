@@ -14,19 +14,23 @@ import signal
 import time
 from collections.abc import Mapping
 from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from softunicast import __version__
 from softunicast.agent.api import Api
 from softunicast.agent.daemon import Daemon
-from softunicast.agent.descriptors import Descriptors, Holders, holders_of
+from softunicast.agent.descriptors import Descriptors, holders_of
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.host import JOURNAL_FILE, HostChanges
 from softunicast.agent.keeper import Timing
 from softunicast.agent.kernel_thread import KernelThread
+from softunicast.agent.lending import Lending, borrowers_of
 from softunicast.agent.lock import StateLock
 from softunicast.agent.notify import notify
+from softunicast.agent.peers import Holders
 from softunicast.agent.privileges import require_privileges
+from softunicast.agent.sockets import Sockets, board_of, look_after
 from softunicast.core.config import Config
 from softunicast.core.errors import HostError, InputError, SoftunicastError
 from softunicast.core.pools import select
@@ -34,6 +38,7 @@ from softunicast.core.records import Server
 from softunicast.kernel import links, probe
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.explain import explain
+from softunicast.kernel.grants import Grants
 from softunicast.ledger.sqlite import SqliteLedger
 from softunicast.observe import logs
 
@@ -44,7 +49,9 @@ def run(config: Config) -> None:
     require_privileges()
     probe.require()
     me, onramps = identify(config)
-    holders = holders_of(config)
+    # A server with an address in one of the uplink's own prefixes needs no router to be reached.
+    segment = tuple(address.network for address in links.interface(config.uplink.interface).addresses)
+    holders, borrowers = holders_of(config), borrowers_of(config)
     # A mistake in the configuration shows at the first start. After a crash the data path is to be taken over
     # whatever became of one on-ramp meanwhile; it waits, as it would have in a running agent.
     if onramps and not (Path(config.agent.state_dir) / JOURNAL_FILE).exists():
@@ -58,7 +65,7 @@ def run(config: Config) -> None:
         )
     lock = StateLock.take(Path(config.agent.state_dir))
     try:
-        asyncio.run(_run(config, me, holders))
+        asyncio.run(_run(config, me, segment, holders, borrowers))
     finally:
         lock.release()
 
@@ -89,11 +96,18 @@ def identify(config: Config) -> tuple[Server, tuple[str, ...]]:
     )
 
 
-async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> None:
+async def _run(
+    config: Config,
+    me: Server,
+    segment: tuple[IPv4Network, ...],
+    holders: Mapping[str, Holders],
+    borrowers: Mapping[str, Holders],
+) -> None:
     log = logs.logger(server=me.name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    possible = look_after(config.sockets)
     ledger = await SqliteLedger.open(Path(config.ledger.path), quarantine_s=config.agent.quarantine_s)
     kernel = KernelThread()
     try:
@@ -110,21 +124,26 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
             {**config.attach, config.uplink.interface: config.uplink.attach},
             config.sources,
             config.rules,
+            possible[0],
         )
     except BaseException:
         kernel.close()
         await ledger.close()
         raise
     timing = Timing(config.agent.ttl_s, config.agent.settle_s, time.monotonic_ns, random.random)
-    effects = NodeEffects(datapath, host, config.uplink.interface, me.name, tuns=config.tuns)
-    daemon = Daemon(config, me, ledger, kernel, effects, timing, log)
+    sockets = Sockets(Path(config.agent.state_dir), board_of(config, *possible))
+    effects = NodeEffects(datapath, host, sockets, config.uplink.interface, me.name, tuns=config.tuns)
+    daemon = Daemon(config, me, ledger, kernel, effects, timing, log, segment)
     api = Api(daemon, partial(explain, datapath), Path(config.agent.socket), log)
     descriptors = Descriptors(daemon, holders, log)
+    lending = Lending(daemon, Grants(datapath), borrowers, log)
     restore = not datapath.adopted
     try:
         await daemon.begin()
         await api.start()
         await descriptors.start()
+        await kernel(sockets.publish)
+        await lending.start()
         restore = False  # from here on only a clean stop takes anything back
         daemon.event_log.info(
             "agent ready", version=__version__, adopted=datapath.adopted, address=me.address
@@ -138,6 +157,7 @@ async def _run(config: Config, me: Server, holders: Mapping[str, Holders]) -> No
         raise
     finally:
         notify("STOPPING=1")
+        await lending.stop()
         await descriptors.stop()
         await api.stop()
         clean = await daemon.end(restore)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from softunicast.agent.sockets import Member
 from softunicast.core.config import Config
 from softunicast.core.desired import KernelState, SlotOwner
 from softunicast.core.endpoints import address_order, endpoint_text, parse_endpoint
@@ -140,12 +141,30 @@ def onramps(config: Config, found: Mapping[str, tuple[Interface | None, str]]) -
                 "attach": attachment or None,
                 "layer": None if device is None else "ip" if device.bare else "ethernet",
                 "address": str(device.addresses[0]) if device and device.addresses else None,
+                "address6": next(
+                    (str(one) for one in (device.addresses6 if device else ()) if not one.is_link_local), None
+                ),
                 "mtu": device.mtu if device else None,
                 "sources": [str(one) for one in config.sources.get(name, ())],
                 "open": device is not None and device.carrier if tun else None,
             }
         )
     return rows
+
+
+def agreements(members: Iterable[Member]) -> list[Row]:
+    """Who leaves from which pool, by cgroup."""
+    rows = [
+        {
+            "cgroup": str(one.entry.path),
+            "number": one.entry.number,
+            "by": "excused" if one.entry.pool is None else "run" if one.entry.joined else "attach",
+            "pool": one.entry.pool,
+            "processes": [{"pid": pid, "name": name} for pid, name in one.processes],
+        }
+        for one in members
+    ]
+    return sorted(rows, key=lambda row: str(row["cgroup"]))
 
 
 class PortsUsed:
@@ -169,8 +188,15 @@ class PortsUsed:
         return {slice_: len(ports) for slice_, ports in self._ports.items()}
 
 
-def servers(snapshot: Snapshot, me: str) -> list[Row]:
-    """The servers of the ledger, with the number of live leases of each."""
+def _reached(state: KernelState, me: str, name: str) -> str:
+    """How the director sends packets on to a server."""
+    if name == me or name not in state.servers:
+        return "self" if name == me else "no"
+    return "tunnel" if name in state.tunnels else "neighbour"
+
+
+def servers(snapshot: Snapshot, state: KernelState, me: str) -> list[Row]:
+    """The servers of the ledger, how they are reached, and the number of live leases of each."""
     held = [lease.server for lease in snapshot.leases if lease.live]
     return [
         {
@@ -179,6 +205,7 @@ def servers(snapshot: Snapshot, me: str) -> list[Row]:
             "address": str(server.address),
             "mac": server.mac,
             "here": server.name == me,
+            "reached": _reached(state, me, server.name),
             "slices": held.count(server.name),
         }
         for server in sorted(snapshot.servers, key=lambda server: server.name)

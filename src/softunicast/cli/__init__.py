@@ -1,1 +1,1 @@
-"""The command line: one file per noun. Nouns look, verbs change."""
+"""The command line: one file per noun or verb. Nouns look, verbs change."""

@@ -66,6 +66,7 @@ def read_config(path: Path) -> Config:
 def intentions(config: Config) -> Iterator[str]:
     """What the agent would do with this configuration on this host, line by line."""
     from softunicast.agent.descriptors import holders_of
+    from softunicast.agent.lending import borrowers_of
     from softunicast.agent.start import identify
 
     yield f"{config.path}: no problems"
@@ -80,6 +81,7 @@ def intentions(config: Config) -> Iterator[str]:
         yield f"note: on this host, {error}"
     try:
         holders_of(config)
+        borrowers_of(config)
     except HostError as error:
         yield f"note: on this host, {error}"
     if not Path(config.ledger.path).exists():
@@ -92,9 +94,16 @@ def intentions(config: Config) -> Iterator[str]:
         yield f"would hold {slices} for pool {pool.name} ({tags})"
         if clients:
             yield f"would translate what comes in by {', '.join(clients)} into pool {pool.name}"
+        if whose := _holders(pool.users, pool.groups):
+            yield f"would let programs of {whose} use pool {pool.name}, at {agent.pool_socket}"
     yield f"would renew leases of {agent.ttl_s:g} s every {agent.ttl_s / 3:g} s and listen on {agent.socket}"
     for name, tun in config.tuns.items():
-        users = ", ".join([*tun.users, *(f"group {group}" for group in tun.groups)])
-        yield f"would make the TUN device {name} ({tun.address}) for {users}, handed out at {agent.fd_socket}"
+        whose = _holders(tun.users, tun.groups)
+        addresses = ", ".join(str(one) for one in (tun.address, tun.address6) if one)
+        yield f"would make the TUN device {name} ({addresses}) for {whose}, handed out at {agent.fd_socket}"
     after = "give everything back" if agent.on_stop == "restore" else "leave the data path running"
     yield f"would {after} when stopped"
+
+
+def _holders(users: tuple[str, ...], groups: tuple[str, ...]) -> str:
+    return ", ".join([*users, *(f"group {group}" for group in groups)])

@@ -63,6 +63,7 @@ def command(context: click.Context, path: Path | None, every: bool, as_json: boo
     status, silent = _status(socket)
     scope = _scope(socket, config, status, noted)
     findings = list(examine(scope if silent is None else replace(scope, agent_answers=None)))
+    findings += _strategies()
     for trouble in (unreadable, silent):
         if trouble is not None:
             findings.append(Finding(Severity.ERROR, trouble.what, trouble.fix))
@@ -71,6 +72,25 @@ def command(context: click.Context, path: Path | None, every: bool, as_json: boo
     _print(worst_first(findings), every, as_json)
     if any(finding.severity is Severity.ERROR for finding in findings):
         context.exit(EXIT_UNFIT)
+
+
+def _strategies() -> list[Finding]:
+    """A note for each that this host cannot run. What is not offered anywhere is nobody's trouble, and what our own
+    lacks is an error that the kernel's features have told already."""
+    from softunicast.kernel.doctor import Finding, Severity
+    from softunicast.strategies import catalogue
+
+    return [
+        Finding(Severity.OK, f"the strategy {answer.name} can run")
+        if answer.can_run
+        else Finding(
+            Severity.NOTE if answer.offered else Severity.OK,
+            f"the strategy {answer.name} cannot run: {answer.why}",
+            answer.fix,
+        )
+        for answer in catalogue.examine()
+        if answer.can_run or answer.name != catalogue.OURS
+    ]
 
 
 def _print(findings: tuple[Finding, ...], every: bool, as_json: bool) -> None:

@@ -1,11 +1,12 @@
 """`softunicast lab`: whole networks in namespaces, to try things in.
 
-`list` and `status` look; `up`, `down`, `exec` and `demo` change things. Everything is done by softunicast.lab,
-which each command imports when it runs.
+`list` and `status` look; `up`, `down`, `exec`, `demo` and `failure` change things. Everything is done by
+softunicast.lab, which each command imports when it runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from softunicast.core.errors import InputError, UnknownNameError
 from softunicast.core.records import SLICE_PORTS_DEFAULT
 
 if TYPE_CHECKING:
-    from softunicast.lab.demo import Report
+    from softunicast.lab.verdict import Check
 
 REPORT_WIDTH = 140  # of the demo's table when it goes into a file
 
@@ -33,6 +34,7 @@ def command() -> None:
       softunicast lab status pair                   its nodes and what runs in them
       softunicast lab down pair
       softunicast lab demo                          up, real traffic, what happened, down
+      softunicast lab failure silent_rewrite        how others fail, and claims beside it
     """
 
 
@@ -153,7 +155,7 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
     if as_json:
         show.document({**asdict(report), "passed": report.passed})
     else:
-        _print_report(report)
+        _print_checks(report.checks, report.seconds)
     if keep:
         show.remark(f"the lab {report.lab} is still up; look around:")
         for line in _LOOK_AROUND:
@@ -161,7 +163,34 @@ def demo(context: click.Context, keep: bool, as_json: bool) -> None:
     context.exit(0 if report.passed else 1)
 
 
-def _print_report(report: Report) -> None:
+@command.command()
+@click.argument("name", required=False)
+@show.json_option
+@click.pass_context
+def failure(context: click.Context, name: str | None, as_json: bool) -> None:
+    """Make a failure of another strategy happen, and show the same situation under claims.
+
+    Without NAME: the failures there are. Each runs in a small network of its own, which is removed afterwards. Exit
+    code 0 only if it failed as described and claims did not.
+    """
+    from softunicast.lab import failures
+
+    if name is None:
+        found = [
+            {"name": one.name, "strategies": list(one.of), "about": one.about}
+            for one in failures.FAILURES.values()
+        ]
+        show.rows(found, _FAILURE_COLUMNS, as_json=as_json, empty="no failures")
+        return
+    report = failures.run(name, say=show.remark)
+    if as_json:
+        show.document({**asdict(report), "passed": report.passed})
+    else:
+        _print_checks((*report.reproduced, *report.under_claims), report.seconds, len(report.reproduced))
+    context.exit(0 if report.passed else 1)
+
+
+def _print_checks(checks: Sequence[Check], seconds: float, under_claims_from: int | None = None) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -170,15 +199,17 @@ def _print_report(report: Report) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "WHAT", "EXPECTED", "SEEN"):
         table.add_column(heading, overflow="fold")
-    for check in report.checks:
+    for number, check in enumerate(checks):
+        if number == under_claims_from:
+            table.add_row("", "[bold]under claims[/]")
         mark = "[green]yes[/]" if check.passed else "[bold red]NO[/]"
         table.add_row(mark, Text(check.what), Text(check.expected), Text(check.seen))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = REPORT_WIDTH
     console.print(table)
-    held = sum(check.passed for check in report.checks)
-    console.print(f"{held} of {len(report.checks)} held, in {report.seconds:.0f} s")
+    held = sum(check.passed for check in checks)
+    console.print(f"{held} of {len(checks)} held, in {seconds:.0f} s")
 
 
 def _only_lab() -> str:
@@ -214,6 +245,11 @@ _NODE_COLUMNS: list[show.Column] = [
     ("NAMESPACE", lambda row: row["namespace"] if row["exists"] else f"{row['namespace']} (gone)"),
     ("PROCESSES", lambda row: [f"{process['name']}[{process['pid']}]" for process in row["processes"]]),
     ("AGENT", _agent_cell),
+]
+_FAILURE_COLUMNS: list[show.Column] = [
+    ("NAME", lambda row: row["name"]),
+    ("STRATEGIES", lambda row: row["strategies"]),
+    ("ABOUT", lambda row: row["about"]),
 ]
 _LOOK_AROUND = (
     "status {lab}",

@@ -23,16 +23,21 @@ SOCKET_DEFAULT = "/run/softunicast/agent.sock"
 # Noun -> its line in `softunicast --help`. softunicast.cli.<noun> holds the click command `command`.
 NOUNS = {
     "agent": "Run this server's agent; the other nouns ask it.",
-    "slices": "Which server may use which ports, as this server's kernel has it.",
+    "slices": "Which server may use which ports, says the kernel.",
     "leases": "The ledger's leases; their history; who had a port, and when.",
     "pools": "This server's pools: tags, addresses, slices, ports in use.",
     "onramps": "Where this server's clients come in.",
+    "agreements": "Whose sockets leave from which pool.",
     "servers": "The servers that share addresses, and how to reach them.",
     "flows": "The translated conversations of this server.",
     "drops": "Why packets were dropped: reason, count, the last one.",
     "events": "What the agent has noticed: pools that fill up, limits, leases.",
     "explain": "What would happen to this packet? Asks the real program.",
+    "run": "Run a program whose connections leave from a pool.",
+    "attach": "The same for a running systemd unit or container.",
+    "detach": "Ends that.",
     "doctor": "Can this host do it, is anything set wrong or left over?",
+    "strategies": "Ways to share a slice, and which of them this host can run.",
     "ledger": "The book of blocks, addresses, servers and leases.",
     "lab": "Whole networks in namespaces, to try things in.",
 }
@@ -55,7 +60,7 @@ class Nouns(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Nouns"):
+        with formatter.section("Nouns and verbs"):
             formatter.write_dl(list(NOUNS.items()))
 
     def invoke(self, ctx: click.Context) -> object:

@@ -13,7 +13,7 @@ COLUMNS: list[show.Column] = [
     ("STATE", lambda row: row["state"]),
     ("ATTACH", lambda row: row["attach"]),
     ("LAYER", lambda row: row["layer"]),
-    ("ADDRESS", lambda row: row["address"]),
+    ("ADDRESS", lambda row: [one for one in (row["address"], row["address6"]) if one]),
     ("MTU", lambda row: row["mtu"]),
     ("SOURCES", lambda row: row["sources"] or "any"),
     ("OPEN", lambda row: row["open"]),

@@ -11,7 +11,7 @@ COLUMNS: list[show.Column] = [
     ("SITE", lambda row: row["site"]),
     ("ADDRESS", lambda row: row["address"]),
     ("MAC", lambda row: row["mac"]),
-    ("HERE", lambda row: row["here"]),
+    ("REACHED", lambda row: row["reached"]),
     ("SLICES", lambda row: row["slices"]),
 ]
 
@@ -22,8 +22,8 @@ COLUMNS: list[show.Column] = [
 def command(socket: str, as_json: bool) -> None:
     """The servers that share addresses, and how to reach them.
 
-    Packets for a slice of another server are sent on to its MAC address. A server enters this table when its
-    agent starts for the first time.
+    Packets for a slice of another server are sent on to its MAC address (a neighbour), or through a tunnel where a
+    router is between. A server enters this table when its agent starts for the first time.
 
     \b
     Examples:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
-from softunicast.core.config_sharing import client_limits, thresholds
+from softunicast.core.config_sharing import client_limits, holders, thresholds
+from softunicast.core.config_sockets import SocketsConfig, parse_sockets
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramp_rules import OnrampRules
-from softunicast.core.onramps import ATTACHMENTS, Tun, interface_name, parse_onramps
+from softunicast.core.onramps import ATTACHMENTS, IPNetwork, Tun, interface_name, parse_onramps
 from softunicast.core.pools import (
     ICMP_ERRORS_PER_S,
     PROTOCOLS,
@@ -76,6 +77,7 @@ class AgentConfig:
 
     socket: str = "/run/softunicast/agent.sock"
     fd_socket: str = "/run/softunicast/fd.sock"
+    pool_socket: str = "/run/softunicast/pools.sock"
     state_dir: str = "/run/softunicast"
     bpffs: str = "/sys/fs/bpf/softunicast"
     ttl_s: float = TTL_DEFAULT_S
@@ -118,9 +120,10 @@ class Config:
     pools: tuple[Pool, ...]
     onramps: Mapping[str, str]
     attach: Mapping[str, str] = field(default_factory=dict)
-    sources: Mapping[str, tuple[IPv4Network, ...]] = field(default_factory=dict)
+    sources: Mapping[str, tuple[IPNetwork, ...]] = field(default_factory=dict)
     tuns: Mapping[str, Tun] = field(default_factory=dict)
     rules: Mapping[str, OnrampRules] = field(default_factory=dict)
+    sockets: SocketsConfig = field(default_factory=SocketsConfig)
 
 
 def parse_config(text: str, path: str) -> Config:
@@ -151,6 +154,7 @@ def parse_config(text: str, path: str) -> Config:
         sources={one.name: one.sources for one in onramps if one.sources},
         tuns={one.name: one.tun for one in onramps if one.tun},
         rules={one.name: one.rules for one in onramps},
+        sockets=parse_sockets(document.section("sockets")),
     )
     for section in (server, uplink, ledger, document):
         section.done()
@@ -164,6 +168,7 @@ def _agent(section: Section) -> AgentConfig:
     agent = AgentConfig(
         socket=section.path("socket", base.socket),
         fd_socket=section.path("fd_socket", base.fd_socket),
+        pool_socket=section.path("pool_socket", base.pool_socket),
         state_dir=section.path("state_dir", base.state_dir),
         bpffs=section.path("bpffs", base.bpffs),
         ttl_s=section.number("ttl_s", base.ttl_s, 3.0, 86400.0),
@@ -174,11 +179,13 @@ def _agent(section: Section) -> AgentConfig:
         log_level=section.choice("log_level", ("debug", "info", "warning", "error"), base.log_level),
         log_format=section.choice("log_format", ("auto", "json", "console"), base.log_format),
     )
-    for key in ("socket", "fd_socket"):
+    for key in ("socket", "fd_socket", "pool_socket"):
         if len(getattr(agent, key).encode()) > SOCKET_BYTES_MAX:
             section.wrong(key, "too long for a socket", f"use at most {SOCKET_BYTES_MAX} bytes")
     if agent.fd_socket == agent.socket:
         section.wrong("fd_socket", "the API listens there", "give it another path")
+    if agent.pool_socket in (agent.socket, agent.fd_socket):
+        section.wrong("pool_socket", "the agent listens there for something else", "give it another path")
     if agent.settle_s < agent.poll_s:
         section.wrong(
             "settle_s",
@@ -231,6 +238,8 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             section.number("icmp_errors_per_s", ICMP_ERRORS_PER_S, 0, ICMP_ERRORS_MAX),
             section.choice("when_full", WHEN_FULL, WHEN_FULL[0]),
             *thresholds(section),
+            holders(section, "users"),
+            holders(section, "groups"),
         )
         section.done()
         if name:

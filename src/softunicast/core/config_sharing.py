@@ -6,6 +6,7 @@ section, and a stand-in returned.
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Final
 
@@ -15,6 +16,8 @@ from softunicast.core.pools import WARN_AT, WARN_CLEAR_AT, ClientLimits
 from softunicast.core.slices import Slice
 from softunicast.core.toml_reader import Section, reason
 
+HOLDERS_MAX: Final = 64  # names in `users` or `groups`
+_HOLDER: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,31}\$?")
 CLIENT_MAX: Final = 1 << 26  # flows, or new flows per second, of one client
 
 
@@ -45,8 +48,18 @@ def onramp_rules(section: Section) -> OnrampRules:
         except InputError as error:
             section.wrong("exempt", *reason(error))
             continue
-        if prefix.is_port_slice or prefix.version != 4:
-            section.wrong("exempt", f"{text} is no IPv4 prefix", "write it like 192.0.2.0/24")
+        if prefix.is_port_slice:
+            fix = "write it like 192.0.2.0/24 or 2001:db8:7::/48"
+            section.wrong("exempt", f"{text} is no prefix of whole addresses", fix)
         exempt.append(prefix)
     clamp = section.number_or_choice("mss_clamp", ("off", "pmtu"), MSS_MIN, MSS_MAX)
     return OnrampRules(tuple(exempt), clamp if isinstance(clamp, int) else 0, clamp == "pmtu")
+
+
+def holders(section: Section, key: str) -> tuple[str, ...]:
+    """`users` or `groups`: who may have what the section is about, by name or number."""
+    names = section.list_of_texts(key, HOLDERS_MAX)
+    for name in names:
+        if not _HOLDER.fullmatch(name):
+            section.wrong(key, f"{name!r} is neither a name nor a number", "give one as `id` prints it")
+    return tuple(names)

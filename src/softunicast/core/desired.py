@@ -3,13 +3,14 @@
 A pure function of a snapshot, this server's name, its configuration, and what the agent knows about its own
 leases (until when they last, and which have settled). The result is compared with what the kernel holds
 (`plan.py`) and the difference applied; nothing here knows how. Another site's addresses are left out, since
-this server's neighbours are only those of its own site.
+a server sends packets on only to those of its own site.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
 
 from softunicast.core.errors import UnknownNameError
 from softunicast.core.leases import Lease, LeaseState
@@ -70,6 +71,8 @@ class KernelState:
     """Everything the data path knows.
 
     `servers`: name -> MAC of the uplink, this server's included. `onramps`: interface name -> pool name.
+    `tunnels`: those of the servers that are reached through a tunnel -> where it ends; and this server's own end,
+    when there are any.
     """
 
     blocks: frozenset[Slice]
@@ -77,6 +80,7 @@ class KernelState:
     servers: Mapping[str, str]
     pools: Mapping[str, PoolSlices]
     onramps: Mapping[str, str]
+    tunnels: Mapping[str, IPv4Address] = field(default_factory=dict)
 
 
 def desired(
@@ -86,6 +90,7 @@ def desired(
     onramps: Mapping[str, str],
     deadlines: Mapping[Slice, int],
     usable: Collection[Slice],
+    segment: Collection[IPv4Network] | None = None,
 ) -> KernelState:
     """The kernel state that the ledger's snapshot asks of the server named `me`.
 
@@ -93,7 +98,9 @@ def desired(
     successful renewal. `usable`: its slices that have settled, that is, that every neighbour had time to
     learn of. A new flow may leave only from a slice that is held (not draining), has a deadline and is
     usable; a slice serves every pool that matches its address. A pool without any is there, empty, so that
-    its clients are refused by name. Raises UnknownNameError when the ledger has no server `me`.
+    its clients are refused by name. `segment`: the prefixes that are on the uplink's own link; servers with an
+    address outside of them are reached through tunnels (none is, when not given). Raises UnknownNameError when
+    the ledger has no server `me`.
     """
     site = _site_of(snapshot, me)
     servers = {server.name: server.mac for server in snapshot.servers if server.site == site}
@@ -133,7 +140,22 @@ def desired(
             for pool in pools
         },
         onramps=dict(onramps),
+        tunnels=_tunnels(snapshot, me, site, segment),
     )
+
+
+def _tunnels(
+    snapshot: Snapshot, me: str, site: str, segment: Collection[IPv4Network] | None
+) -> dict[str, IPv4Address]:
+    if segment is None:
+        return {}
+    addresses = {server.name: server.address for server in snapshot.servers if server.site == site}
+    remote = {
+        name: address
+        for name, address in addresses.items()
+        if name != me and not any(address in prefix for prefix in segment)
+    }
+    return {**remote, me: addresses[me]} if remote else {}
 
 
 def _families(pool: Pool, addresses: Iterable[Address]) -> frozenset[int]:

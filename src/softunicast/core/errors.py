@@ -54,6 +54,18 @@ class HostError(SoftunicastError):
     exit_code = 3
 
 
+class NotExecutableError(HostError):
+    """The program to run is there and does not run. Exit code 126, as in shells."""
+
+    exit_code = 126
+
+
+class NoProgramError(InputError):
+    """There is no program of that name to run. Exit code 127, as in shells."""
+
+    exit_code = 127
+
+
 class LedgerError(SoftunicastError):
     """The ledger could not be read or written."""
 

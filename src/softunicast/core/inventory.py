@@ -19,7 +19,7 @@ from softunicast.core.records import (
     Block,
     Inventory,
 )
-from softunicast.core.slices import PORT_BITS, IPAddress, Slice
+from softunicast.core.slices import IPAddress, Slice
 from softunicast.core.toml_reader import Problems, Section, reason
 
 PREFIX_ADDRESSES_MAX: Final = 256  # of one [[addresses]]: each address is a row and a table of its own
@@ -71,26 +71,46 @@ def _prefix(section: Section) -> Slice | None:
 
 
 def _addresses(section: Section) -> tuple[Address, ...]:
-    """One of `address`, or all of `prefix`."""
+    """One of `address`, all of `prefix`, or `count` of it. A prefix is never expanded: it may have 2**80 of them."""
     whole = _prefix(section) if section.have("prefix") else None
     address = _ip_address(section) if not section.have("prefix") or section.have("address") else None
     if whole is not None and address is not None:
         section.wrong("prefix", "both address and prefix", "give one of them")
     site = section.name("site", TAG_PATTERN)
     tags = read_tags(section)
-    if whole is not None and whole.addresses > PREFIX_ADDRESSES_MAX:
-        least = (32 if whole.version == 4 else 128) - PREFIX_ADDRESSES_MAX.bit_length() + 1
-        what = f"{whole} has more than {PREFIX_ADDRESSES_MAX} addresses"
-        section.wrong("prefix", what, f"list those to be used: parts of /{least} or longer")
-        whole = None
+    count = _count(section, whole)
     version = 6 if (whole.version if whole else address.version if address else 4) == 6 else 4
     ports = section.number("slice_ports", SLICE_PORTS_DEFAULT, SLICE_PORTS_MIN, SLICE_PORTS_MAX[version])
     if ports & (ports - 1):
         section.wrong("slice_ports", f"{ports} is not a power of two", f"use {1 << ports.bit_length() - 1}")
     if address is not None:
         return (Address(address, site, tags, ports),)
-    found = whole.split(whole.bits - PORT_BITS) if whole is not None else ()
-    return tuple(Address(part.address, site, tags, ports) for part in found)
+    if whole is None or count is None:
+        return ()
+    # Of a part, what follows its first address: that one names the prefix (RFC 4291 section 2.6.1).
+    first = 0 if count == whole.addresses else 1
+    return tuple(Address(whole.address + at, site, tags, ports) for at in range(first, first + count))
+
+
+def _count(section: Section, whole: Slice | None) -> int | None:
+    """How many addresses of the prefix are used; None for a problem, or when there is no prefix."""
+    asked = section.number("count", 1, 1, PREFIX_ADDRESSES_MAX) if section.have("count") else None
+    if whole is None:
+        if asked is not None and not section.have("prefix"):
+            section.wrong(
+                "count", "only a prefix has a count", "give prefix instead of address, or leave it out"
+            )
+        return None
+    if asked is None and whole.addresses > PREFIX_ADDRESSES_MAX:
+        what = f"{whole} has more than {PREFIX_ADDRESSES_MAX} addresses"
+        fix = f"say how many of them are to be used: count = 1 to {PREFIX_ADDRESSES_MAX}"
+        section.wrong("prefix", what, fix)
+        return None
+    if asked is not None and asked >= whole.addresses:
+        what = f"{whole} has {whole.addresses - 1} addresses beside its first"
+        section.wrong("count", what, "lower it, or leave it out to use the prefix whole")
+        return None
+    return asked or whole.addresses
 
 
 def _ip_address(section: Section) -> IPAddress | None:

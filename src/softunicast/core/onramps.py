@@ -7,35 +7,44 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Interface, IPv4Network, NetmaskValueError
+from ipaddress import (
+    AddressValueError,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    NetmaskValueError,
+    ip_network,
+)
 from typing import Final
 
-from softunicast.core.config_sharing import onramp_rules
+from softunicast.core.config_sharing import holders, onramp_rules
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.toml_reader import Section, suggestion
 
 ONRAMPS_MAX: Final = 1024  # entries of the kernel's table of on-ramps
 ATTACHMENTS: Final = ("auto", "tc", "xdp")  # of an on-ramp, and of the uplink
 SOURCES_MAX: Final = 16  # the same number as ONRAMP_SOURCES_MAX in bpf/abi.h
-HOLDERS_MAX: Final = 64  # names in `users` or `groups`
 MTU_MIN, MTU_MAX = 576, 65535  # RFC 791's least that everybody takes; the most that a TUN has
+MTU6_MIN: Final = 1280  # RFC 8200: a device with less has no IPv6
 MTU_DEFAULT: Final = 1500
 _INTERFACE: Final = re.compile(r"[^\s/:%]{1,15}")  # what the kernel's dev_valid_name lets through
 _NOT_INTERFACES: Final = (".", "..", "all", "default")  # the last two mean every interface to sysctl
-_HOLDER: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,31}\$?")
+IPNetwork = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class Tun:
     """A TUN device that the agent makes and whose descriptor programs of these `users` and `groups` (names or
-    numbers) get. `address`: the server's own on it. `offload`: packets have a virtio_net header, so that many can
-    be given as one large one."""
+    numbers) get. `address`: the server's own on it; `address6`: likewise, where the program has IPv6. `offload`:
+    packets have a virtio_net header, so that many can be given as one large one."""
 
     address: IPv4Interface
     mtu: int = MTU_DEFAULT
     offload: bool = False
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    address6: IPv6Interface | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class Onramp:
     name: str
     pool: str
     attach: str = "auto"
-    sources: tuple[IPv4Network, ...] = ()
+    sources: tuple[IPNetwork, ...] = ()
     tun: Tun | None = None
     rules: OnrampRules = NO_RULES
 
@@ -91,10 +100,18 @@ def _onramp(section: Section) -> Onramp:
         _address(section),
         section.number("mtu", MTU_DEFAULT, MTU_MIN, MTU_MAX),
         section.flag("offload", False),
-        _holders(section, "users"),
-        _holders(section, "groups"),
+        holders(section, "users"),
+        holders(section, "groups"),
+        _address6(section) if section.have("address6") else None,
     )
     sources = _sources(section)
+    if tun.address6 is None and not section.have("address6") and any(one.version == 6 for one in sources):
+        fix = 'give the server one, too: address6 = "2001:db8:9::1/64"'
+        section.wrong("sources", "IPv6 prefixes, but the device has no IPv6 address", fix)
+    if tun.address6 is not None and tun.mtu < MTU6_MIN:
+        section.wrong("mtu", f"{tun.mtu} is too little for IPv6", f"give at least {MTU6_MIN}, or no address6")
+    if tun.address6 is not None and sources and all(one.version == 4 for one in sources):
+        section.wrong("address6", "sources has no IPv6 prefix", "add those that the program may use")
     if not sources and not section.have("sources"):
         section.wrong(
             "sources", "missing", 'say which addresses the program may use: sources = ["10.9.0.0/24"]'
@@ -118,23 +135,35 @@ def _address(section: Section) -> IPv4Interface:
     return IPv4Interface("0.0.0.0/0")
 
 
-def _sources(section: Section) -> tuple[IPv4Network, ...]:
+def _address6(section: Section) -> IPv6Interface | None:
+    text = section.text("address6")
+    try:
+        if "/" in text and "%" not in text:
+            found = IPv6Interface(text)
+            if not (found.is_link_local or found.is_multicast or found.is_unspecified or found.is_loopback):
+                return found
+    except (AddressValueError, NetmaskValueError):
+        pass
+    if text:
+        fix = "write it like 2001:db8:9::1/64; link-local ones are not forwarded"
+        section.wrong("address6", f"{text!r} is not an IPv6 address with its prefix length", fix)
+    return None
+
+
+def _sources(section: Section) -> tuple[IPNetwork, ...]:
     found = []
     for text in section.list_of_texts("sources", SOURCES_MAX):
         try:
-            found.append(IPv4Network(text))
+            prefix = None if "%" in text else ip_network(text)
         except ValueError:
-            section.wrong(
-                "sources", f"{text!r} is no IPv4 prefix", "write it like 10.9.0.0/24, host bits zero"
-            )
+            prefix = None
+        if prefix is None:
+            fix = "write it like 10.9.0.0/24 or 2001:db8:9::/64, host bits zero"
+            section.wrong("sources", f"{text!r} is no prefix", fix)
+        elif prefix.version == 6 and (prefix.is_link_local or prefix.is_multicast):
+            section.wrong("sources", f"{text} is of one link", "name addresses that can be forwarded")
+        else:
+            found.append(prefix)
     if section.have("sources") and not found:
         section.wrong("sources", "no address may come in", "name at least one prefix, or leave it out")
     return tuple(found)
-
-
-def _holders(section: Section, key: str) -> tuple[str, ...]:
-    names = section.list_of_texts(key, HOLDERS_MAX)
-    for name in names:
-        if not _HOLDER.fullmatch(name):
-            section.wrong(key, f"{name!r} is neither a name nor a number", "give one as `id` prints it")
-    return tuple(names)

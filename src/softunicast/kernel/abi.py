@@ -24,28 +24,37 @@ class Reason(IntEnum):
     LEASE_EXPIRED = 8
     STEER_LOOP = 9
     NO_NEIGHBOUR = 10
-    NO_POOL = 11
-    NO_SLICE = 12
-    SLICE_FULL = 13
-    TABLE_FULL = 14
-    CLIENT_FLOWS = 15
-    CLIENT_STATE = 16
-    CLIENT_RATE = 17
-    CLIENT_TABLE = 18
-    NO_FLOW = 19
-    NO_ROUTE = 20
-    HOP_LIMIT = 21
-    TOO_BIG = 22
-    FAMILY = 23
-    FILTERED = 24
-    UNSOLICITED = 25
-    SPOOFED = 26
-    GUARD_FOREIGN = 27
-    GUARD_NOBODY = 28
-    GUARD_EXPIRED = 29
-    GUARD_FRAGMENT = 30
-    GUARD_PROTOCOL = 31
-    MAX = 32
+    TUNNEL_STRANGER = 11
+    TUNNEL_ASTRAY = 12
+    NO_POOL = 13
+    NO_SLICE = 14
+    SLICE_FULL = 15
+    TABLE_FULL = 16
+    CLIENT_FLOWS = 17
+    CLIENT_STATE = 18
+    CLIENT_RATE = 19
+    CLIENT_TABLE = 20
+    NO_FLOW = 21
+    NO_ROUTE = 22
+    HOP_LIMIT = 23
+    TOO_BIG = 24
+    FAMILY = 25
+    FILTERED = 26
+    UNSOLICITED = 27
+    SPOOFED = 28
+    BIND_REFUSED = 29
+    BIND_OUTSIDE = 30
+    SOCKET_TAKEN = 31
+    NO_ADDRESS = 32
+    NAMESPACE = 33
+    GUARD_FOREIGN = 34
+    GUARD_NOBODY = 35
+    GUARD_EXPIRED = 36
+    GUARD_FRAGMENT = 37
+    GUARD_PROTOCOL = 38
+    GUARD_TUNNEL = 39
+    GUARD_SOCKET = 40
+    MAX = 41
 
 
 class Traffic(IntEnum):
@@ -63,7 +72,10 @@ class Traffic(IntEnum):
     HELD = 11
     RELEASED = 12
     CUT = 13
-    MAX = 14
+    TUNNEL_OUT = 14
+    TUNNEL_IN = 15
+    SOCKETS = 16
+    MAX = 17
 
 
 class Hook(IntEnum):
@@ -72,12 +84,21 @@ class Hook(IntEnum):
     EGRESS_OUT = 2
     EGRESS_IN = 3
     GUARD = 4
+    SOCKET = 5
+    UPLINK = 6
+
+
+class Handed(IntEnum):
+    DIRECTOR = 0
+    FAST = 1
+    MAX = 2
 
 
 class ServerKind(IntEnum):
     UNUSED = 0
     SELF = 1
     NEIGHBOUR = 2
+    REMOTE = 3
 
 
 class TcpSeen(IntEnum):
@@ -101,8 +122,20 @@ class Behaviour(IntEnum):
     ONE_ADDRESS = 256
 
 
+class AgreementKind(IntEnum):
+    NONE = 0
+    POOL = 1
+    EXCUSED = 2
+
+
+class GrantStep(IntEnum):
+    TAKE = 0
+    EXTEND = 1
+    END = 2
+
+
 class AbiLimit(IntEnum):
-    ABI_VERSION = 3
+    ABI_VERSION = 4
     NAME_BYTES = 48
     POOL_SLICES_MAX = 256
     LINE_GROUPS = 7
@@ -120,6 +153,9 @@ class Settings(NamedTuple):
     self: int
     uplink_mtu: int
     group_mask: int
+    address6: bytes
+    granted: int
+    netns_cookie: int
 
     def pack(self) -> bytes:
         return _settings.pack(*self)
@@ -129,8 +165,8 @@ class Settings(NamedTuple):
         return cls._make(_settings.unpack(data))
 
 
-_settings = Struct("<IIIII")
-SETTINGS_BYTES: Final = 20
+_settings = Struct("<IIIII16sIQ")
+SETTINGS_BYTES: Final = 48
 
 
 class BlockKey(NamedTuple):
@@ -246,6 +282,7 @@ SLOT_BYTES: Final = 16
 class Server(NamedTuple):
     mac: bytes
     kind: int
+    address: int
     name: bytes
 
     def pack(self) -> bytes:
@@ -256,8 +293,42 @@ class Server(NamedTuple):
         return cls._make(_server.unpack(data))
 
 
-_server = Struct("<6sB1x48s")
-SERVER_BYTES: Final = 56
+_server = Struct("<6sB1xI48s")
+SERVER_BYTES: Final = 60
+
+
+class Hop(NamedTuple):
+    until_ns: int
+    destination: bytes
+    source: bytes
+    mtu: int
+
+    def pack(self) -> bytes:
+        return _hop.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Hop:
+        return cls._make(_hop.unpack(data))
+
+
+_hop = Struct("<Q6s6sI")
+HOP_BYTES: Final = 24
+
+
+class Path(NamedTuple):
+    until_ns: int
+    mtu: int
+
+    def pack(self) -> bytes:
+        return _path.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Path:
+        return cls._make(_path.unpack(data))
+
+
+_path = Struct("<QI4x")
+PATH_BYTES: Final = 16
 
 
 class PoolSlice(NamedTuple):
@@ -466,6 +537,57 @@ class ExemptKey6(NamedTuple):
 
 _exempt_key6 = Struct("<II16s")
 EXEMPT_KEY6_BYTES: Final = 24
+
+
+class Agreement(NamedTuple):
+    kind: int
+    pool: int
+
+    def pack(self) -> bytes:
+        return _agreement.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Agreement:
+        return cls._make(_agreement.unpack(data))
+
+
+_agreement = Struct("<II")
+AGREEMENT_BYTES: Final = 8
+
+
+class GrantKey(NamedTuple):
+    address: bytes
+    uid: int
+    port: int
+    protocol: int
+    family: int
+
+    def pack(self) -> bytes:
+        return _grant_key.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> GrantKey:
+        return cls._make(_grant_key.unpack(data))
+
+
+_grant_key = Struct("<16sIHBB")
+GRANT_KEY_BYTES: Final = 24
+
+
+class Grant(NamedTuple):
+    deadline_ns: int
+    pool: int
+
+    def pack(self) -> bytes:
+        return _grant.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Grant:
+        return cls._make(_grant.unpack(data))
+
+
+_grant = Struct("<QI4x")
+GRANT_BYTES: Final = 16
 
 
 class FlowKey(NamedTuple):
@@ -852,6 +974,44 @@ class Sweeping(NamedTuple):
 
 _sweeping = Struct("<QQQ8x")
 SWEEPING_BYTES: Final = 32
+
+
+class Granting(NamedTuple):
+    until_ns: int
+    key: bytes
+    pool: int
+    step: int
+    done: int
+
+    def pack(self) -> bytes:
+        return _granting.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Granting:
+        return cls._make(_granting.unpack(data))
+
+
+_granting = Struct("<Q16sIII4x")
+GRANTING_BYTES: Final = 40
+
+
+class Granting6(NamedTuple):
+    until_ns: int
+    key: bytes
+    pool: int
+    step: int
+    done: int
+
+    def pack(self) -> bytes:
+        return _granting6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Granting6:
+        return cls._make(_granting6.unpack(data))
+
+
+_granting6 = Struct("<Q40sIII4x")
+GRANTING6_BYTES: Final = 64
 
 
 class Usage(NamedTuple):

@@ -10,23 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
 from softunicast.core.config import Limits
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
+from softunicast.core.onramps import IPNetwork
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, layout, links
+from softunicast.kernel import abi, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
-from softunicast.kernel.families import FAMILIES, IPV6
+from softunicast.kernel.families import FAMILIES, IPV4, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
-from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.maps import Map
 from softunicast.kernel.native_xdp import takes_redirected
 from softunicast.kernel.objects import (
@@ -38,21 +38,24 @@ from softunicast.kernel.objects import (
     attach_xdp,
     mount_bpffs,
 )
+from softunicast.kernel.pins import drop_links_of_others, in_order, link_of, remove_pins
 from softunicast.kernel.tables import Tables
+from softunicast.kernel.testrun import run_sweep, run_syscall
 from softunicast.kernel.usage import Usage, read_usage
 from softunicast.kernel.words import index_key
 
 OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
-    *("director_tc6", "guard6", "egress6", "sweep6"),
+    *("director6", "director_tc6", "guard6", "egress6", "fast6", "sweep6"),
 )
 ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
-    *("settings", "groups", "owners", "slots", "servers"),
+    *("settings", "groups", "owners", "slots", "servers", "peers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
 OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
+HANDED: Final = {abi.Handed.DIRECTOR: "director6", abi.Handed.FAST: "fast6"}  # see bpf/handed.h
 TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
@@ -66,15 +69,18 @@ class Datapath:
         uplink: str,
         server: str,
         attach: Mapping[str, str],
-        sources: Mapping[str, Sequence[IPv4Network]],
+        sources: Mapping[str, Sequence[IPNetwork]],
         rules: Mapping[str, OnrampRules],
+        sockets: SocketsConfig | None,
     ) -> None:
         self.folder = folder
         self.uplink = uplink
         self._attach_by = attach
-        self.director = "director"  # or "director_tc": the program at the uplink
+        self.director = "director"  # or "director_tc": the program at the uplink, of either family
         self._sources = sources
         self._rules = rules
+        self._excused = sockets.excused if sockets else ()
+        self._cgroup = socket_hooks.root_of(sockets)
         self.adopted = False
         self._objects: dict[str, BpfObject] = {}
         self._links: dict[str, Link] = {}
@@ -89,20 +95,22 @@ class Datapath:
         server: str,
         limits: Limits,
         attach: Mapping[str, str] = MappingProxyType({}),
-        sources: Mapping[str, Sequence[IPv4Network]] = MappingProxyType({}),
+        sources: Mapping[str, Sequence[IPNetwork]] = MappingProxyType({}),
         rules: Mapping[str, OnrampRules] = MappingProxyType({}),
+        sockets: SocketsConfig | None = None,
     ) -> Self:
         """Loads the programs and attaches director, guard and the egress's return side to `uplink`.
 
         `attach`: on-ramp or uplink -> "tc", "xdp" or "auto" (what suits it best; also when not named).
         `sources`: on-ramp -> the addresses that its clients may have (any when not named).
         `rules`: on-ramp -> what it exempts and clamps.
+        `sockets`: whether to look after the sockets of this host; None: not.
 
         With empty tables nothing is soft-unicast yet, so nothing is touched until `apply`. Raises HostError
         or KernelError, and then leaves nothing of its own behind.
         """
         mount_bpffs(bpffs)
-        made = cls(bpffs, uplink, server, attach, sources, rules)
+        made = cls(bpffs, uplink, server, attach, sources, rules, sockets)
         made.adopted = (bpffs / "links").is_dir() and any((bpffs / "links").iterdir())
         try:
             made._open(limits)
@@ -129,48 +137,71 @@ class Datapath:
             "clients": limits.clients_max,
         }
         sizes |= {IPV6.named(name): sizes[name] for name in OF_EACH_FAMILY}
-        layout.check_pinned(OBJECTS, self.folder / "maps", sizes)
-        for name in OBJECTS:
-            self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes)
+        objects = (*OBJECTS, *(socket_hooks.OBJECTS if self._cgroup else ()))
+        layout.check_pinned(objects, self.folder / "maps", sizes)
+        for name in objects:
+            self._objects[name] = BpfObject.load(name, self.folder / "maps", sizes, known=self._maps)
             self._maps |= self._objects[name].maps
         self._tables.maps = self._maps
         state = self._tables.read()
         index = links.interface(self.uplink).index
-        self._drop_links_of_others()
-        self._write_settings(index, self._self_index())  # whose it is, only `apply` may change
-        self._attach_director(index)
-        self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
-        self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
-        # Each behind those for IPv4, which have most to do, and let IPv6 pass.
-        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
-        self._attach("director_tc6", "director_tc6", self.uplink, index, ATTACH_TCX_INGRESS)
-        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        drop_links_of_others(self.folder, self.uplink, ON_ONRAMPS)
+        self._write_settings(index, self._settings().self)  # whose it is, only `apply` may change
+        for place, program in HANDED.items():
+            handed = self._objects[program].programs[program]
+            self._maps["handed"].set(index_key(place), handed.to_bytes(4, "little"))
+        self._attach_uplink(index)
+        self._attach_sockets(index)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
 
     def _write_settings(self, uplink: int, self_index: int) -> None:
-        mtu = links.interface(self.uplink).mtu
-        mask = self._maps["groups"].max_entries - 1
-        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, uplink, self_index, mtu, mask)
+        device = links.interface(self.uplink)
+        address6 = next((one.ip.packed for one in device.addresses6 if not one.ip.is_link_local), bytes(16))
+        granted = self._settings().granted  # claims of an agent before this one may live
+        cookie = socket_hooks.netns_cookie() if self._cgroup else 0
+        numbers = uplink, self_index, device.mtu, self._maps["groups"].max_entries - 1
+        settings = abi.Settings(abi.AbiLimit.ABI_VERSION, *numbers, address6, granted, cookie)
         self._maps["settings"].set(index_key(0), settings.pack())
+
+    def _settings(self) -> abi.Settings:
+        return abi.Settings.unpack(self._maps["settings"].get(index_key(0)) or bytes(abi.SETTINGS_BYTES))
+
+    def _attach_sockets(self, index: int) -> None:
+        """After the rest, whose tables they use; at the uplink in front of the guard, which sees what leaves then."""
+        if self._cgroup is None:
+            socket_hooks.detach(self.folder / "links", self.uplink)
+            return
+        for name in socket_hooks.AT_UPLINK:
+            self._attach(name, name, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
+        socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
+        for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
+            self._keep(name, link)
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
 
-    def _attach_director(self, index: int) -> None:
-        """In XDP or at tc; the other one, of an agent that was told otherwise, goes when this one is there."""
+    def _attach_uplink(self, index: int) -> None:
+        """The director in XDP or at tc; the other, of an agent that was told otherwise, goes when all is there.
+
+        At tc each program of IPv6 is behind that of IPv4, which has most to do, and lets IPv6 pass."""
         device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
-        if wanted == "xdp" or (wanted == "auto" and suits_xdp(device)):
-            self.director, other = "director", "director_tc"
+        in_xdp = wanted == "xdp" or (wanted == "auto" and suits_xdp(device))
+        self.director, behind = ("director", "remote") if in_xdp else ("director_tc", "director_tc")
+        for family in (IPV6, IPV4):  # each in front of all: that of IPv4, which opens tunnels, comes first
+            names = family.named("director_tc"), family.named(behind)
+            self._attach(*names, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        if in_xdp:
             program = self._objects["director"].programs["director"]
             self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
-        else:
-            self.director, other = "director_tc", "director"
-            self._attach("director_tc", "director_tc", self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
-        pin = self._pin(other, self.uplink)
-        if pin.exists():
-            _link_of(pin).remove()
+        self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
+        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
+        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
+        for other in ("director_tc", "director_tc6") if in_xdp else ("director", "remote", "remote6"):
+            if (pin := self._pin(other, self.uplink)).exists():
+                link_of(pin).remove()
 
     def _attach(self, obj: str, program: str, interface: str, index: int, kind: int, flags: int = 0) -> None:
         pin = self._pin(program, interface)
@@ -190,7 +221,7 @@ class Datapath:
         sources, rules = self._sources.get(interface, ()), self._rules.get(interface, NO_RULES)
         mss = rules.mss, self._mss_mtu(interface)
         self._tables.set_onramp(interface, pool, addresses, 0, sources, *mss)
-        set_exempt(self._maps["exempt"], device.index, rules.exempt)
+        set_exempt(self._maps, device.index, rules.exempt)
         if device.bare:
             if not self._pin("wrap", interface).exists():
                 for program in TRANSLATORS:
@@ -207,13 +238,6 @@ class Datapath:
                 self._tables.set_onramp(interface, pool, addresses, device.mtu, sources, *mss)
         else:
             self._detach("fast", interface)
-
-    def _drop_links_of_others(self) -> None:
-        """Attachments to an uplink that is not configured any more."""
-        for pin in list((self.folder / "links").iterdir()):
-            program, _, interface = pin.name.partition("@")
-            if program not in ON_ONRAMPS and interface != self.uplink:
-                _link_of(pin).remove()
 
     # tables
 
@@ -249,8 +273,10 @@ class Datapath:
 
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
-        changes = tables.set_servers(wanted.servers)
-        if (me := tables.server_index(tables.me)) != self._self_index():
+        if self._cgroup is not None:  # a cgroup comes with its service
+            socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
+        changes = tables.set_servers(wanted)
+        if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
@@ -261,7 +287,7 @@ class Datapath:
         for interface in set(tables.state.onramps) - set(wanted.onramps):
             for program in ON_ONRAMPS:
                 self._detach(program, interface)
-            set_exempt(self._maps["exempt"], tables.remove_onramp(interface), ())
+            set_exempt(self._maps, tables.remove_onramp(interface), ())
             changes += 1
         return changes + tables.remove(wanted)
 
@@ -294,15 +320,11 @@ class Datapath:
         there = links.index_of(interface) is not None
         return there and self._mss_mtu(interface) != self._tables.mss_mtu(interface)
 
-    def _self_index(self) -> int:
-        value = self._maps["settings"].get(index_key(0))
-        return abi.Settings.unpack(value).self if value else 0
-
     # reading
 
     def flows(self, limit: int, wanted: Callable[[Flow], bool] | None = None) -> tuple[int, list[Flow]]:
         """How many live flows there are (of those `wanted`), and the first `limit` of them."""
-        return list_flows(self._claims(), limit, wanted)
+        return list_flows(self._claims(), limit, wanted, links.index_of(self.uplink) or 0)
 
     def count_flows(self, slices: Iterable[Slice]) -> dict[Slice, int]:
         """Live flows of each slice."""
@@ -321,22 +343,21 @@ class Datapath:
 
     def sweep(self) -> tuple[int, int]:
         """Frees expired claims; returns (freed, live)."""
-        done = [self._sweep(family.named("sweep")) for family in FAMILIES]
+        names = [family.named("sweep") for family in FAMILIES]
+        done = [run_sweep(self._objects[name].programs[name]) for name in names]
         return sum(part.freed for part in done), sum(part.live for part in done)
 
-    def _sweep(self, name: str) -> abi.Sweep:
-        context = ffi.new("char[]", abi.SWEEP_BYTES)
-        options = ffi.new("struct bpf_test_run_opts *")
-        options.sz = ffi.sizeof("struct bpf_test_run_opts")
-        options.ctx_in = context  # written back to
-        options.ctx_size_in = abi.SWEEP_BYTES
-        program = self._objects[name].programs[name]
-        check(load_library().bpf_prog_test_run_opts(program, options), "sweeping expired claims")
-        return abi.Sweep.unpack(bytes(ffi.buffer(context)))
+    def run(self, name: str, context: bytes) -> bytes:
+        """One of the programs that no packet runs: `grant` or `grant6`."""
+        return run_syscall(self._objects[name].programs[name], context, f"running {name}")
 
     def usage(self) -> dict[str, Usage]:
         """How full each pool was at the last sweep; a pool without flows is not there."""
         return read_usage(self._maps, self._tables.pool_numbers())
+
+    def pool_number(self, name: str) -> int | None:
+        """What stands for the pool in the tables; None while it is in none."""
+        return self._tables.pool_numbers().get(name)
 
     def memory_bytes(self) -> dict[str, int]:
         """What each map takes of the kernel's memory now, by the kernel's own account."""
@@ -364,28 +385,10 @@ class Datapath:
 
     def remove(self) -> None:
         """Detaches everything and removes the pins: first the on-ramps, last the guard."""
-        for name in sorted(self._links, key=_removal_rank):
+        for name in in_order(self._links, (*ON_ONRAMPS, "egress_in", "director", "remote", "guard")):
             self._links.pop(name).remove()
-        _remove_pins(self.folder)
+        remove_pins(self.folder)
         self.close()
-
-
-def _removal_rank(name: str) -> int:
-    order = (*ON_ONRAMPS, "egress_in", "director", "guard")
-    return next((rank for rank, start in enumerate(order) if name.startswith(start)), 0)
-
-
-def _link_of(pin: Path) -> Link:
-    fd = load_library().bpf_obj_get(str(pin).encode())
-    return Link(check(fd, f"opening {pin}"), pin)
-
-
-def _remove_pins(folder: Path) -> None:
-    for name in ("links", "maps"):
-        for pin in (folder / name).glob("*"):
-            pin.unlink()
-        with suppress(FileNotFoundError):
-            (folder / name).rmdir()
 
 
 def attach_pass(interface: str, pin: Path) -> None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import Final
 
 from softunicast.core.errors import InputError
@@ -50,7 +51,7 @@ class _Copy:
     def __init__(self, datapath: Datapath, family: Family) -> None:
         self.objects: dict[str, BpfObject] = {}
         self.datapath = datapath
-        self.director = datapath.director if family is IPV4 else "director_tc"
+        self.director = datapath.director
         self._family = family
         copied = [family.named(name) for name in _COPIED]
         shared = datapath.table_descriptors()
@@ -60,7 +61,7 @@ class _Copy:
         try:
             egress = self._load("egress", sizes, shared)
             private = {name: egress.maps[name].fd for name in (*copied, "drops", "traffic")}
-            for name in (self.director, "guard"):
+            for name in dict.fromkeys((self.director, "director_tc", "guard")):
                 self._load(name, {}, shared | private)
             for name in copied:
                 egress.maps[name].set_many(items[name])
@@ -153,8 +154,8 @@ def _from_onramp(copy: _Copy, frame: bytes, interface: str, found: Explanation) 
             how = "flow known"
         found.steps.append(f"egress: {how}: {describe(result.frame)}")
         if mac_text(result.frame) == copy.datapath.own_mac:
-            found.steps.append("egress: for a slice of this very server: it comes in again by the uplink")
-            _to_client(copy, result.frame, found)
+            found.steps.append("egress: to a shared address: it comes in again by this server's own uplink")
+            _from_uplink(copy, result.frame, found)
         else:
             _guard(copy, result.frame, found)
 
@@ -176,7 +177,22 @@ def _from_uplink(copy: _Copy, frame: bytes, found: Explanation) -> None:
     run = run_xdp if copy.director == "director" else run_tc
     result = run(program, frame, index)
     counted = differences(before, copy.counted())
-    if "steered" in counted:
+    if copy.director == "director" and result.verdict == "pass" and not counted:
+        result = run_tc(copy.program("remote"), frame, index)
+        counted = differences(before, copy.counted())
+    if "tunnel_out" in counted:
+        end = IPv4Address(result.frame[30:34])
+        names = [name for name, known in copy.datapath.state.tunnels.items() if known == end]
+        found.steps.append(
+            f"director: another server's slice: through the tunnel to {', '.join(names)} ({end})"
+        )
+        found.verdict, found.packet_out = f"steered to {', '.join(names)}", describe(result.frame)
+    elif "icmp_sent" in counted:
+        found.steps.append(
+            f"director: does not fit into the tunnel; ICMP to its sender: {describe(result.frame)}"
+        )
+        found.verdict, found.packet_out = "refused with ICMP", describe(result.frame)
+    elif "steered" in counted:
         mac = mac_text(result.frame)
         names = [name for name, known in copy.datapath.state.servers.items() if known == mac]
         found.steps.append(f"director: another server's slice: sent on to {', '.join(names)} ({mac})")

@@ -25,10 +25,12 @@ class Family:
     onramp: Any
     source: Any
     source_bytes: int
+    exempt_key: Any
     flow_key: Any
     claim_key: Any
     claim: Any
     usage: Any
+    granting: Any
     nowhere: int | bytes  # the unspecified address, as the maps hold it
 
     def named(self, name: str) -> str:
@@ -46,10 +48,12 @@ IPV4: Final = Family(
     abi.Onramp,
     abi.Source,
     abi.SOURCE_BYTES,
+    abi.ExemptKey,
     abi.FlowKey,
     abi.ClaimKey,
     abi.Claim,
     abi.Usage,
+    abi.Granting,
     0,
 )
 IPV6: Final = Family(
@@ -62,10 +66,12 @@ IPV6: Final = Family(
     abi.Onramp6,
     abi.Source6,
     abi.SOURCE6_BYTES,
+    abi.ExemptKey6,
     abi.FlowKey6,
     abi.ClaimKey6,
     abi.Claim6,
     abi.Usage6,
+    abi.Granting6,
     bytes(16),
 )
 FAMILIES: Final = (IPV4, IPV6)

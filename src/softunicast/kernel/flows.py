@@ -20,6 +20,7 @@ from softunicast.kernel.words import be16, index_key, word_address
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp"}  # ICMPv6 is IPv6's ICMP
 BUSY: Final = (1 << 64) - 1
 NS: Final = 1_000_000_000
+HOST: Final = "host"  # in place of an on-ramp: a socket of this server
 HOOKS: Final = {hook.value: hook.name.lower().replace("_", " ") for hook in abi.Hook}
 
 
@@ -27,7 +28,9 @@ HOOKS: Final = {hook.value: hook.name.lower().replace("_", " ") for hook in abi.
 class Flow:
     """One translated conversation. Ends are "address:port" (ICMP: the echo identifier as the port).
 
-    A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping".
+    A mapping of an endpoint-independent pool is listed too: remote "any", state "mapping". So is what a socket of this
+    host has claimed: on-ramp "socket", state "claimed", and the client is the socket itself. On-ramp "host": a
+    socket of this host, translated at the uplink.
     """
 
     onramp: str
@@ -71,7 +74,9 @@ def protocol_name(number: int) -> str:
 
 
 def interface_name(index: int) -> str:
-    """Its name, or "#5" when it is gone."""
+    """Its name, or "#5" when it is gone; "socket" for what no interface but a program of this host asked."""
+    if not index:
+        return "socket"
     try:
         return socket.if_indextoname(index)
     except OSError:
@@ -101,10 +106,13 @@ def live_claims(claims: Map, now_ns: int) -> Iterator[tuple[Any, Any]]:
 
 
 def list_flows(
-    tables: Iterable[Map], limit: int, wanted: Callable[[Flow], bool] | None = None
+    tables: Iterable[Map], limit: int, wanted: Callable[[Flow], bool] | None = None, uplink: int = 0
 ) -> tuple[int, list[Flow]]:
-    """How many live flows there are (of those `wanted`) in the claims of each family, and the first `limit` of them."""
-    now_ns, names = time.monotonic_ns(), dict[int, str]()
+    """How many live flows there are (of those `wanted`) in the claims of each family, and the first `limit` of them.
+
+    Those whose on-ramp is the interface with the number `uplink` are this host's own.
+    """
+    now_ns, names = time.monotonic_ns(), {uplink: HOST} if uplink else dict[int, str]()
     total, shown = 0, list[Flow]()
     for key, claim in chain.from_iterable(live_claims(claims, now_ns) for claims in tables):
         if wanted is None and len(shown) >= limit:
@@ -121,15 +129,16 @@ def list_flows(
 def _flow(key: Any, claim: Any, now_ns: int, names: dict[int, str]) -> Flow:
     family = IPV4 if isinstance(key, abi.ClaimKey) else IPV6
     client = family.flow_key.unpack(claim.flow)
+    local = end_text(key.local, key.local_port)
     if client.onramp not in names:
         names[client.onramp] = interface_name(client.onramp)
     return Flow(
         onramp=names[client.onramp],
         protocol=protocol_name(key.protocol),
-        client=end_text(client.client, client.client_port),
-        local=end_text(key.local, key.local_port),
+        client=end_text(client.client, client.client_port) if client.onramp else local,
+        local=local,
         remote="any" if key.remote == family.nowhere else end_text(key.remote, key.remote_port),
-        state=_state(family, key, claim),
+        state=_state(family, key, claim) if client.onramp else "claimed",
         age_s=round(max(0, now_ns - claim.since_ticks * abi.AbiLimit.TICK_NS) / NS, 3),
         expires_in_s=round((claim.expires_ns - now_ns) / NS, 3),
     )

@@ -21,7 +21,8 @@ from softunicast.kernel.objects import map_of_fd, open_object
 from softunicast.kernel.words import index_key
 
 RENEWED: Final = frozenset(
-    {"drops", "traffic", "scratch", "cuttings", "told", "exhausted", "scratch6", "told6", "exhausted6"}
+    {"drops", "traffic", "scratch", "cuttings", "told", "exhausted", "hops", "paths"}
+    | {"scratch6", "told6", "exhausted6"}
 )
 OTHER_VERSION: Final = (
     'start the version of softunicast that made it once more, stop that with on_stop = "restore", '

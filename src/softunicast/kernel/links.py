@@ -56,7 +56,7 @@ class Interface:
 
 def interface(name: str) -> Interface:
     """Raises HostError when there is none of that name."""
-    with _netlink(f"look up interface {name}") as netlink:
+    with netlink_socket(f"look up interface {name}") as netlink:
         found = netlink.link_lookup(ifname=name)
         if not found:
             raise HostError(f"there is no interface {name}", "name one that `ip link` shows")
@@ -92,6 +92,13 @@ def index_of(name: str) -> int | None:
         return None
 
 
+def bring_up(name: str) -> None:
+    """As `ip link set NAME up` does. Raises HostError when there is none of that name."""
+    index = interface(name).index
+    with netlink_socket(f"bring up {name}") as netlink:
+        netlink.link("set", index=index, state="up")
+
+
 def source_addresses(device: Interface) -> tuple[IPAddress, ...]:
     """What the interface's own packets may come from: of IPv6, those that are good beyond the link come first."""
     known = sorted((address.ip for address in device.addresses6), key=lambda address: address.is_link_local)
@@ -121,7 +128,7 @@ def _change_loopback(command: str, address: IPAddress, done_errno: int) -> bool:
     scope: dict[str, Any] = {}
     if command == "add":
         scope = {"scope": _SCOPE_HOST} if address.version == 4 else _IPV6_QUIET
-    with _netlink(f"{command} {address}/{address.max_prefixlen} on lo") as netlink:
+    with netlink_socket(f"{command} {address}/{address.max_prefixlen} on lo") as netlink:
         try:
             netlink.addr(
                 command,
@@ -143,7 +150,7 @@ def _change_loopback(command: str, address: IPAddress, done_errno: int) -> bool:
 
 
 @contextmanager
-def _netlink(doing: str) -> Iterator[Any]:
+def netlink_socket(doing: str) -> Iterator[Any]:
     """A netlink socket; what goes wrong while it is open is translated."""
     try:
         with IPRoute() as netlink:

@@ -85,6 +85,19 @@ def run_in(name: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.k
     return _in_thread(inside)
 
 
+def run_in_new(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call `function` inside a namespace of its own, without a name, that ends with it. For trying things."""
+
+    def inside() -> _T:
+        try:
+            _call(_libc.unshare, _CLONE_NEWNET)
+        except OSError as error:
+            raise _failed("make a network namespace", error) from error
+        return function(*args, **kwargs)
+
+    return _in_thread(inside)
+
+
 def enter(name: str) -> None:
     """Move the calling thread into the namespace for good: for a single-threaded process before exec."""
     try:

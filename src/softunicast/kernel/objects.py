@@ -9,6 +9,7 @@ Everything acts in the network namespace of the calling thread.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 from collections.abc import Mapping
@@ -44,10 +45,14 @@ def map_of_fd(fd: int, name: str) -> Map:
 
 
 class BpfObject:
-    """A loaded object: `maps` and `programs` (descriptors) by name. Close it when done; pins stay."""
+    """A loaded object: `maps` and `programs` (descriptors) by name. Close it when done; pins stay.
+
+    What libbpf knew of it is freed once it is loaded: megabytes, and for every object a descriptor of every map.
+    """
 
     def __init__(self, handle: Any, name: str) -> None:
         self._handle = handle
+        self._descriptors: list[int] = []
         self.name = name
         self.maps: dict[str, Map] = {}
         self.programs: dict[str, int] = {}
@@ -59,17 +64,20 @@ class BpfObject:
         pins: Path | None = None,
         sizes: Mapping[str, int] | None = None,
         shared: Mapping[str, int] | None = None,
+        known: Mapping[str, Map] | None = None,
     ) -> Self:
         """Loads `bpf/NAME.bpf.o` of this package.
 
         `pins`: folder in a bpffs where maps are found or pinned; none: private maps. `sizes`: entries by map
-        name, for maps that are created now. `shared`: descriptors of maps to use instead of new ones.
+        name, for maps that are created now. `shared`: descriptors of maps to use instead of new ones. `known`: those
+        of the pinned maps that the caller has open already, and keeps open for as long.
         Raises KernelError with the telling line of the verifier.
         """
         handle = open_object(name)
         made = cls(handle, name)
         try:
             made._load(pins, sizes or {}, shared or {})
+            made._take_over(known or {})
         except BaseException:
             made.close()
             raise
@@ -95,13 +103,26 @@ class BpfObject:
         result = library.bpf_object__load(self._handle)
         if result < 0:
             raise _load_error(self.name, -result, logs)
+
+    def _take_over(self, known: Mapping[str, Map]) -> None:
+        """The descriptors that are needed, from libbpf, which is done with the object then."""
+        library = load_library()
         for handle in self._each(library.bpf_object__next_map):
             name = ffi.string(library.bpf_map__name(handle)).decode()
-            self.maps[name] = map_of_fd(library.bpf_map__fd(handle), name)
+            self.maps[name] = known.get(name) or map_of_fd(self._own(library.bpf_map__fd(handle)), name)
         for handle in self._each(library.bpf_object__next_program):
-            self.programs[ffi.string(library.bpf_program__name(handle)).decode()] = library.bpf_program__fd(
-                handle
-            )
+            name = ffi.string(library.bpf_program__name(handle)).decode()
+            self.programs[name] = self._own(library.bpf_program__fd(handle))
+        library.bpf_object__close(self._handle)
+        self._handle = None
+
+    def _own(self, descriptor: int) -> int:
+        try:
+            made = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
+        except OSError as error:
+            raise kernel_error(error.errno or 0, f"loading {self.name}") from error
+        self._descriptors.append(made)
+        return made
 
     def _each(self, following: Any) -> list[Any]:
         found, handle = [], following(self._handle, ffi.NULL)
@@ -115,6 +136,8 @@ class BpfObject:
         if self._handle is not None:
             load_library().bpf_object__close(self._handle)
             self._handle = None
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
 
 def open_object(name: str) -> Any:

@@ -41,14 +41,16 @@ int unshare(int flags);
 ffi.cdef(DECLARATIONS)
 
 # <linux/bpf.h>: program, map and attach types, flags.
-_SCHED_CLS, _XDP, _SYSCALL = 3, 6, 31
+_SCHED_CLS, _XDP, _SOCK, _SOCK_ADDR, _SYSCALL = 3, 6, 9, 18, 31
 _HASH, _PERCPU_ARRAY, _LPM_TRIE = 1, 6, 11
 _ATTACH_XDP, _ATTACH_TCX_INGRESS = 37, 46
+_BIND, _CONNECT, _SENDMSG, _RELEASE = (8, 9), (10, 11), (14, 15), (34,)  # hooks of cgroups, IPv4 and IPv6
 _NO_PREALLOC = 1
 _XDP_HAS_FRAGS = 1 << 5
 
 _XDP_GENERIC = 2  # <linux/if_link.h> XDP_FLAGS_SKB_MODE: the one mode that loopback has
 _CLONE_NEWNET = 0x40000000
+_NO_DESCRIPTOR = -1
 _LOOPBACK = 1  # its index in every network namespace
 _REFUSED = (errno.EPERM, errno.EACCES)
 _ENOTSUPP = 524  # kernel-internal, yet some attach calls hand it out
@@ -56,6 +58,9 @@ _ENOTSUPP = 524  # kernel-internal, yet some attach calls hand it out
 _UNKNOWN_TO_KERNEL = (errno.EINVAL, errno.E2BIG, errno.ENOSYS, errno.EOPNOTSUPP, _ENOTSUPP)
 
 _RETURN = bytes.fromhex("b7000000020000009500000000000000")  # r0 = 2; exit
+_ALLOW = bytes.fromhex(
+    "b7000000010000009500000000000000"
+)  # r0 = 1; exit: all that hooks of cgroups may return
 _INSTRUCTION_BYTES = 8
 _FRAME = bytes(64)  # an Ethernet frame to nowhere, for a test run
 
@@ -194,6 +199,19 @@ def _have_test_run() -> bool:
     return True
 
 
+def _have_cgroup_hook(kind: int, attach_types: tuple[int, ...]) -> Callable[[], bool]:
+    def attempt() -> bool:
+        for attach_type in attach_types:
+            with _loaded(kind, attach_type=attach_type, code=_ALLOW) as program:
+                # To no cgroup at all: a kernel that knows such links gets as far as looking for it.
+                link = load_library().bpf_link_create(program, _NO_DESCRIPTOR, attach_type, ffi.NULL)
+                if -link != errno.EBADF and ffi.errno != errno.EBADF:
+                    _checked(link)
+        return True
+
+    return attempt
+
+
 _PROBES: Final[dict[str, _Probe]] = {
     "btf": _Probe("5.4", "programs that fit this kernel's structures", _have_btf, "CONFIG_DEBUG_INFO_BTF"),
     "bpffs": _Probe("4.4", "a data path that outlives the agent", _have_filesystem("bpf")),
@@ -223,11 +241,61 @@ _PROBES: Final[dict[str, _Probe]] = {
     "bpf_sk_lookup_udp": _Probe(
         "4.20", "leaving the ports of sockets alone", _have_helper(_SCHED_CLS, 85), "CONFIG_INET"
     ),
+    "bpf_xdp_adjust_head": _Probe("4.10", "tunnels to servers behind a router", _have_helper(_XDP, 44)),
     "bpf_xdp_get_buff_len": _Probe("5.18", "the director", _have_helper(_XDP, 188)),
+    "bpf_sk_fullsock": _Probe("5.1", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 95)),
+    "bpf_sk_storage_get": _Probe(
+        "5.2", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 107), "CONFIG_INET"
+    ),
+    "bpf_skb_ancestor_cgroup_id": _Probe(
+        "4.19", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 83), "CONFIG_CGROUPS"
+    ),
+    **{
+        f"bpf_{name}": _Probe(
+            since, "egress of sockets", _have_helper(_SOCK_ADDR, number), "CONFIG_CGROUP_BPF", required=False
+        )
+        for name, number, since in (
+            ("get_current_uid_gid", 15, "5.8"),
+            ("get_current_cgroup_id", 80, "4.18"),
+            ("get_current_ancestor_cgroup_id", 123, "5.7"),
+            ("get_netns_cookie", 122, "5.7"),
+            ("get_socket_cookie", 46, "4.12"),
+            ("bind", 64, "4.17"),
+            ("setsockopt", 49, "4.13"),
+            ("set_retval", 187, "5.18"),
+            ("skc_to_tcp_timewait_sock", 138, "5.9"),
+        )
+    },
     "cgroup2": _Probe(
         "4.5", "egress of sockets", _have_filesystem("cgroup2"), "CONFIG_CGROUPS", required=False
     ),
+    "cgroup-connect": _Probe(
+        "5.7",
+        "egress of sockets",
+        _have_cgroup_hook(_SOCK_ADDR, _CONNECT),
+        "CONFIG_CGROUP_BPF",
+        required=False,
+    ),
+    "cgroup-sendmsg": _Probe(
+        "5.7",
+        "errors that unconnected UDP sockets see at once",
+        _have_cgroup_hook(_SOCK_ADDR, _SENDMSG),
+        "CONFIG_CGROUP_BPF",
+        required=False,
+    ),
+    "cgroup-bind": _Probe(
+        "5.7",
+        "sockets that choose their ports",
+        _have_cgroup_hook(_SOCK_ADDR, _BIND),
+        "CONFIG_CGROUP_BPF",
+        required=False,
+    ),
+    "cgroup-release": _Probe(
+        "5.9", "egress of sockets", _have_cgroup_hook(_SOCK, _RELEASE), "CONFIG_CGROUP_BPF", required=False
+    ),
 }
+
+FOR_SOCKETS: Final = tuple(name for name, probe in _PROBES.items() if not probe.required)
 
 # Questions that need no privilege.
 _ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2"))
@@ -237,12 +305,14 @@ _ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgro
 
 
 @contextmanager
-def _loaded(kind: int, flags: int = 0) -> Iterator[int]:
+def _loaded(kind: int, flags: int = 0, attach_type: int = 0, code: bytes = _RETURN) -> Iterator[int]:
     """The descriptor of a program that does nothing. Raises OSError when the kernel does not take it."""
-    options = ffi.new("struct bpf_prog_load_opts *", {"prog_flags": flags})
+    options = ffi.new(
+        "struct bpf_prog_load_opts *", {"prog_flags": flags, "expected_attach_type": attach_type}
+    )
     options.sz = ffi.sizeof(options[0])
-    count = len(_RETURN) // _INSTRUCTION_BYTES
-    program = _checked(load_library().bpf_prog_load(kind, ffi.NULL, b"GPL", _RETURN, count, options))
+    count = len(code) // _INSTRUCTION_BYTES
+    program = _checked(load_library().bpf_prog_load(kind, ffi.NULL, b"GPL", code, count, options))
     try:
         yield program
     finally:

@@ -35,7 +35,16 @@ def read(name: str) -> int | None:
         raise KernelError(f"cannot read sysctl {name}: {error}") from error
 
 
-def write(name: str, value: int) -> None:
+def read_range(name: str) -> tuple[int, int]:
+    """A setting of two numbers, such as net/ipv4/ip_local_port_range."""
+    try:
+        low, high = (ROOT / name).read_text().split()
+        return int(low), int(high)
+    except (OSError, ValueError) as error:
+        raise KernelError(f"cannot read sysctl {name}: {error}") from error
+
+
+def write(name: str, value: int | str) -> None:
     """Sets the value. Raises HostError when it is not there or not ours to write, KernelError otherwise."""
     try:
         (ROOT / name).write_text(f"{value}\n")

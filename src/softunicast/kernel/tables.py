@@ -11,10 +11,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address
 from typing import Any, Final
+from zlib import crc32
 
 from softunicast.core.desired import KernelState, PoolSlices
+from softunicast.core.onramps import IPNetwork
 from softunicast.core.plan import diff
 from softunicast.core.pools import NO_LIMITS, PROTOCOLS, WHEN_FULL, Behaviour, ClientLimits, Timers
 from softunicast.core.slices import IPAddress, Slice, slice_of_port
@@ -27,6 +29,17 @@ from softunicast.kernel.words import address_word, bytes_name, index_key, mac_by
 
 NS: Final = 1_000_000_000
 EMPTY: Final = KernelState(frozenset(), {}, {}, {}, {})
+
+
+_Place = tuple[str, IPv4Address | None]  # of a server: its MAC address, and where its tunnels end
+
+
+def _places(state: KernelState) -> dict[str, _Place]:
+    return {name: (mac, state.tunnels.get(name)) for name, mac in state.servers.items()}
+
+
+def _peer_key(address: IPv4Address) -> bytes:
+    return index_key(address_word(address))
 
 
 def _pool_slices(family: Family, pool: Any) -> Iterator[Slice]:
@@ -60,13 +73,15 @@ def _behaviour(bits: int) -> Behaviour:
     return Behaviour(having("MAPPING"), having("FILTERING"))
 
 
-def _sources(family: Family, sources: Sequence[IPv4Network]) -> list[bytes]:
+def _sources(family: Family, sources: Sequence[IPNetwork]) -> list[bytes]:
     """The prefixes of a family. Where only the other one has any, none of this may come in: one that none fits."""
-    if family.version == 4:
-        return [
-            abi.Source(address_word(one.network_address), address_word(one.netmask)).pack() for one in sources
-        ]
-    return [family.source(b"\xff" * 16, bytes(16)).pack()] if sources else []
+    found: list[bytes] = [
+        family.source(address_word(one.network_address), address_word(one.netmask)).pack()
+        for one in sources
+        if one.version == family.version
+    ]
+    nobody: bytes = b"\xff" * (family.source_bytes // 2) + bytes(family.source_bytes // 2)
+    return found or [nobody] * bool(sources)
 
 
 @dataclass
@@ -86,13 +101,15 @@ class Tables:
     def read(self) -> KernelState:
         """Reads everything anew; also the answer to "what does the kernel really hold?"."""
         servers = dict(self._read_servers())
+        tunnels = {name: address for name, (_, address) in servers.items() if address is not None}
         names = {index: name for name, index in self._servers.items()}
         self.state = KernelState(
             blocks=frozenset(self._read_blocks()),
             addresses={},
-            servers=servers,
+            servers={name: mac for name, (mac, _) in servers.items()},
             pools={},
             onramps={},
+            tunnels=tunnels,
         )
         addresses = dict(self._slots.read(self.maps, names))
         pools = self._read_pools()
@@ -105,14 +122,15 @@ class Tables:
                 block = family.block_key.unpack(key)
                 yield Slice.parse(f"{word_address(block.address)}/{block.prefix_length}")
 
-    def _read_servers(self) -> Iterator[tuple[str, str]]:
+    def _read_servers(self) -> Iterator[tuple[str, _Place]]:
         self._servers = {}
         for key, value in self.maps["servers"].items():
             server = abi.Server.unpack(value)
             if server.kind != abi.ServerKind.UNUSED:
                 name = bytes_name(server.name)
                 self._servers[name] = int.from_bytes(key, "little")
-                yield name, server.mac.hex(":")
+                address = word_address(server.address) if server.address else None
+                yield name, (server.mac.hex(":"), address)
 
     def _read_pools(self) -> dict[str, PoolSlices]:
         self._pools = {}
@@ -159,7 +177,7 @@ class Tables:
 
     def newest(self, wanted: KernelState) -> KernelState:
         """`wanted`, but where it has an older lease (smaller epoch) than the one in force, that one stays."""
-        tables, servers = dict(wanted.addresses), dict(wanted.servers)
+        tables, servers, tunnels = dict(wanted.addresses), dict(wanted.servers), dict(wanted.tunnels)
         for address, table in wanted.addresses.items():
             actual = self.state.addresses.get(address)
             if actual is None or actual.slice_ports != table.slice_ports:
@@ -171,8 +189,10 @@ class Tables:
             }
             tables[address] = replace(table, owners={**table.owners, **newer})
             for owner in newer.values():
-                servers.setdefault(owner.server, self.state.servers[owner.server])
-        return replace(wanted, addresses=tables, servers=servers)
+                if owner.server not in servers:
+                    servers[owner.server] = self.state.servers[owner.server]
+                    tunnels |= {name: to for name, to in self.state.tunnels.items() if name == owner.server}
+        return replace(wanted, addresses=tables, servers=servers, tunnels=tunnels)
 
     def check(self, wanted: KernelState) -> None:
         """InputError or KernelError when the tables cannot hold what is wanted beside what is there."""
@@ -214,21 +234,27 @@ class Tables:
         for name in diff(wanted.servers, self.state.servers).remove:
             self.maps["servers"].set(index_key(self._servers.pop(name)), bytes(abi.SERVER_BYTES))
             removed += 1
+        for address in set(self.state.tunnels.values()) - set(wanted.tunnels.values()):
+            self.maps["peers"].delete(_peer_key(address))
         self.state = replace(wanted, onramps=self.state.onramps)
         return removed
 
-    def set_servers(self, wanted: Mapping[str, str]) -> int:
-        """New servers and changed MAC addresses. First of all: slots point to servers."""
-        plan = diff(wanted, self.state.servers)
-        for name, mac in [*plan.add.items(), *plan.change.items()]:
+    def set_servers(self, wanted: KernelState) -> int:
+        """New servers, and those that are somewhere else now. First of all: slots point to servers."""
+        plan = diff(_places(wanted), _places(self.state))
+        for name, (mac, address) in [*plan.add.items(), *plan.change.items()]:
             used = set(self._servers.values())
             limit = self.maps["servers"].max_entries
             free = next(index for index in range(1, limit) if index not in used)
             index = self._servers.get(name, free)
-            kind = abi.ServerKind.SELF if name == self.me else abi.ServerKind.NEIGHBOUR
-            self.maps["servers"].set(
-                index_key(index), abi.Server(mac_bytes(mac), kind, name_bytes(name)).pack()
-            )
+            kind = abi.ServerKind.NEIGHBOUR if address is None else abi.ServerKind.REMOTE
+            kind = abi.ServerKind.SELF if name == self.me else kind
+            word = address_word(address) if address is not None else 0
+            self.maps["paths"].set(index_key(index), bytes(abi.PATH_BYTES))
+            entry = abi.Server(mac_bytes(mac), kind, word, name_bytes(name))
+            self.maps["servers"].set(index_key(index), entry.pack())
+            if address is not None and name != self.me:
+                self.maps["peers"].set(_peer_key(address), index_key(index))
             self._servers[name] = index
         return len(plan.add) + len(plan.change)
 
@@ -237,7 +263,10 @@ class Tables:
             return 0
         index = self._pools.get(name)
         if index is None:
-            index = max(self._pools.values(), default=0) + 1
+            # Of the name, so that what outlives a pool (an agreement) never comes to mean another one.
+            index, taken = max(1, crc32(name.encode())), set(self._pools.values())
+            while index in taken:
+                index = index % 0xFFFFFFFF + 1
         for family in FAMILIES:
             table = self.maps[family.named("pools")]
             if family.version in pool.families:
@@ -286,7 +315,7 @@ class Tables:
         pool: str,
         addresses: Iterable[IPAddress],
         xdp_mtu: int,
-        sources: Sequence[IPv4Network] = (),
+        sources: Sequence[IPNetwork] = (),
         mss: int = 0,
         mss_mtu: int = 0,
     ) -> None:

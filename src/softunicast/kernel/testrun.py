@@ -1,4 +1,5 @@
-"""Running a program on a packet that never was on a wire (BPF_PROG_TEST_RUN): frame in, verdict and frame out.
+"""Running a program on a packet that never was on a wire (BPF_PROG_TEST_RUN): frame in, verdict and frame out. And
+programs that run on no packet at all.
 
 The kernel executes the very program that handles traffic, helpers included (routing, socket lookup), as if
 the frame had arrived on, or was leaving by, an interface of the calling thread's network namespace.
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from softunicast.core.errors import InputError
+from softunicast.kernel import abi
 from softunicast.kernel.libbpf import check, ffi, load_library
 
 XDP_VERDICTS: Final = {0: "aborted", 1: "drop", 2: "pass", 3: "tx", 4: "redirect"}
@@ -63,6 +65,21 @@ def run_tc(
     options, out = _run(program, frame, bytes(context), repeat)
     verdict = int(ffi.cast("int32_t", options.retval))
     return Result(TC_VERDICTS[verdict], out, options.duration)
+
+
+def run_syscall(program: int, context: bytes, doing: str) -> bytes:
+    """A program that no packet runs; returns its context as it left it."""
+    memory = ffi.new("char[]", context)  # written back to
+    options = ffi.new("struct bpf_test_run_opts *")
+    options.sz = ffi.sizeof("struct bpf_test_run_opts")
+    options.ctx_in, options.ctx_size_in = memory, len(context)
+    check(load_library().bpf_prog_test_run_opts(program, options), doing)
+    return bytes(ffi.buffer(memory))[: len(context)]
+
+
+def run_sweep(program: int) -> abi.Sweep:
+    """Frees expired claims: what bpf/sweep.bpf.c says of it."""
+    return abi.Sweep.unpack(run_syscall(program, bytes(abi.SWEEP_BYTES), "sweeping expired claims"))
 
 
 def _run(program: int, frame: bytes, context: bytes, repeat: int) -> tuple[Any, bytes]:

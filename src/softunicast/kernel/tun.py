@@ -11,10 +11,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any, Final
 
 from pyroute2 import IPRoute
@@ -38,6 +39,7 @@ _IFREQ: Final = struct.Struct("16sH22x")
 _IFF_UP: Final = 1
 _KIND_TUN: Final = 1  # IFLA_TUN_TYPE
 _ROOT: Final = 0
+_ADDR_GEN_NONE: Final = 1  # no link-local address
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +54,26 @@ class Found:
     mtu: int
     open: bool
     addresses: tuple[IPv4Interface, ...]
+    addresses6: tuple[IPv6Interface, ...] = ()  # but for those of the link alone
 
     def is_as_made(self, tun: Tun) -> bool:
         """Whether `make` would make the same device, and nobody changed whom it belongs to since."""
-        made = Found(True, True, _ROOT, tun.offload, True, tun.mtu, self.open, (tun.address,))
+        made = Found(True, True, _ROOT, tun.offload, True, tun.mtu, self.open, (tun.address,), _address6(tun))
         return self == made
 
 
 def make(name: str, tun: Tun) -> None:
-    """Makes the device, up and with its address. KernelError (EBUSY) when there is an interface of that name."""
+    """Makes the device, up and with its addresses. KernelError (EBUSY) when there is an interface of that name."""
     descriptor = _open(name, tun, _IFF_TUN_EXCL)
     try:
         fcntl.ioctl(descriptor, _TUNSETOWNER, _ROOT)
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
-        # Its packets are IPv4. A program must not speak IPv6 with the host, least of all as a router.
-        with suppress(HostError):
-            sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", 1)
+        _prepare_ipv6(name, tun)
         with IPRoute() as netlink:
             index = netlink.link_lookup(ifname=name)[0]
-            netlink.addr(
-                "add", index=index, address=str(tun.address.ip), prefixlen=tun.address.network.prefixlen
-            )
+            addresses: tuple[IPv4Interface | IPv6Interface, ...] = (tun.address, *_address6(tun))
+            for address in addresses:
+                netlink.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
             netlink.link("set", index=index, mtu=tun.mtu, state="up")
     except (OSError, NetlinkError) as error:
         with suppress(OSError):
@@ -80,6 +81,19 @@ def make(name: str, tun: Tun) -> None:
         raise _failed(f"make {name}", error) from error
     finally:
         os.close(descriptor)
+
+
+def _address6(tun: Tun) -> tuple[IPv6Interface, ...]:
+    return () if tun.address6 is None else (tun.address6,)
+
+
+def _prepare_ipv6(name: str, tun: Tun) -> None:
+    """Without an IPv6 address of the configuration, its packets are IPv4. With one, that is the only one: a program
+    must not be believed to be a router, and is not told of the link's own addresses."""
+    with suppress(HostError):  # a kernel without IPv6; where it is needed, the address says so
+        sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", int(tun.address6 is None))
+        sysctl.write(f"net/ipv6/conf/{name}/accept_ra", 0)
+        sysctl.write(f"net/ipv6/conf/{name}/addr_gen_mode", _ADDR_GEN_NONE)
 
 
 def attach(name: str, tun: Tun) -> int:
@@ -104,8 +118,13 @@ def find(name: str) -> Found | None:
             link = netlink.get_links(indices[0])[0]
             addresses = tuple(
                 IPv4Interface((message.get_attr("IFA_LOCAL"), message["prefixlen"]))
-                for message in netlink.get_addr(family=2, index=indices[0])
+                for message in netlink.get_addr(family=socket.AF_INET, index=indices[0])
             )
+            addresses6 = (
+                IPv6Interface((message.get_attr("IFA_ADDRESS"), message["prefixlen"]))
+                for message in netlink.get_addr(family=socket.AF_INET6, index=indices[0])
+            )
+            known6 = tuple(address for address in addresses6 if not address.is_link_local)
     except (OSError, NetlinkError) as error:
         if isinstance(error, NetlinkError) and error.code == errno.ENODEV:
             return None
@@ -126,6 +145,7 @@ def find(name: str) -> Found | None:
         mtu=int(link.get_attr("IFLA_MTU")),
         open=bool(link.get_attr("IFLA_CARRIER")),
         addresses=addresses,
+        addresses6=known6,
     )
 
 

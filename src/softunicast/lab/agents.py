@@ -63,6 +63,7 @@ path = {_toml(str(lab.ledger))}
 [agent]
 socket = {_toml(str(lab.socket(node)))}
 fd_socket = {_toml(str(lab.fd_socket(node)))}
+pool_socket = {_toml(str(lab.pool_socket(node)))}
 state_dir = {_toml(str(lab.node_directory(node)))}
 bpffs = {_toml(str(lab.bpffs / node))}
 ttl_s = {role.ttl_s}

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final
 
 from softunicast.core.errors import HostError, InputError, LabError, SoftunicastError
-from softunicast.kernel import interruptions, namespaces, offload, sysctl
+from softunicast.kernel import cgroup_tree, cgroups, interruptions, namespaces, offload, sysctl
 from softunicast.lab import agents as lab_agents
 from softunicast.lab import processes, state
 from softunicast.lab.state import Lab, Process
@@ -236,6 +236,8 @@ def _remove(lab_id: str) -> None:
             processes.end(process)
     alive = (namespaces.inode(name) for name in lab.nodes.values())
     processes.end_all_inside(frozenset(number for number in alive if number is not None))
+    if (cgroup := cgroups.find_root()) is not None:
+        cgroup_tree.remove_empty(cgroup)  # of `softunicast run`: the agents that would have are gone
     for target in namespaces.mounts_under(lab.directory):
         namespaces.unmount(target)
     for name in lab.nodes.values():

@@ -9,9 +9,10 @@ from softunicast.core.errors import InputError, UnknownNameError
 from softunicast.core.records import SLICE_PORTS_DEFAULT, SLICE_PORTS_MAX, SLICE_PORTS_MIN
 from softunicast.lab.pair import pair
 from softunicast.lab.pair6 import pair6
+from softunicast.lab.routed import routed
 from softunicast.lab.topology import Topology
 
-TOPOLOGIES: Final[Mapping[str, Callable[[int], Topology]]] = {"pair": pair, "pair6": pair6}
+TOPOLOGIES: Final[Mapping[str, Callable[[int], Topology]]] = {"pair": pair, "pair6": pair6, "routed": routed}
 
 
 def topology(name: str, slice_ports: int = SLICE_PORTS_DEFAULT) -> Topology:

@@ -1,4 +1,4 @@
-"""UDP packets with a source address and port of one's own choice, as root can send them past every socket rule."""
+"""Packets with a source address and port of one's own choice, as root can send them past every socket rule."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from softunicast.core.errors import HostError
 
 COUNT_MAX: Final = 10_000
 PAYLOAD: Final = b"forged"
+_SYN, _RST = 0x02, 0x04
 
 
 def send(source: tuple[str, int], destination: tuple[str, int], count: int) -> None:
@@ -35,6 +36,30 @@ def datagram(source: tuple[str, int], destination: tuple[str, int], payload: byt
     udp = ports + struct.pack("!H", _checksum(pseudo + ports + b"\0\0" + payload) or 0xFFFF) + payload
     head = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, socket.IPPROTO_UDP)
     return head + struct.pack("!H", _checksum(head + b"\0\0" + addresses)) + addresses + udp
+
+
+def reset(source: tuple[str, int], destination: tuple[str, int], sequence: int) -> bytes:
+    """A TCP segment that says RST, without its IPv4 header: for a raw socket that is bound to the source (RFC 9293)."""
+    return _segment(source, destination, sequence, _RST)
+
+
+def syn(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """A whole IPv4 packet that begins a TCP connection."""
+    addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
+    head = struct.pack("!BBHHHBB", 0x45, 0, 40, 0, 0x4000, 64, socket.IPPROTO_TCP)
+    return (
+        head
+        + struct.pack("!H", _checksum(head + b"\0\0" + addresses))
+        + addresses
+        + _segment(source, destination, 1, _SYN)
+    )
+
+
+def _segment(source: tuple[str, int], destination: tuple[str, int], sequence: int, flags: int) -> bytes:
+    addresses = socket.inet_aton(source[0]) + socket.inet_aton(destination[0])
+    head = struct.pack("!HHIIBBH", source[1], destination[1], sequence, 0, 5 << 4, flags, 65_535)
+    pseudo = addresses + struct.pack("!BBH", 0, socket.IPPROTO_TCP, 20)
+    return head + struct.pack("!HH", _checksum(pseudo + head + b"\0\0\0\0"), 0)
 
 
 def _checksum(data: bytes) -> int:

@@ -30,10 +30,14 @@ LOG_LINE_CHARACTERS: Final = 300
 
 
 def environment(lab: Lab, node: str) -> dict[str, str]:
-    """What a process in the node finds: its agent's socket, this installation's programs first in PATH."""
+    """What a process in the node finds: its agent's sockets, this installation's programs first in PATH."""
     programs = str(Path(sys.executable).parent)
     path = os.pathsep.join((programs, os.environ.get("PATH", os.defpath)))
-    return {**os.environ, "PATH": path, "SOFTUNICAST_SOCKET": str(lab.socket(node))}
+    sockets = {
+        "SOFTUNICAST_SOCKET": str(lab.socket(node)),
+        "SOFTUNICAST_POOL_SOCKET": str(lab.pool_socket(node)),
+    }
+    return {**os.environ, "PATH": path, **sockets}
 
 
 def start(lab: Lab, node: str, name: str, argv: Sequence[str]) -> Process:

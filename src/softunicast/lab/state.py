@@ -81,6 +81,10 @@ class Lab:
         """Where that agent hands out descriptors, if it has any to hand out."""
         return self.node_directory(node) / "fd.sock"
 
+    def pool_socket(self, node: str) -> Path:
+        """Where that agent gives programs sockets and ports of its pools."""
+        return self.node_directory(node) / "pools.sock"
+
     def namespace(self, node: str) -> str:
         """Raises UnknownNameError for a node the lab does not have."""
         if node not in self.nodes:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
+from softunicast.agent.sockets import Member
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import KernelError
 from softunicast.core.onramps import Tun
@@ -173,3 +174,26 @@ class DataPath:
 
     def remove(self) -> None:
         self._do("detach")
+
+
+class Sockets:
+    """A softunicast.agent.effects.SocketPools."""
+
+    def __init__(self, done: list[str] | None = None) -> None:
+        self.done: list[str] = [] if done is None else done
+        self.found: list[Member] = []
+        self.tidied = 0
+
+    def publish(self) -> None:
+        self.done.append("publish")
+
+    def withdraw(self) -> tuple[str, ...]:
+        self.done.append("withdraw")
+        return tuple(str(one.entry.path) for one in self.found)
+
+    def tidy(self) -> int:
+        self.tidied += 1
+        return len(self.found)
+
+    def members(self) -> list[Member]:
+        return self.found

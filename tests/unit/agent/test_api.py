@@ -16,10 +16,12 @@ from tests.unit.agent.test_daemon import Node, until
 
 from softunicast.agent import api as api_module
 from softunicast.agent.api import Api
+from softunicast.agent.sockets import Member
 from softunicast.core.errors import HostError, InputError
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.explain import Explanation
 from softunicast.kernel.flows import Drop, Flow
+from softunicast.kernel.joining import Entry
 from softunicast.ledger.sqlite import SqliteLedger
 from softunicast.observe.logs import Log
 
@@ -108,6 +110,23 @@ async def test_every_look(client: Client) -> None:
     _, drops = await client.ask("/v1/drops")
     assert [(row["reason"], row["packets"]) for row in drops] == [("no_flow", 2)]
     assert await client.ask("/v1/traffic") == (200, {"here": 3})
+
+
+async def test_agreements(client: Client) -> None:
+    unit, run = Path("/sys/fs/cgroup/unit"), Path("/sys/fs/cgroup/a/softunicast-run-7-x")
+    client.node.sockets.found = [
+        Member(Entry(77, "gb", unit), ((5, "squid"), (6, "log"))),
+        Member(Entry(78, None, unit.with_name("dns")), ()),
+        Member(Entry(79, "gb", run), ()),
+    ]
+    _, rows = await client.ask("/v1/agreements")
+    assert [(row["cgroup"], row["by"], row["pool"]) for row in rows] == [
+        (str(run), "run", "gb"),
+        ("/sys/fs/cgroup/dns", "excused", None),
+        (str(unit), "attach", "gb"),
+    ]
+    assert rows[2]["number"] == 77
+    assert rows[2]["processes"] == [{"pid": 5, "name": "squid"}, {"pid": 6, "name": "log"}]
 
 
 async def test_events(client: Client) -> None:

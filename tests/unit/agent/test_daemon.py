@@ -21,6 +21,7 @@ from softunicast.agent.effects import NodeEffects
 from softunicast.agent.host import HostChanges
 from softunicast.agent.keeper import Timing
 from softunicast.agent.kernel_thread import KernelThread
+from softunicast.agent.sockets import Member
 from softunicast.core.config import AgentConfig, Config, LedgerConfig, Limits, ServerConfig, UplinkConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, LedgerError, UnknownNameError
@@ -29,6 +30,7 @@ from softunicast.core.pools import Pool
 from softunicast.core.records import Server, Snapshot
 from softunicast.kernel.abi import Reason
 from softunicast.kernel.flows import Drop
+from softunicast.kernel.joining import Entry
 from softunicast.kernel.usage import Usage
 from softunicast.ledger.sqlite import SqliteLedger
 from softunicast.observe.logs import Log
@@ -69,6 +71,7 @@ class Node:
             for key in ("arp_ignore", "arp_announce", "forwarding")
         }
         self.datapath = DataPath()
+        self.sockets = fakes.Sockets()
         self.indices = {"uplink": 2, "clients": 3}
         self.log = fakes.Log()
         self.stopping = asyncio.Event()
@@ -83,7 +86,8 @@ class Node:
         self.ledger = await SqliteLedger.open(self.path / "ledger.db", quarantine_s=60)
         host = HostChanges(self.path / f"{self.me.name}.json", "boot", self.calls)
         host._load()
-        effects = NodeEffects(self.datapath, host, "uplink", self.me.name, self.index_of, self.config.tuns)
+        here = self.me.name, self.index_of, self.config.tuns
+        effects = NodeEffects(self.datapath, host, self.sockets, "uplink", *here)
         timing = Timing(TTL_S, self.config.agent.settle_s, time.monotonic_ns, lambda: 0.5)
         log = cast(Log, self.log)
         self.daemon = Daemon(self.config, self.me, self.ledger, KernelThread(), effects, timing, log)
@@ -145,6 +149,16 @@ async def test_takes_settles_opens_and_gives_back(node: Node) -> None:
     assert set(node.calls.settings.values()) == {0}
     assert node.datapath.done[-1] == "detach"
     assert await states(node.path) == {}
+
+
+async def test_programs_that_run_on_without_a_pool_are_named(node: Node) -> None:
+    node.sockets.found = [Member(Entry(77, "gb", Path("/sys/fs/cgroup/unit")), ((5, "squid"),))]
+    async with node.running():
+        pass
+    [told] = [
+        fields for name, fields in zip(node.log.names, node.log.fields, strict=True) if "programs" in name
+    ]
+    assert told == {"cgroups": ("/sys/fs/cgroup/unit",)}
 
 
 async def test_new_slice_is_closed_until_it_settled(node: Node) -> None:

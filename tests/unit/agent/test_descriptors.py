@@ -9,7 +9,7 @@ import pwd
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import cast
 
@@ -18,15 +18,16 @@ from tests.unit.agent.fakes import INVENTORY
 from tests.unit.agent.test_daemon import Node, until
 
 from softunicast.agent import descriptors as module
-from softunicast.agent.descriptors import Descriptors, Holders, Peer
+from softunicast.agent.descriptors import Descriptors
 from softunicast.agent.listening import listen
+from softunicast.agent.peers import Holders, Peer
 from softunicast.core.errors import AgentUnreachableError, HostError, InputError
 from softunicast.core.onramps import Tun
 from softunicast.ledger.sqlite import SqliteLedger
 from softunicast.observe.logs import Log
 from softunicast.onramp import OpenTun, open_tun
 
-DEVICE = Tun(IPv4Interface("10.9.0.1/24"), 1400, True)
+DEVICE = Tun(IPv4Interface("10.9.0.1/24"), 1400, True, address6=IPv6Interface("fd00:9::1/64"))
 EVERYBODY = Holders(frozenset({os.geteuid()}), frozenset())
 
 
@@ -63,7 +64,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
         node.config,
         agent=replace(node.config.agent, fd_socket=str(path)),
         onramps={"clients": "gb", "apps": "gb"},
-        sources={"apps": (IPv4Network("10.9.0.0/24"),)},
+        sources={"apps": (IPv4Network("10.9.0.0/24"), IPv6Network("fd00:9::/64"))},
         tuns={"apps": DEVICE},
     )
     async with node.running() as daemon:
@@ -97,8 +98,9 @@ async def test_a_descriptor(service: Service) -> None:
         assert (tun.interface, tun.address, tun.sources) == (
             "apps",
             DEVICE.address,
-            (IPv4Network("10.9.0.0/24"),),
+            (IPv4Network("10.9.0.0/24"), IPv6Network("fd00:9::/64")),
         )
+        assert tun.address6 == DEVICE.address6
         assert (tun.mtu, tun.header_bytes) == (1400, 10)
     assert "descriptor handed out" in service.node.log.names
     assert service.path.stat().st_mode & 0o777 == 0o666
@@ -182,11 +184,11 @@ async def test_a_socket_in_use(service: Service) -> None:
 
 def test_holders_by_name_and_number() -> None:
     users, groups = (pwd.getpwuid(0).pw_name, "1234"), (grp.getgrgid(0).gr_name, "77")
-    found = Holders.of("apps", replace(DEVICE, users=users, groups=groups))
+    found = Holders.of("on-ramp apps", users, groups)
     assert found == Holders(frozenset({0, 1234}), frozenset({0, 77}))
-    for field in ("users", "groups"):
+    for names in ((("no-such-one",), ()), ((), ("no-such-one",))):
         with pytest.raises(HostError, match=r"on-ramp apps: .*no-such-one.*; fix: make that user"):
-            Holders.of("apps", replace(DEVICE, **{field: ("no-such-one",)}))
+            Holders.of("on-ramp apps", *names)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from ipaddress import IPv4Interface, IPv6Address
 from pathlib import Path
 
 import pytest
-from tests.unit.agent.fakes import EMPTY, SHARED, Calls, DataPath, part
+from tests.unit.agent.fakes import EMPTY, SHARED, Calls, DataPath, Sockets, part
 
 from softunicast.agent.effects import NodeEffects
 from softunicast.agent.host import HostChanges
@@ -41,7 +41,9 @@ class Node:
         self.datapath = DataPath(self.done)
         self.indices: dict[str, int] = {"uplink": 2, "clients": 3}
         self.host = HostChanges(path / "host.json", "boot", self.calls)
-        self.effects = NodeEffects(self.datapath, self.host, "uplink", "server1", self.index_of)
+        self.effects = NodeEffects(
+            self.datapath, self.host, Sockets(self.done), "uplink", "server1", self.index_of
+        )
 
     def index_of(self, name: str) -> int | None:
         return 50 if name in self.calls.tuns else self.indices.get(name)
@@ -133,7 +135,8 @@ def test_letting_go(node: Node) -> None:
     assert stopped.live == {part(1): 5, part(2): 0}
     assert stopped.errors == ()
     assert node.datapath.state.pools["gb"].slices == ()
-    assert node.done[:5] == [
+    assert node.done[:6] == [
+        "withdraw",  # while there is a table to tidy
         "apply clients",  # no new flows
         "count",  # nothing can come after this
         "clients/forwarding=0",

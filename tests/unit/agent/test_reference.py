@@ -57,7 +57,7 @@ def test_every_answer() -> None:
         views.slices(STATE, "server1", [], {}, NOW_NS)[0],
         views.leases(SNAPSHOT, 100.0)[0],
         views.pools([POOL], "lab", SNAPSHOT, STATE, {}, {})[0],
-        views.servers(SNAPSHOT, "server1")[0],
+        views.servers(SNAPSHOT, STATE, "server1")[0],
     ):
         for field in row:
             assert f"`{field}`" in API, field

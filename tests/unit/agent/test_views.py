@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 import pytest
 from tests.unit.agent.fakes import EMPTY, INVENTORY, ME, NEIGHBOUR, POOL, SHARED, part
 
 from softunicast.agent import views
 from softunicast.core.config import parse_config
-from softunicast.core.desired import AddressTable, PoolSlices, SlotOwner
+from softunicast.core.desired import AddressTable, KernelState, PoolSlices, SlotOwner
 from softunicast.core.errors import InputError
 from softunicast.core.leases import Lease, LeaseState
 from softunicast.core.pools import Timers
@@ -164,11 +164,23 @@ def test_onramps() -> None:
         name = "apps"
         pool = "gb"
         address = "10.9.0.1/24"
-        sources = ["10.9.0.0/24"]
+        address6 = "fd00:9::1/64"
+        sources = ["10.9.0.0/24", "fd00:9::/64"]
         users = ["nobody"]
     """
     )
-    device = Interface("apps", 7, None, True, True, False, 1500, "tun", (IPv4Interface("10.9.0.1/24"),))
+    device = Interface(
+        "apps",
+        7,
+        None,
+        True,
+        True,
+        False,
+        1500,
+        "tun",
+        (IPv4Interface("10.9.0.1/24"),),
+        (IPv6Interface("fe80::1/64"), IPv6Interface("fd00:9::1/64")),
+    )
     clients = Interface("clients", 3, "02:00:00:00:00:01", False, True, True, 1500, "veth", ())
     rows = views.onramps(parse_config(text, "x"), {"apps": (device, "tc"), "clients": (clients, "")})
     assert rows == [
@@ -180,8 +192,9 @@ def test_onramps() -> None:
             "attach": "tc",
             "layer": "ip",
             "address": "10.9.0.1/24",
+            "address6": "fd00:9::1/64",
             "mtu": 1500,
-            "sources": ["10.9.0.0/24"],
+            "sources": ["10.9.0.0/24", "fd00:9::/64"],
             "open": False,
         },
         {
@@ -192,6 +205,7 @@ def test_onramps() -> None:
             "attach": None,
             "layer": "ethernet",
             "address": None,
+            "address6": None,
             "mtu": 1500,
             "sources": [],
             "open": None,
@@ -202,12 +216,23 @@ def test_onramps() -> None:
 
 
 def test_servers() -> None:
-    rows = views.servers(SNAPSHOT, "server1")
+    rows = views.servers(SNAPSHOT, STATE, "server1")
     assert [(row["name"], row["here"], row["slices"]) for row in rows] == [
         ("server1", True, 1),
         ("server2", False, 0),
     ]
     assert rows[1]["address"] == "192.0.2.2"
+
+
+def test_how_servers_are_reached() -> None:
+    def reached(state: KernelState) -> list[object]:
+        return [row["reached"] for row in views.servers(SNAPSHOT, state, "server1")]
+
+    known = replace(STATE, servers={"server1": "02:00:00:00:00:01", "server2": "02:00:00:00:00:02"})
+    ends = {"server1": IPv4Address("192.0.2.1"), "server2": IPv4Address("192.0.2.2")}
+    assert reached(known) == ["self", "neighbour"]
+    assert reached(replace(known, tunnels=ends)) == ["self", "tunnel"]
+    assert reached(replace(known, servers={})) == ["self", "no"]
 
 
 def test_drops() -> None:

@@ -13,6 +13,8 @@ import pytest
 from softunicast.cli import client
 from softunicast.kernel import doctor
 from softunicast.kernel.doctor import Finding, Scope, Severity
+from softunicast.strategies import catalogue
+from softunicast.strategies.catalogue import Answer
 
 from .conftest import Ended, FakeAgent
 
@@ -42,6 +44,14 @@ FINDINGS = (
     Finding(Severity.OK, "tcx is there"),
     Finding(Severity.WARNING, "17 pins and no agent", "start it again"),
 )
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
+    """What the strategies of this host are said to be: none, unless a test adds some."""
+    answers: list[Answer] = []
+    monkeypatch.setattr(catalogue, "examine", lambda: tuple(answers))
+    return answers
 
 
 @pytest.fixture
@@ -92,6 +102,24 @@ def test_problems_by_default_all_on_request(run: Run, seen: list[Scope], tmp_pat
     assert run(*asked, "--json").json == [
         {"severity": "warning", "what": "17 pins and no agent", "fix": "start it again"}
     ]
+
+
+def test_strategies_that_cannot_run_are_notes(
+    run: Run, seen: list[Scope], tmp_path: Path, answers: list[Answer]
+) -> None:
+    """What no host can run is none of this host's trouble."""
+    answers += [
+        Answer("snat", "", True, True),
+        Answer("repair", "", True, False, "nftables: no", "load it"),
+        Answer("terminate", "", False, False, "not built"),
+        Answer("claims", "", True, False, "told already"),
+    ]
+    asked = ("--socket", tmp_path / "none.sock", "doctor", "--json")
+    assert [row for row in run(*asked).json if row["severity"] == "note"] == [
+        {"severity": "note", "what": "the strategy repair cannot run: nftables: no", "fix": "load it"}
+    ]
+    said = [row["what"] for row in run(*asked, "--all").json if row["severity"] == "ok"]
+    assert said[-2:] == ["the strategy snat can run", "the strategy terminate cannot run: not built"]
 
 
 def test_an_error_is_exit_code_3(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,14 @@ def test_the_exit_code_of_a_command_is_kept(run: Run, monkeypatch: pytest.Monkey
 
 
 def test_a_reader_that_goes_away_is_no_error(agent: FakeAgent) -> None:
-    row = {"name": "n" * 100, "site": "s", "address": "192.0.2.1", "mac": "02::", "here": True, "slices": 1}
+    row = {
+        "name": "n" * 100,
+        "site": "s",
+        "address": "192.0.2.1",
+        "mac": "02::",
+        "reached": "self",
+        "slices": 1,
+    }
     agent.answers["/v1/servers"] = [row] * 5000  # more than a pipe holds
     read, write = os.pipe()
     os.close(read)

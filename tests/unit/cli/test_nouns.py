@@ -63,6 +63,7 @@ ONRAMP: dict[str, Any] = {
     "attach": "tc",
     "layer": "ip",
     "address": "10.9.0.1/24",
+    "address6": "2001:db8:9::1/64",
     "mtu": 1400,
     "sources": ["10.9.0.0/24", "10.8.0.0/24"],
     "open": True,
@@ -103,6 +104,7 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
         "address": "192.0.2.1",
         "mac": "02:00:00:00:00:01",
         "here": True,
+        "reached": "self",
         "slices": 1,
     }
     agent.answers |= {"/v1/pools": [pool], "/v1/servers": [server]}
@@ -110,7 +112,7 @@ def test_pools_and_servers(ask: Ask, agent: FakeAgent) -> None:
     assert "clients, vpn" in ask("pools").out
     assert ask("pools", "--json").json == [pool]
     assert ask("servers").out.splitlines()[1].split() == [
-        *("server1", "lab", "192.0.2.1", "02:00:00:00:00:01", "yes", "1")
+        *("server1", "lab", "192.0.2.1", "02:00:00:00:00:01", "self", "1")
     ]
     assert ask("servers", "--json").json == [server]
 
@@ -120,14 +122,35 @@ def test_onramps(ask: Ask, agent: FakeAgent) -> None:
         "name": "clients",
         "kind": "interface",
         "layer": "ethernet",
+        "address6": None,
         "sources": [],
         "open": None,
     }
     agent.answers["/v1/onramps"] = [ONRAMP, plain]
     lines = ask("onramps").out.splitlines()
+    assert cells(lines[1])[-4].strip() == "10.9.0.1/24, 2001:db8:9::1/64"
+    assert cells(lines[2])[-4].strip() == "10.9.0.1/24"
     assert cells(lines[1])[-3:] == ["1400", "10.9.0.0/24, 10.8.0.0/24", "yes"]
     assert [cell.strip() for cell in cells(lines[2])[-3:]] == ["1400", "any", "-"]
     assert ask("onramps", "--json").json == [ONRAMP, plain]
+
+
+def test_agreements(ask: Ask, agent: FakeAgent) -> None:
+    row = {
+        "cgroup": "/sys/fs/cgroup/system.slice/squid.service",
+        "number": 77,
+        "by": "attach",
+        "pool": "gb",
+        "processes": [{"pid": pid, "name": "squid"} for pid in (5, 6, 7, 8)],
+    }
+    excused = row | {"cgroup": "/sys/fs/cgroup/dns", "by": "excused", "pool": None, "processes": []}
+    agent.answers["/v1/agreements"] = [row, excused]
+    lines = [[cell.strip() for cell in cells(line)] for line in ask("agreements").out.splitlines()]
+    assert lines[1] == [row["cgroup"], "attach", "gb", "4", "squid[5], squid[6], squid[7], ..."]
+    assert lines[2] == [excused["cgroup"], "excused", "-", "0", "-"]
+    assert ask("agreements", "--json").json == [row, excused]
+    agent.answers["/v1/agreements"] = []
+    assert ask("agreements") == Ended(0, "", "no cgroup is in an agreement; see softunicast run --help\n")
 
 
 def test_flows_ask_for_what_was_asked(ask: Ask, agent: FakeAgent) -> None:

@@ -79,8 +79,8 @@ def test_thresholds(where: str) -> None:
 
 
 def test_exempt_destinations() -> None:
-    config = parsed(onramp='exempt = ["192.0.2.0/24", "10.0.0.1"]')
-    wanted = (Slice.parse("192.0.2.0/24"), Slice.parse("10.0.0.1/32"))
+    config = parsed(onramp='exempt = ["192.0.2.0/24", "10.0.0.1", "2001:db8:7::/48"]')
+    wanted = tuple(Slice.parse(text) for text in ("192.0.2.0/24", "10.0.0.1/32", "2001:db8:7::/48"))
     assert config.rules == {"clients": OnrampRules(wanted)}
 
 
@@ -90,8 +90,8 @@ def test_exempt_destinations() -> None:
         ("exempt = '192.0.2.0/24'", "not a list of texts"),
         ("exempt = [1]", "not a list of texts"),
         ("exempt = ['']", "not a list of texts"),
-        ("exempt = ['198.51.100.10:2048-4095']", "no IPv4 prefix"),
-        ("exempt = ['2001:db8::/32']", "no IPv4 prefix"),
+        ("exempt = ['198.51.100.10:2048-4095']", "no prefix of whole addresses"),
+        ("exempt = ['2001:db8::1/32']", "2001:db8::1/32"),
         ("exempt = ['example.org']", "example.org"),
         ("exempt = ['192.0.2.1/24']", "192.0.2.1/24"),
         (f"exempt = {[f'10.0.{at}.0/24' for at in range(EXEMPT_MAX + 1)]}", f"at most {EXEMPT_MAX}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address
 
 import pytest
 
@@ -186,3 +186,19 @@ def test_a_lease_that_is_not_one_slice_of_its_address_owns_nothing(text: str) ->
 def test_a_server_that_the_ledger_does_not_know_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="server3"):
         desired(PAIR, "server3", [POOL], {}, {}, ())
+
+
+def test_a_server_outside_of_the_uplinks_prefixes_is_reached_by_a_tunnel() -> None:
+    """With its own end, which the others need to know this server by; other sites' servers are not reached at all."""
+
+    def tunnels(*segment: str) -> Mapping[str, IPv4Address]:
+        state = desired(PAIR, "server1", [POOL], {}, {}, (), [IPv4Network(prefix) for prefix in segment])
+        assert state.servers.keys() == {"server1", "server2"}
+        return state.tunnels
+
+    ends = {"server1": IPv4Address("192.0.2.1"), "server2": IPv4Address("192.0.2.2")}
+    assert tunnels("192.0.2.0/24") == {}
+    assert tunnels("192.0.2.1/32", "192.0.2.2/31") == {}
+    assert tunnels("192.0.2.1/32") == ends
+    assert tunnels() == ends
+    assert on_server1().tunnels == {}

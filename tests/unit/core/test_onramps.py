@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import pytest
 from tests.unit.core.test_config import GOOD, problems
@@ -49,9 +49,53 @@ def test_a_descriptor_with_everything() -> None:
     assert tun == Tun(IPv4Interface("10.9.0.1/24"), 1280, True, (), ("www-data",))
 
 
+def test_both_families() -> None:
+    text = FD.replace('"10.8.0.5/32"]', '"2001:db8:9::/64", "fd00::7"]\naddress6 = "2001:db8:9::1/64"')
+    config = parse_config(GOOD + text, "x")
+    assert config.sources["apps"] == (
+        IPv4Network("10.9.0.0/24"),
+        IPv6Network("2001:db8:9::/64"),
+        IPv6Network("fd00::7/128"),
+    )
+    assert config.tuns["apps"].address6 == IPv6Interface("2001:db8:9::1/64")
+    config = parse_config(f'{GOOD}sources = ["::/0"]\n', "x")
+    assert config.sources == {"clients": (IPv6Network("::/0"),)}
+
+
+SIX = 'address6 = "2001:db8:9::1/64"\nusers'
+
+
+@pytest.mark.parametrize(
+    ("new", "says", "fix"),
+    [
+        ("users", "sources: IPv6 prefixes, but the device has no IPv6 address", "address6 = "),
+        (
+            'address6 = "2001:db8:9::1/64"\nmtu = 1279\nusers',
+            "mtu: 1279 is too little for IPv6",
+            "at least 1280",
+        ),
+        ('address6 = "2001:db8:9::1"\nusers', "is not an IPv6 address with its prefix", "2001:db8:9::1/64"),
+        ('address6 = "10.9.0.1/24"\nusers', "is not an IPv6 address with its prefix", "2001:db8:9::1/64"),
+        ('address6 = "fe80::1/64"\nusers', "is not an IPv6 address with its prefix", "link-local"),
+        ('address6 = "::1/128"\nusers', "is not an IPv6 address with its prefix", "2001:db8:9::1/64"),
+        ('address6 = "fd00::1%eth0/64"\nusers', "is not an IPv6 address with its prefix", "2001:db8"),
+    ],
+)
+def test_mistakes_of_ipv6(new: str, says: str, fix: str) -> None:
+    text = FD.replace('"10.8.0.5/32"', '"2001:db8:9::/64"').replace("users", new)
+    [problem] = problems(GOOD + text)
+    assert says in problem
+    assert fix in problem
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says", "fix"),
     [
+        ("users", SIX, "address6: sources has no IPv6 prefix", "add those"),
+        ("10.8.0.5/32", "fe80::/64", "fe80::/64 is of one link", "can be forwarded"),
+        ("10.8.0.5/32", "ff02::/16", "ff02::/16 is of one link", "can be forwarded"),
+        ("10.8.0.5/32", "2001:db8::1/64", "'2001:db8::1/64' is no prefix", "host bits zero"),
+        ("10.8.0.5/32", "fd00::%e/64", "'fd00::%e/64' is no prefix", "host bits zero"),
         ('kind = "fd"', 'kind = "df"', "'df' is not known", "use one of fd, interface"),
         ('name = "apps"\n', "", "has no name", "add name"),
         ('name = "apps"', 'name = "clients"', "clients is an on-ramp already", "one pool"),
@@ -64,8 +108,7 @@ def test_a_descriptor_with_everything() -> None:
         ('"10.9.0.1/24"', '"fe80::1/64"', "is not an address with its prefix", "like 10.9.0.1/24"),
         ('sources = ["10.9.0.0/24", "10.8.0.5/32"]\n', "", "sources: missing", 'sources = ["10.9.0.0/24"]'),
         ('["10.9.0.0/24", "10.8.0.5/32"]', "[]", "no address may come in", "at least one"),
-        ("10.9.0.0/24", "10.9.0.1/24", "'10.9.0.1/24' is no IPv4 prefix", "host bits zero"),
-        ("10.9.0.0/24", "2001:db8::/32", "is no IPv4 prefix", "host bits zero"),
+        ("10.9.0.0/24", "10.9.0.1/24", "'10.9.0.1/24' is no prefix", "host bits zero"),
         (
             '["10.9.0.0/24", "10.8.0.5/32"]',
             '"10.9.0.0/24"',

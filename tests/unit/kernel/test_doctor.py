@@ -18,11 +18,11 @@ TCX = Feature("tcx", True, "6.6", "egress and the guard", "boot Linux 6.6 or new
 ON_UPLINK = (
     Attached("uplink", "xdp", "director"),
     Attached("uplink", "tcx ingress", "egress_in"),
-    Attached("uplink", "tcx ingress", "director_tc6"),
     Attached("uplink", "tcx ingress", "egress_in6"),
     Attached("uplink", "tcx egress", "guard"),
     Attached("uplink", "tcx egress", "guard6"),
 )
+AT_TC = (Attached("uplink", "tcx ingress", "director_tc"), Attached("uplink", "tcx ingress", "director_tc6"))
 ON_CLIENTS = Attached("clients", "tcx ingress", "egress_out")
 ARP_OFF = {"net/ipv4/conf/uplink/arp_ignore": 1, "net/ipv4/conf/clients/arp_ignore": 1}
 FORWARDING = "net/ipv4/conf/clients/forwarding"
@@ -117,7 +117,7 @@ def test_a_healthy_host_has_no_problem(scope: Scope, facts: Facts) -> None:
             NO_AGENT,
             replace(CLEAN, attached=ON_UPLINK),
             "warning",
-            "director on uplink, egress_in on uplink, director_tc6",
+            "director on uplink, egress_in on uplink, egress_in6",
         ),
         (NO_AGENT, replace(CLEAN, pins=17), "warning", "17 pins in /sys/fs/bpf/softunicast and no agent"),
         (
@@ -158,9 +158,27 @@ def test_a_healthy_host_has_no_problem(scope: Scope, facts: Facts) -> None:
         ),
         (
             AGENT,
-            replace(RUNNING, attached=(*ON_UPLINK[:4], ON_UPLINK[5], ON_CLIENTS)),
+            replace(RUNNING, attached=(*ON_UPLINK[:3], ON_UPLINK[4], ON_CLIENTS)),
             "error",
             "uplink is without guard (tcx",
+        ),
+        (
+            AGENT,
+            replace(RUNNING, attached=(AT_TC[1], *ON_UPLINK[1:], ON_CLIENTS)),
+            "error",
+            "uplink is without director_tc (tcx ingress)",
+        ),
+        (
+            AGENT,
+            replace(RUNNING, attached=(AT_TC[0], *ON_UPLINK[1:], ON_CLIENTS)),
+            "error",
+            "uplink is without director_tc6 (tcx ingress)",
+        ),
+        (
+            AGENT,
+            replace(RUNNING, attached=(*ON_UPLINK[1:], ON_CLIENTS)),
+            "error",
+            "uplink is without director (xdp or tcx ingress)",
         ),
         (
             replace(AGENT, onramps6=("clients",)),
@@ -215,3 +233,8 @@ def test_nothing_is_called_clean_that_could_not_be_read() -> None:
 def test_worst_first() -> None:
     findings = [Finding(Severity(name), "") for name in ("ok", "warning", "error", "note")]
     assert [one.severity.value for one in worst_first(findings)] == ["error", "warning", "note", "ok"]
+
+
+def test_without_cgroup2() -> None:
+    severity, what = the_problem(NO_AGENT, replace(CLEAN, have_cgroup2=False))
+    assert (severity, what[:22]) == ("note", "cgroup2 is not mounted")

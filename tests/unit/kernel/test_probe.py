@@ -21,6 +21,7 @@ BASIC_HELPERS = {
     "bpf_map_update_elem",
     "bpf_map_delete_elem",
     "bpf_get_prandom_u32",
+    "bpf_get_smp_processor_id",
     "bpf_ktime_get_ns",
     "bpf_skb_store_bytes",
     "bpf_skb_load_bytes",
@@ -29,6 +30,7 @@ BASIC_HELPERS = {
     "bpf_csum_diff",
     "bpf_csum_update",
     "bpf_redirect",
+    "bpf_tail_call",
     "bpf_sk_release",  # came with bpf_sk_lookup_udp
 }
 BPF_HEADER = Path(__file__).parents[3] / "bpf" / "bpf.h"
@@ -143,3 +145,11 @@ def test_a_missing_libbpf_is_one_error_with_its_fix() -> None:
     )
     assert "HostError" in ended.stderr
     assert "apt-get install libbpf1" in ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("may_load")
+def test_a_hook_of_cgroups_that_the_kernel_does_not_know() -> None:
+    assert probe._ask(probe._have_cgroup_hook(18, (10, 11)), True) is True
+    assert probe._ask(probe._have_cgroup_hook(18, (10, 3)), True) is False  # no hook of this kind of program
+    assert probe._ask(probe._have_cgroup_hook(18, (10, 250)), True) is False
+    assert probe._ask(probe._have_cgroup_hook(18, (10, 11)), False) is None

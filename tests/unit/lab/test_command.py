@@ -10,6 +10,7 @@ import pytest
 
 from softunicast.cli.main import main
 from softunicast.lab import state
+from softunicast.lab.failures import FAILURES
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +31,16 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "list", "--json"]) == 0
-    pair, pair6 = json.loads(capsys.readouterr().out)
-    assert (pair["name"], pair6["name"]) == ("pair", "pair6")
-    assert pair["nodes"] == ["client1", "client2", "server1", "server2", "router", "internet"]
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found] == ["pair", "pair6", "routed"]
+    assert found[0]["nodes"] == ["client1", "client2", "server1", "server2", "router", "internet"]
+
+
+@pytest.mark.usefixtures("nobody")
+def test_the_failures_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "failure", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["stray_rst"]["strategies"] == ["conntrack"]
 
 
 @pytest.mark.usefixtures("root")
@@ -43,7 +51,17 @@ def test_status_without_labs(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("nobody")
 @pytest.mark.parametrize(
-    "arguments", ["up pair", "status", "status pair", "down pair", "down --all", "exec client1 ls", "demo"]
+    "arguments",
+    [
+        "up pair",
+        "status",
+        "status pair",
+        "down pair",
+        "down --all",
+        "exec client1 ls",
+        "demo",
+        "failure stray_rst",
+    ],
 )
 def test_without_root_everything_but_list_ends_with_3(
     arguments: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
@@ -57,7 +75,8 @@ def test_without_root_everything_but_list_ends_with_3(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("up pear", "there is no topology 'pear'; fix: use one of pair, pair6"),
+        ("failure nat", f"there is no failure 'nat'; fix: use one of {', '.join(FAILURES)}"),
+        ("up pear", "there is no topology 'pear'; fix: use one of pair, pair6, routed"),
         ("up pair --id Pair", "'Pair' cannot name a lab; fix: use 1-24 of a-z 0-9 -, not starting with -"),
         ("status none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),
         ("down none", "there is no lab 'none'; fix: no lab is up: softunicast lab up pair"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 import pytest
 from hypothesis import example, given
@@ -17,6 +17,16 @@ prefixes = st.builds(
     st.integers(0, (1 << 32) - 1),
     st.integers(0, 32),
 )
+prefixes6 = st.builds(
+    lambda number, length: IPv6Network((number >> (128 - length) << (128 - length), length)),
+    st.integers(0, (1 << 128) - 1),
+    st.integers(0, 128),
+)
+addresses6 = st.builds(
+    lambda number, length: IPv6Interface((number, length)),
+    st.integers(0, (1 << 128) - 1),
+    st.integers(0, 128),
+)
 addresses = st.builds(
     lambda number, length: IPv4Interface((number, length)), st.integers(0, (1 << 32) - 1), st.integers(0, 32)
 )
@@ -25,9 +35,10 @@ grants = st.builds(
     descriptor.Grant,
     names,
     addresses,
-    st.lists(prefixes, max_size=16).map(tuple),
+    st.lists(prefixes | prefixes6, max_size=16).map(tuple),
     st.integers(576, 65535),
     st.sampled_from([0, descriptor.HEADER_BYTES]),
+    st.none() | addresses6,
 )
 
 

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which sockets of this host leave from a pool. A socket is in an agreement when its program is in a cgroup that is,
+ * or below one; or when the agent put it in one itself (a socket that a program handed to it). User space writes both
+ * maps; they are of both families.
+ *
+ * Which one a socket is in is found out when its program uses it first, and kept for as long as it lives: a
+ * conversation does not change sides when its program moves to another cgroup, or a descriptor to another program. */
+#pragma once
+
+#include "abi.h"
+#include "bpf.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u64); /* number of the cgroup: its inode */
+	__type(value, struct agreement);
+} agreements SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct agreement);
+} agreed SEC(".maps");
+
+#define CGROUP_DEPTH_MAX 32 /* deeper ones are not looked at */
+
+/* The agreement of the task that runs: the innermost cgroup that has one decides. Most often that is its own. */
+INLINE struct agreement agreement_of_task(void)
+{
+	struct agreement found = {}, *here;
+	__u64 cgroup = bpf_get_current_cgroup_id();
+
+	here = bpf_map_lookup_elem(&agreements, &cgroup);
+	if (here)
+		return *here;
+#pragma clang loop unroll(disable)
+	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
+		cgroup = bpf_get_current_ancestor_cgroup_id(level);
+		if (!cgroup)
+			break;
+		here = bpf_map_lookup_elem(&agreements, &cgroup);
+		if (here)
+			found = *here;
+	}
+	return found;
+}
+
+/* The agreement of a socket that its program uses this moment. `told`: it is in `agreed`. */
+INLINE struct agreement agreement_now(struct bpf_sock *sock, int *told)
+{
+	struct agreement *known = bpf_sk_storage_get(&agreed, sock, 0, 0);
+
+	*told = known != 0;
+	return known ? *known : agreement_of_task();
+}
+
+INLINE void remember_agreement(struct bpf_sock *sock, struct agreement *agreement)
+{
+	bpf_sk_storage_get(&agreed, sock, agreement, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+/* Likewise, and remembered. */
+INLINE struct agreement agreement_of(struct bpf_sock *sock)
+{
+	int told;
+	struct agreement found = agreement_now(sock, &told);
+
+	if (!told && found.kind)
+		remember_agreement(sock, &found);
+	return found;
+}
+
+/* The agreement of the socket of this host that sent a packet, by the cgroup of the program that made the socket
+ * where no program has told yet. AGREEMENT_NONE: of none, or the packet is nobody's here. */
+INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
+{
+	struct bpf_sock *sock = skb->sk;
+	struct agreement found = {}, *here;
+	__u64 cgroup;
+
+	sock = sock ? bpf_sk_fullsock(sock) : 0;
+	if (!sock)
+		return found;
+	here = bpf_sk_storage_get(&agreed, sock, 0, 0);
+	if (here)
+		return *here;
+	if (!bpf_map_sum_elem_count((const struct bpf_map *)&agreements)) /* asked of every packet of the host */
+		return found;
+#pragma clang loop unroll(disable)
+	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
+		cgroup = bpf_skb_ancestor_cgroup_id(skb, level);
+		if (!cgroup)
+			break;
+		here = bpf_map_lookup_elem(&agreements, &cgroup);
+		if (here)
+			found = *here;
+	}
+	return found;
+}

@@ -1,0 +1,132 @@
+"""Agreements: which cgroup's sockets leave from which pool. A pinned map that anybody with the privilege can write,
+while an agent runs or not; the data path asks it (bpf/agreement.h).
+
+A cgroup is known by its number (kernel/cgroups.py). What is below it follows, unless it has an agreement of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from softunicast.core.errors import HostError, KernelError, UnknownNameError
+from softunicast.kernel import abi
+from softunicast.kernel.families import FAMILIES
+from softunicast.kernel.libbpf import check, load_library
+from softunicast.kernel.maps import Map
+from softunicast.kernel.objects import map_of_fd
+from softunicast.kernel.words import bytes_name
+
+AGREEMENTS_MAX: Final = 4096  # as in bpf/agreement.h
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """`pool`: the name of the pool, "#5" when it is gone since; None: excused, leaves as without softunicast."""
+
+    cgroup: int
+    pool: str | None
+
+
+class Agreements:
+    """The agreements of the data path that is pinned in a folder. Close it, or use it in `with`."""
+
+    def __init__(self, table: Map, pools: tuple[Map, ...]) -> None:
+        self._table = table
+        self._pools = pools
+
+    @classmethod
+    def open(cls, bpffs: Path) -> Self:
+        """Raises HostError when no data path is there, or none that knows agreements."""
+        opened = list[Map]()
+        try:
+            for name in ("agreements", *(family.named("pools") for family in FAMILIES)):
+                opened.append(_pinned(bpffs / "maps" / name))
+        except BaseException:
+            for table in opened:
+                os.close(table.fd)
+            raise
+        return cls(opened[0], tuple(opened[1:]))
+
+    def close(self) -> None:
+        for table in (self._table, *self._pools):
+            os.close(table.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def pools(self) -> Mapping[str, int]:
+        """The pools that the data path knows now: name -> number."""
+        return pool_numbers(self._pools)
+
+    def set(self, cgroup: int, pool: str) -> None:
+        """Sockets of programs in the cgroup leave from the pool from now on, or not at all; those that it has already
+        stay as they are. Raises UnknownNameError when there is no such pool."""
+        numbers = self.pools()
+        if pool not in numbers:
+            raise UnknownNameError(
+                f"no pool {pool!r}", f"name one of: {', '.join(sorted(numbers)) or 'none yet'}"
+            )
+        self._write(cgroup, abi.Agreement(abi.AgreementKind.POOL, numbers[pool]))
+
+    def excuse(self, cgroup: int) -> None:
+        """Programs in the cgroup may use any port, and leave as they would without softunicast."""
+        self._write(cgroup, abi.Agreement(abi.AgreementKind.EXCUSED, 0))
+
+    def _write(self, cgroup: int, agreement: abi.Agreement) -> None:
+        try:
+            self._table.set(_key(cgroup), agreement.pack())
+        except KernelError as error:
+            if error.errno not in (errno.E2BIG, errno.ENOSPC):
+                raise
+            raise HostError(f"{AGREEMENTS_MAX} cgroups are in agreements", "detach some") from error
+
+    def remove(self, cgroup: int) -> bool:
+        """Sockets that are new from now on are none of ours. False when the cgroup was in none."""
+        return self._table.delete(_key(cgroup))
+
+    def list(self) -> tuple[Agreement, ...]:
+        """All of them, by the number of the cgroup."""
+        names = {number: name for name, number in self.pools().items()}
+        return tuple(sorted(self._read(names), key=lambda one: one.cgroup))
+
+    def _read(self, names: Mapping[int, str]) -> Iterator[Agreement]:
+        for key, value in self._table.items():
+            found = abi.Agreement.unpack(value)
+            excused = found.kind == abi.AgreementKind.EXCUSED
+            yield Agreement(
+                int.from_bytes(key, "little"), None if excused else names.get(found.pool, f"#{found.pool}")
+            )
+
+
+def pool_numbers(pools: tuple[Map, ...]) -> dict[str, int]:
+    """Name -> number, of the tables of both families."""
+    found = dict[str, int]()
+    for family, table in zip(FAMILIES, pools, strict=True):
+        for key in table.every_key():
+            value = table.get(key)
+            if value is not None:
+                found[bytes_name(family.pool.unpack(value).name)] = int.from_bytes(key, "little")
+    return found
+
+
+def _key(cgroup: int) -> bytes:
+    return cgroup.to_bytes(8, "little")
+
+
+def _pinned(pin: Path) -> Map:
+    if not pin.exists():
+        raise HostError(f"there is no {pin}: no data path that serves sockets", "start the agent")
+    fd = check(load_library().bpf_obj_get(os.fsencode(pin)), f"opening {pin}")
+    try:
+        return map_of_fd(fd, pin.name)
+    except BaseException:
+        os.close(fd)
+        raise

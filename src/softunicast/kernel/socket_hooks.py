@@ -1,0 +1,109 @@
+"""The programs that sockets of this host meet: attached once, to the root of cgroup2, for every program of the host;
+they leave alone what is in another network namespace (by its cookie), so several servers can be on one host.
+
+Which cgroups are excused is written here; which are in agreements, others write (agreements.py).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from softunicast.core.config_sockets import SocketsConfig
+from softunicast.core.errors import HostError
+from softunicast.kernel import abi, cgroups
+from softunicast.kernel.maps import Map
+from softunicast.kernel.objects import BpfObject, Link
+from softunicast.kernel.pins import link_of
+
+# Object, program, attach type (enum bpf_attach_type): in the order in which they go. A socket must not be able to claim
+# before its closing is noticed.
+HOOKS: Final = (
+    ("sockets", "socket_release", 34),
+    ("sockets6", "socket_release6", 34),
+    ("sockets", "socket_connect", 10),
+    ("sockets", "connect_mapped", 11),
+    ("sockets6", "socket_connect6", 11),
+    ("sockets", "socket_bind", 8),
+    ("sockets", "bind_mapped", 9),
+    ("sockets6", "socket_bind6", 9),
+    ("sendmsg", "socket_send", 14),
+    ("sendmsg6", "socket_send6", 15),
+)
+AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
+RUN: Final = ("grant", "grant6")  # by grants.py
+OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN)
+_SO_NETNS_COOKIE: Final = 71
+_BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
+
+
+def root_of(config: SocketsConfig | None) -> Path | None:
+    """The cgroup to attach to; None: sockets are not to be looked after. Raises HostError when they are, and cannot."""
+    if config is None or config.enabled is False:
+        return None
+    root = Path(config.cgroup) if config.cgroup is not None else cgroups.find_root()
+    if root is None:
+        if config.enabled:
+            raise HostError(
+                "no cgroup2 is mounted, so sockets cannot be looked after",
+                "mount one: mount -t cgroup2 none /sys/fs/cgroup/unified; or set sockets.enabled = false",
+            )
+        return None
+    cgroups.number(root)
+    return root
+
+
+def netns_cookie(of: socket.socket | None = None) -> int:
+    """What the kernel calls the network namespace of a socket, or of the calling thread; never 0."""
+    if of is not None:
+        return int.from_bytes(of.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        return netns_cookie(asking)
+
+
+def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
+    """Attaches every hook, or gives its link the new program; by the name of the program."""
+    with _folder(root) as descriptor:
+        for name, program, kind in HOOKS:
+            link = Link.attach(objects[name].programs[program], descriptor, kind, links / program)
+            yield program, link
+
+
+def detach(links: Path, uplink: str) -> None:
+    """What another configuration has attached."""
+    for name in (
+        *(program for _, program, _ in reversed(HOOKS)),
+        *(f"{name}@{uplink}" for name in AT_UPLINK),
+    ):
+        if (links / name).exists():
+            link_of(links / name).remove()
+
+
+def set_excused(agreements: Map, root: Path, excused: Sequence[str]) -> tuple[str, ...]:
+    """Makes the excused cgroups be these. Returns those that are not there (yet)."""
+    entry = abi.Agreement(abi.AgreementKind.EXCUSED, _BY_CONFIGURATION).pack()
+    numbers, missing = set[bytes](), list[str]()
+    for cgroup in excused:
+        try:
+            numbers.add(cgroups.number(cgroups.path_below(root, cgroup)).to_bytes(8, "little"))
+        except HostError:
+            missing.append(cgroup)
+    for key, value in list(agreements.items()):
+        if value == entry and key not in numbers:
+            agreements.delete(key)
+    for key in numbers:
+        agreements.set(key, entry)
+    return tuple(missing)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

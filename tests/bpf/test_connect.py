@@ -1,0 +1,373 @@
+"""Sockets of programs in an agreement: every port of the slice towards every destination, none outside, none twice.
+
+Real sockets, by the real hooks; this process is in the cgroup. The slice has 16 ports, 2048-2063.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.bpf import families
+from tests.bpf.programs import HOWS, REMOTE, Program, agreed, cgroup, inside, on_loopback, refusal_of
+from tests.bpf.test_search import Opener, check_full
+from tests.bpf.world import ADDRESS, DEPENDENT, World, namespace, state
+
+from softunicast.core.desired import PoolSlices
+from softunicast.core.pools import Timers
+from softunicast.kernel import cgroups
+from softunicast.kernel.agreements import Agreements
+
+PORTS = 16
+SLOT = 128
+SLICE = set(range(SLOT * PORTS, (SLOT + 1) * PORTS))
+ELSEWHERE = "203.0.113.2:443"
+KINDS = ("tcp", "udp")
+
+
+@pytest.fixture(params=HOWS)
+def how(request: pytest.FixtureRequest) -> Iterator[str]:
+    chosen: str = request.param
+    with families.family(6 if chosen == "ipv6" else 4):
+        yield chosen
+
+
+@pytest.fixture
+def small(sockets_world: World, how: str) -> Iterator[World]:
+    sockets_world.reset(state(ports=PORTS, mine=(SLOT,), theirs=(SLOT + 1,), expired=()))
+    with on_loopback(str(ADDRESS)):
+        yield sockets_world
+
+
+@pytest.fixture
+def program(small: World, how: str) -> Iterator[Program]:
+    """Of this process, which is in an agreement."""
+    with agreed(small), Program(how) as made:
+        yield made
+
+
+def refused(code: int, program: Program, kind: str, remote: str = REMOTE) -> None:
+    with refusal_of(code):
+        program.connect(kind, remote)
+
+
+def counted(world: World, before: dict[str, int]) -> dict[str, int]:
+    return {name: value - before[name] for name, value in world.counters().items() if value != before[name]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slice_is_filled_to_the_last_port(small: World, program: Program, kind: str) -> None:
+    before = small.counters()
+    assert program.fill(kind, PORTS) == SLICE
+    for _ in range(3):
+        refused(errno.EADDRNOTAVAIL, program, kind)
+    assert program.fill(kind, PORTS, ELSEWHERE) == SLICE
+    refused(errno.EADDRNOTAVAIL, program, kind, ELSEWHERE)
+    found = counted(small, before)
+    assert (found["sockets"], found["slice_full"]) == (2 * PORTS, 4)
+    assert len(small.flows()) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_port_that_is_closed_is_free_at_once(program: Program, kind: str) -> None:
+    program.fill(kind, PORTS)
+    refused(errno.EADDRNOTAVAIL, program, kind)
+    for _ in range(5):
+        gone = program.made.pop(0)
+        port = program.local(gone)[1]
+        gone.close()
+        assert program.connect(kind) == (str(ADDRESS), port)
+        refused(errno.EADDRNOTAVAIL, program, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forwarded_flows_use_the_same_ports(small: World, program: Program, kind: str) -> None:
+    opener = Opener(small, kind)
+    theirs = {port for _, port in opener.fill(5)}
+    ours = program.fill(kind, 6)
+    theirs |= {port for _, port in opener.fill(5, 5)}
+    assert ours | theirs == SLICE
+    assert not ours & theirs
+    refused(errno.EADDRNOTAVAIL, program, kind)
+    check_full(small, kind, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernels_table_answers_when_the_claims_are_over(
+    small: World, program: Program, kind: str
+) -> None:
+    ours = program.fill(kind, 6)
+    assert len(small.claims()) == 6
+    small.expire()
+    theirs = {port for _, port in Opener(small, kind).fill(10)}
+    assert ours | theirs == SLICE
+    check_full(small, kind, 10)
+    small.expire()
+    assert program.fill(kind, 10) == theirs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sockets_and_flows_race_for_a_slice(small: World, how: str, kind: str) -> None:
+    """Two threads, as fast as they can, until nothing is free: no port has two owners, and none is left over."""
+    for round_number in range(5):
+        small.reset(state(ports=PORTS, mine=(SLOT,), theirs=(), expired=()))
+        opener, theirs = Opener(small, kind), set[int]()
+
+        def forward(
+            opener: Opener = opener, theirs: set[int] = theirs, first: int = round_number * 100
+        ) -> None:
+            for number in range(PORTS):
+                if (found := opener.open(first + number)) is None:
+                    break
+                theirs.add(found[1])
+
+        with agreed(small), Program(how) as program:
+            other = threading.Thread(target=forward)
+            other.start()
+            ours = set[int]()
+            for _ in range(PORTS):
+                made = program.socket(kind)
+                if made.connect_ex(program.end(REMOTE)) == errno.EADDRNOTAVAIL:
+                    break
+                ours.add(program.local(made)[1])
+            other.join()
+            assert not ours & theirs
+            assert ours | theirs == SLICE
+
+
+def test_a_connection_is_made_and_ends(small: World, program: Program) -> None:
+    """All the way, to a server on this host."""
+    with on_loopback("203.0.113.1"):
+        server = program.bind("tcp", REMOTE, reuse=True)
+        server.listen()
+        server.setblocking(True)
+        made = program.socket("tcp")
+        made.setblocking(True)
+        made.connect(program.end(REMOTE))
+        other, address = server.accept()
+        with other:
+            assert address[:2] == made.getsockname()[:2]
+            assert program.local(made)[1] in SLICE
+            made.sendall(b"hello")
+            assert other.recv(5) == b"hello"
+
+
+@pytest.mark.parametrize("swept", [False, True])
+@pytest.mark.parametrize("how_closed", ["at once", "with something unread", "in order"])
+def test_nobody_overtakes_a_reset(small: World, program: Program, how_closed: str, swept: bool) -> None:
+    """The kernel forgets the socket before it sends the RST: until then the tuple has its claim."""
+    with on_loopback("203.0.113.1"):
+        server = program.bind("tcp", REMOTE, reuse=True)
+        server.listen()
+        server.setblocking(True)
+        made = program.socket("tcp")
+        made.setblocking(True)
+        made.connect(program.end(REMOTE))
+        other, _ = server.accept()
+        if how_closed == "with something unread":
+            other.send(b"words")
+            made.recv(1)
+        if how_closed == "at once":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if swept:
+            small.expire()
+            small.datapath.sweep()
+            assert small.claims() == {}
+        before_ns = time.monotonic_ns()
+        made.close()
+        claims = [claim for claim in small.claims().values() if claim.expires_ns != 1]
+        if how_closed == "in order":
+            assert claims == []
+        else:
+            [claim] = claims
+            assert before_ns < claim.expires_ns < time.monotonic_ns() + 1_000_000_000
+        other.close()
+        server.close()
+
+
+def wait_for_end(made: socket.socket) -> None:
+    made.settimeout(10)
+    assert made.recv(1) == b""
+
+
+time_wait_ports = itertools.count(5000)
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_time_wait_is_used_again_where_the_kernel_would(
+    small: World, program: Program, timestamps: bool
+) -> None:
+    """Last of all, and only after a conversation with timestamps."""
+    remote = f"203.0.113.1:{next(time_wait_ports)}"  # they last for a minute
+    Path("/proc/sys/net/ipv4/tcp_timestamps").write_text("1" if timestamps else "0")
+    try:
+        with on_loopback("203.0.113.1"):
+            server = program.bind("tcp", remote, reuse=True)
+            server.listen()
+            server.setblocking(True)
+            waiting = set()
+            for _ in range(3):
+                made = program.socket("tcp")
+                made.setblocking(True)
+                made.connect(program.end(remote))
+                other, _ = server.accept()
+                waiting.add(program.local(made)[1])
+                made.shutdown(socket.SHUT_WR)
+                wait_for_end(other)
+                other.close()
+                wait_for_end(made)
+                made.close()
+            server.close()
+        small.expire()
+        assert program.fill("tcp", PORTS - 3, remote) == SLICE - waiting
+        if timestamps:
+            assert program.fill("tcp", 3, remote) == waiting
+        refused(errno.EADDRNOTAVAIL, program, "tcp", remote)
+    finally:
+        Path("/proc/sys/net/ipv4/tcp_timestamps").write_text("1")
+
+
+def test_a_conversation_that_the_peer_has_not_ended_is_not_followed(small: World, program: Program) -> None:
+    """The kernel keeps it in the same small form as TIME_WAIT, and would let another begin: in the peer's face."""
+    remote = f"203.0.113.1:{next(time_wait_ports)}"
+    with on_loopback("203.0.113.1"):
+        server = program.bind("tcp", remote, reuse=True)
+        server.listen()
+        server.setblocking(True)
+        made = program.socket("tcp")
+        made.setblocking(True)
+        made.connect(program.end(remote))
+        other, _ = server.accept()
+        half_open = {program.local(made)[1]}
+        made.close()
+        wait_for_end(other)
+        server.close()
+    small.expire()
+    assert program.fill("tcp", PORTS - 1, remote) == SLICE - half_open
+    refused(errno.EADDRNOTAVAIL, program, "tcp", remote)
+    other.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lease_that_has_run_out(small: World, program: Program, kind: str) -> None:
+    small.datapath.apply(state(ports=PORTS, mine=(), theirs=(), expired=(SLOT,), pool=(SLOT,)))
+    before = small.counters()
+    refused(errno.EADDRNOTAVAIL, program, kind)
+    found = counted(small, before)
+    found.pop("guard_expired", None)  # what the kernel still sends for sockets of other tests
+    assert found == {"no_slice": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pool_that_is_gone(small: World, program: Program, kind: str) -> None:
+    small.datapath.apply(state(ports=PORTS, mine=(SLOT,), theirs=(), expired=(), onramps={}))
+    small.datapath.apply(replace(small.datapath.state, pools={}))
+    before = small.counters()
+    refused(errno.EADDRNOTAVAIL, program, kind)
+    assert counted(small, before) == {"no_pool": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pool_of_the_other_family(small: World, program: Program, how: str, kind: str) -> None:
+    other = PoolSlices(Timers(), (), DEPENDENT, families=frozenset({4 if how == "ipv6" else 6}))
+    datapath = small.of_both
+    datapath.apply(replace(datapath.state, pools={"gb": other}, onramps={}))
+    before = small.counters()
+    refused(errno.EADDRNOTAVAIL, program, kind)
+    assert counted(small, before) == {"family": 1}
+
+
+def test_the_address_is_not_on_the_host(sockets_world: World, how: str) -> None:
+    sockets_world.reset(state(ports=PORTS, mine=(SLOT,), theirs=(), expired=()))
+    before = sockets_world.counters()
+    with agreed(sockets_world), Program(how) as program:
+        refused(errno.EADDRNOTAVAIL, program, "tcp")
+    assert counted(sockets_world, before) == {"no_address": 1}
+    assert sockets_world.claims() == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loopback_and_the_own_link_are_none_of_ours(
+    small: World, program: Program, how: str, kind: str
+) -> None:
+    there = "[::1]:9" if how == "ipv6" else "127.0.0.1:9"
+    made = program.socket(kind)
+    before = small.counters()
+    made.connect_ex(("::1", 9) if how == "ipv6" else program.end(there))
+    assert small.claims() == {}
+    assert counted(small, before) == {}
+
+
+# -- who is in an agreement
+
+
+def local_of(program: Program, kind: str = "udp") -> str:
+    return program.connect(kind)[0]
+
+
+def test_a_program_in_no_agreement(small: World, how: str) -> None:
+    before = small.counters()
+    with Program(how) as program:
+        assert local_of(program) == "192.0.2.1"
+    assert counted(small, before) == {}
+    assert small.claims() == {}
+
+
+def test_the_innermost_cgroup_decides(small: World, how: str) -> None:
+    with agreed(small) as outer, cgroup(outer) as between, cgroup(between) as inner, Program(how) as program:
+        with inside(inner):
+            assert local_of(program) == str(ADDRESS)
+        with Agreements.open(small.datapath.folder) as agreements:
+            agreements.excuse(cgroups.number(between))
+            with inside(inner):
+                assert local_of(program) == "192.0.2.1"
+            assert local_of(program) == str(ADDRESS)
+            assert agreements.remove(cgroups.number(between))
+            with inside(inner):
+                assert local_of(program) == str(ADDRESS)
+
+
+def test_a_socket_keeps_its_agreement(small: World, how: str) -> None:
+    """Wherever its program moves."""
+    with Program(how) as program:
+        with agreed(small):
+            made = program.socket("udp")
+            assert program.connect("udp", REMOTE, made)[0] == str(ADDRESS)
+        assert program.connect("udp", ELSEWHERE, made)[0] == str(ADDRESS)
+
+
+def test_another_network_namespace_is_untouched(small: World, how: str) -> None:
+    if how != "ipv4":
+        pytest.skip("the same question")
+    before = small.counters()
+    with namespace(), Program(how) as program:
+        program.bind("udp", "127.0.0.1:5000").connect(("127.0.0.1", 9))
+        with refusal_of(errno.ENETUNREACH):
+            program.connect("udp")
+        assert counted(small, before) == {}
+        with agreed(small), refusal_of(errno.EPERM):
+            program.connect("udp")
+    assert counted(small, before) == {"namespace": 1}
+
+
+def test_children_are_in_it(small: World, program: Program) -> None:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, repr(program.connect("tcp")).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(reading, 100).decode() in {repr((str(ADDRESS), port)) for port in SLICE}
+    os.close(reading)
+    os.close(writing)
