@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import struct
+from abc import abstractmethod
 from typing import ClassVar, Final
 
 from softunicast.core.errors import HostError, KernelError
@@ -57,9 +58,9 @@ class Holder(Strategy):
         self._maps.set_up(self._undo)
         self._undo.callback(self.let_go)
 
+    @abstractmethod
     def hold(self, remote: Endpoint) -> socket.socket:
         """A socket that has the five-tuple and sends nothing. OSError with EADDRNOTAVAIL when none is free."""
-        raise NotImplementedError
 
     def forward(self, client: Endpoint, remote: Endpoint) -> int:
         try:
