@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Lookups of programs in an agreement. A resolver on loopback is another process, and asks from an address that is none of
+ * the pool's. So where a pool has resolvers of its own (the setting `dns`), a socket that addresses port 53 on loopback talks
+ * to one of those: connect and sendmsg exchange the address, and go on as for any other. What libraries look at, the source of
+ * an answer and the peer, is what they asked for (dns.bpf.c).
+ *
+ *   no `dns` for the pool                           -> untouched
+ *   none of this family, or bound to loopback       -> refused: it would ask from elsewhere, or not be answered
+ *   else                                            -> the pool's next one, so that whoever asks again asks another
+ *
+ * A socket that asks two resolvers on loopback without connecting to them may be told the one it asked last, where the
+ * same one of the pool answers for both; and one that asks that one by its own address, too, is told of loopback. */
+#pragma once
+
+#include "agreement.h"
+#include "asked.h"
+#include "socket.h"
+
+#define LEFT_ALONE -1 /* no reason: not ours to change */
+
+/* A lookup on loopback: makes `ends` those of one with a resolver of the pool's. Apart, because most who connect to
+ * loopback want something else. */
+APART int choose_resolver(struct bpf_sock_addr *context, struct ends *ends)
+{
+	struct bpf_sock *sock = context->sk;
+	struct agreement agreement;
+	struct pool_dns *dns;
+	struct asked *asked;
+	__u32 at;
+	int told;
+
+	if (!sock || whose(context) != WHOSE_OURS)
+		return LEFT_ALONE;
+	agreement = agreement_now(sock, &told);
+	dns = agreement.kind == AGREEMENT_POOL ? bpf_map_lookup_elem(&resolvers, &agreement.pool) : 0;
+	if (!dns)
+		return LEFT_ALONE;
+	if (!dns->resolver_count || (!is_unspecified(ends->local) && is_loopback(ends->local)))
+		return REASON_NO_RESOLVER;
+	asked = bpf_sk_storage_get(&asked_of, sock, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!asked)
+		return REASON_INTERNAL;
+	at = __sync_fetch_and_add(&dns->turn, 1) % dns->resolver_count & (RESOLVERS_MAX - 1);
+	asked->of[at].resolver = dns->addresses[at];
+	asked->of[at].loopback = ends->remote;
+	ends->remote = dns->addresses[at];
+	return REASON_NONE;
+}
+
+/* The socket addresses loopback. Is that a lookup, and a matter of its pool's resolvers? LEFT_ALONE, why it is refused, or
+ * REASON_NONE: it goes to one of them. */
+INLINE int ask_pool(struct bpf_sock_addr *context, struct ends *ends, const int wide)
+{
+	int reason;
+
+	if (likely(ends->remote_port != DNS_PORT))
+		return LEFT_ALONE;
+	reason = choose_resolver(context, ends);
+	if (reason)
+		return reason;
+#if FAMILY == 4
+	if (wide)
+		context->user_ip6[3] = ends->remote;
+	else
+		context->user_ip4 = ends->remote;
+#else
+	for (int i = 0; i < 4; i++)
+		context->user_ip6[i] = ends->remote.words[i];
+#endif
+	return REASON_NONE;
+}
