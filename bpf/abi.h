@@ -243,7 +243,8 @@ struct pool {
 
 struct pool_dns { /* the resolvers that stand in for those on loopback: see dns.h */
 	__u32 resolver_count; /* 0: all that the pool has are of the other family */
-	__u32 turn;  /* how often one was chosen */
+	__u32 turn; /* how often one was chosen */
+	__u64 owes_since_ns[RESOLVERS_MAX]; /* when it was first asked what it has not answered; 0: nothing */
 	ip_address addresses[RESOLVERS_MAX];
 };
 

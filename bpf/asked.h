@@ -3,8 +3,7 @@
  * read when its program wants to know who answers (dns.bpf.c). Other sockets have none of this. */
 #pragma once
 
-#include "abi.h"
-#include "bpf.h"
+#include "maps.h"
 
 #define DNS_PORT be16(53)
 
@@ -13,6 +12,8 @@ struct asked { /* by the place of the pool's resolver in its list */
 		ip_address resolver;
 		ip_address loopback; /* what the program knows it by */
 	} of[RESOLVERS_MAX];
+	__u32 pool;
+	__u32 connected; /* to the resolver at that place, counted from 1 */
 };
 
 struct {

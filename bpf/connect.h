@@ -242,7 +242,7 @@ INLINE int connect(struct bpf_sock_addr *context, struct ends *ends, const int w
 	    is_link_local(ends->remote))
 		return ALLOW;
 	if (is_loopback(ends->remote)) {
-		reason = ask_pool(context, ends, wide);
+		reason = ask_pool(context, ends, 0, wide);
 		if (reason)
 			return reason == LEFT_ALONE ? ALLOW : refuse_socket(reason, ends, EADDRNOTAVAIL);
 	}

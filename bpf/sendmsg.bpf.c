@@ -109,7 +109,7 @@ INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 	if (!sock || ends->protocol != IPPROTO_UDP || is_multicast(ends->remote) || is_link_local(ends->remote))
 		return ALLOW;
 	if (is_loopback(ends->remote)) {
-		reason = ask_pool(context, ends, FAMILY == 6);
+		reason = ask_pool(context, ends, 1, FAMILY == 6);
 		if (reason)
 			return reason == LEFT_ALONE ? ALLOW : refuse_socket(reason, ends, 0);
 	}

@@ -4,7 +4,10 @@ programs asked; or left alone; or refused by name. Real sockets, by the real hoo
 from __future__ import annotations
 
 import errno
+import select
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,7 +24,7 @@ from tests.bpf.world import ADDRESS, World, state
 
 from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.desired import KernelState
-from softunicast.kernel import socket_hooks
+from softunicast.kernel import abi, socket_hooks
 
 ONE, OTHER = "203.0.113.53", "203.0.113.54"
 ASKED = {"ipv4": "127.0.0.53:53", "mapped": "127.0.0.53:53", "ipv6": "::1:53"}
@@ -119,17 +122,82 @@ def test_a_socket_that_is_not_connected(small: World, program: Program, how: str
         assert (answer, whom[:2]) == (b"answer", program.end(ASKED[how]))
 
 
+def answered_by(program: Program, asked: str, *resolvers: socket.socket) -> list[int]:
+    """Which of the resolvers it was, of four lookups that each got an answer: two connected, two not."""
+    found = []
+    for connected in (True, True, False, False):
+        if connected:
+            made = asks(program, "udp", asked)
+            made.send(b"question")
+        else:
+            made = program.socket("udp")
+            made.settimeout(10)
+            made.sendto(b"question", program.end(asked))
+        [listening], _, _ = select.select(resolvers, [], [], 10)
+        question, source = listening.recvfrom(100)
+        listening.sendto(question, source)
+        assert made.recvfrom(100)[1][:2] == program.end(asked)
+        found.append(resolvers.index(listening))
+    return found
+
+
 def test_every_resolver_of_the_pool_in_its_turn(small: World, program: Program, how: str) -> None:
     """So that whoever repeats a question asks another one."""
     small.datapath.apply(with_dns(ONE, OTHER))
     with resolver("udp") as one, resolver("udp", OTHER) as other:
-        for number in range(4):
-            asks(program, "udp", ASKED[how]).send(b"%d" % number)
-        made = program.socket("udp")
-        for number in range(4, 8):
-            made.sendto(b"%d" % number, program.end(ASKED[how]))
-        assert {one.recv(100) for _ in range(4)} == {b"0", b"2", b"4", b"6"}
-        assert {other.recv(100) for _ in range(4)} == {b"1", b"3", b"5", b"7"}
+        assert answered_by(program, ASKED[how], one, other) == [0, 1, 0, 1]
+
+
+def test_a_connected_socket_that_says_to_whom_it_sends(small: World, program: Program, how: str) -> None:
+    """It hears of one only, so that is asked."""
+    small.datapath.apply(with_dns(ONE, OTHER))
+    with resolver("udp") as one:
+        made = asks(program, "udp", ASKED[how])
+        for _ in range(2):
+            made.sendto(b"question", program.end(ASKED[how]))
+            _, source = one.recvfrom(100)
+            one.sendto(b"answer", source)
+            assert made.recvfrom(100)[1][:2] == program.end(ASKED[how])
+
+
+def owe(world: World, *since_s: float) -> None:
+    """The resolvers of the pool owe answers for so long; 0: none."""
+    table = world.of_both.map("resolvers" if families.chosen == 4 else "resolvers6")
+    record = abi.PoolDns if families.chosen == 4 else abi.PoolDns6
+    now_ns = time.monotonic_ns()
+    [(key, value)] = table.items()
+    numbers = [int(now_ns - one * 1e9) if one else 0 for one in (*since_s, 0, 0)]
+    table.set(key, record.unpack(value)._replace(owes_since_ns=struct.pack("4Q", *numbers)).pack())
+
+
+def test_who_owes_an_answer_is_passed_over(small: World, program: Program, how: str) -> None:
+    """Libraries ask again where they asked first: half of all lookups would fail when one of two is gone."""
+    small.datapath.apply(with_dns(ONE, OTHER))
+    with resolver("udp") as one, resolver("udp", OTHER) as other:
+        owe(small, 5, 0)
+        assert answered_by(program, ASKED[how], one, other) == [1, 1, 1, 1]
+        owe(small, 5, 5)  # nobody is better
+        for _ in range(2):
+            asks(program, "udp", ASKED[how]).send(b"question")
+        assert (one.recv(100), other.recv(100)) == (b"question", b"question")
+        owe(small, 0.1, 0)  # an answer takes its time
+        assert set(answered_by(program, ASKED[how], one, other)) == {0, 1}
+
+
+def test_who_owes_an_answer_is_tried_again(small: World, program: Program, how: str) -> None:
+    """By one lookup, now and then."""
+    small.datapath.apply(with_dns(ONE, OTHER))
+    with resolver("udp") as one, resolver("udp", OTHER) as other:
+        owe(small, 31, 0)
+        for _ in range(6):
+            asks(program, "udp", ASKED[how]).send(b"question")
+        assert len(select.select([one], [], [], 10)[0]) == 1
+        one.recv(100)
+        for _ in range(5):
+            other.recv(100)
+        one.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            one.recv(100)
 
 
 def test_each_answer_is_of_whom_was_asked(small: World, program: Program, how: str) -> None:

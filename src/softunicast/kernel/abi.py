@@ -434,6 +434,7 @@ POOL6_BYTES: Final = 6280
 class PoolDns(NamedTuple):
     resolver_count: int
     turn: int
+    owes_since_ns: bytes
     addresses: bytes
 
     def pack(self) -> bytes:
@@ -444,13 +445,14 @@ class PoolDns(NamedTuple):
         return cls._make(_pool_dns.unpack(data))
 
 
-_pool_dns = Struct("<II16s")
-POOL_DNS_BYTES: Final = 24
+_pool_dns = Struct("<II32s16s")
+POOL_DNS_BYTES: Final = 56
 
 
 class PoolDns6(NamedTuple):
     resolver_count: int
     turn: int
+    owes_since_ns: bytes
     addresses: bytes
 
     def pack(self) -> bytes:
@@ -461,8 +463,8 @@ class PoolDns6(NamedTuple):
         return cls._make(_pool_dns6.unpack(data))
 
 
-_pool_dns6 = Struct("<II64s")
-POOL_DNS6_BYTES: Final = 72
+_pool_dns6 = Struct("<II32s64s")
+POOL_DNS6_BYTES: Final = 104
 
 
 class Source(NamedTuple):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
+from typing import Final
 
 from softunicast.core.slices import IPAddress
 from softunicast.kernel import abi
@@ -13,14 +14,19 @@ from softunicast.kernel.families import FAMILIES
 from softunicast.kernel.maps import Map
 from softunicast.kernel.words import index_key
 
+_OWES_BYTES: Final = 8 * abi.AbiLimit.RESOLVERS_MAX
+
 
 def set_dns(maps: Mapping[str, Map], pool: int, addresses: Sequence[IPAddress]) -> None:
-    """The pool has these, at most abi.AbiLimit.RESOLVERS_MAX of a family; none: lookups are left alone."""
+    """The pool has these, those of IPv4 first, at most abi.AbiLimit.RESOLVERS_MAX of a family; none: lookups are left
+    alone. What the kernel knows of their answers stays where they stay the same."""
+    if read_dns(maps, pool) == tuple(addresses):
+        return
     for family in FAMILIES:
         table = maps[family.named("resolvers")]
         if addresses:
             own = [one.packed for one in addresses if one.version == family.version]
-            table.set(index_key(pool), family.pool_dns(len(own), 0, b"".join(own)).pack())
+            table.set(index_key(pool), family.pool_dns(len(own), 0, bytes(_OWES_BYTES), b"".join(own)).pack())
         else:
             table.delete(index_key(pool))
 
