@@ -97,13 +97,16 @@ APART int choose_resolver(struct bpf_sock_addr *context, struct ends *ends, int 
  * REASON_NONE: it goes to one of them. */
 INLINE int ask_pool(struct bpf_sock_addr *context, struct ends *ends, const int sends, const int wide)
 {
+	struct ends asked;
 	int reason;
 
 	if (likely(ends->remote_port != DNS_PORT))
 		return LEFT_ALONE;
-	reason = choose_resolver(context, ends, sends);
+	asked = *ends; /* a copy, so that the compiler may keep that of everybody else in registers */
+	reason = choose_resolver(context, &asked, sends);
 	if (reason)
 		return reason;
+	ends->remote = asked.remote;
 #if FAMILY == 4
 	if (wide)
 		context->user_ip6[3] = ends->remote;
