@@ -8,9 +8,9 @@
  *   none of this family, or bound to loopback       -> refused: it would ask from elsewhere, or not be answered
  *   else                                            -> the pool's next one, so that whoever asks again asks another
  *
- * Libraries may repeat a question where they asked first. So who owes an answer for long is passed over, as long as another one
- * does not, and tried now and then. Who never answers and who answers a program that does not look from where are the
- * same here; so when all owe, it is by turn alone.
+ * Libraries may repeat a question where they asked first. So a resolver that owes an answer for long is passed over while
+ * another one does not, and tried now and then. An answer to a program that does not look where it is from is not seen
+ * here; so when all owe, it is by turn alone.
  *
  * A socket that asks two resolvers on loopback without connecting to them may be told the one it asked last, where the
  * same one of the pool answers for both; and one that asks that one by its own address, too, is told of loopback. */
@@ -93,8 +93,8 @@ APART int choose_resolver(struct bpf_sock_addr *context, struct ends *ends, int 
 	return REASON_NONE;
 }
 
-/* The socket addresses loopback, to connect or (`sends`) to send. Is that a lookup, and a matter of its pool's resolvers? LEFT_ALONE, why it is refused, or
- * REASON_NONE: it goes to one of them. */
+/* The socket addresses loopback, to connect or (`sends`) to send. Is that a lookup, and a matter of its pool's resolvers?
+ * LEFT_ALONE, why it is refused, or REASON_NONE: it goes to one of them. `wide`: as in connect.h. */
 INLINE int ask_pool(struct bpf_sock_addr *context, struct ends *ends, const int sends, const int wide)
 {
 	struct ends asked;
