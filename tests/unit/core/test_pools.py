@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from softunicast.core.errors import InputError, UnknownNameError
-from softunicast.core.pools import Pool, Timers, check_tags, choose_pool, select
+from softunicast.core.pools import Pool, Timers, check_dns, check_tags, choose_pool, select
 from softunicast.core.records import Address
 
 ADDRESSES = (
@@ -124,3 +124,26 @@ def test_no_pool(
 ) -> None:
     with pytest.raises(kind, match=says):
         choose_pool(pools, name, tags)
+
+
+@pytest.mark.parametrize(
+    ("site", "dns", "refused"),
+    [
+        ("lab", (), None),
+        ("lab", ("192.0.2.53", "2001:db8::53"), None),
+        ("far", ("192.0.2.53",), None),
+        ("far", ("192.0.2.53", "2001:db8::53"), "2001:db8::53, and no IPv6 address could ask there"),
+        ("nowhere", ("2001:db8::53",), None),  # it has no addresses at all, so far
+    ],
+)
+def test_resolvers_are_asked_from_addresses_of_the_pool(
+    site: str, dns: tuple[str, ...], refused: str | None
+) -> None:
+    pool = Pool("p", {}, dns=tuple(map(ip_address, dns)))
+    addresses = select(pool, ADDRESSES, site)
+    if refused is None:
+        check_dns(pool, addresses)
+        return
+    with pytest.raises(InputError) as caught:
+        check_dns(pool, addresses)
+    assert caught.value.what == f"pool p: dns has {refused}"
