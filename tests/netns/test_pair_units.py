@@ -1,0 +1,138 @@
+"""Units of a real systemd and containers of real engines on a server of the lab `pair`: attached while they run, they
+leave from the pool; detached they leave from the host's own address. What the how-to tells to write is what runs here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from tests.netns.bundle import write_bundle
+from tests.netns.machine import Machine, code_of, machine
+from tests.netns.pair_lab import PairLab
+
+from softunicast.lab.pair import INTERNET, POOL, SHARED
+
+SERVER = "server1"
+OWN = "192.0.2.1"
+
+
+@pytest.fixture(scope="module")
+def host(make_pair: Callable[..., PairLab]) -> Iterator[Machine]:
+    with machine(make_pair(), SERVER) as made:
+        yield made
+
+
+@pytest.fixture
+def squid(host: Machine) -> Iterator[str]:
+    """A unit that runs, and is in no agreement."""
+    host.unit("squid.service", f"[Service]\nExecStart={' '.join(host.asker('squid'))}\n")
+    host.good("systemctl", "start", "squid")
+    assert host.ask("squid")[1] == OWN
+    yield "squid"
+    host.run("systemctl", "stop", "squid")
+    host.remove_unit("squid")
+
+
+def attach(host: Machine, cgroup: str) -> str:
+    return host.good("softunicast", "attach", "--cgroup", cgroup, "--pool", POOL.name)
+
+
+def test_a_unit_that_runs_is_attached_and_detached(host: Machine, squid: str) -> None:
+    before, _ = host.ask(squid)
+    attach(host, host.cgroup_of(squid))
+    assert host.ask(squid) == (before, str(SHARED))
+    host.good("softunicast", "detach", "--cgroup", host.cgroup_of(squid))
+    assert host.ask(squid) == (before, OWN)
+
+
+
+def pool_part(host: Machine, unit: str, pool: str = POOL.name) -> None:
+    """What the how-to tells to write with `systemctl edit`."""
+    text = code_of("run.md", "ini", "ExecStartPre")
+    assert "--pool gb" in text
+    host.unit(f"{unit}.service.d/pool.conf", text.replace("--pool gb", f"--pool {pool}"))
+
+
+def test_a_unit_with_the_part_of_the_howto_leaves_from_the_pool_after_each_start(host: Machine, squid: str) -> None:
+    pool_part(host, squid)
+    before, _ = host.ask(squid)
+    for _ in range(2):
+        host.good("systemctl", "restart", squid)
+        pid, seen = host.ask(squid)
+        assert (seen, pid != before) == (str(SHARED), True)
+        before = pid
+
+
+def test_a_unit_with_the_part_of_the_howto_starts_with_its_agent(host: Machine, squid: str) -> None:
+    """It stops with the agent, and starts it."""
+    pool_part(host, squid)
+    host.good("systemctl", "restart", squid)
+    host.good("systemctl", "stop", "softunicast")
+    assert host.run("systemctl", "is-active", squid).output == "inactive\n"
+    host.good("systemctl", "start", squid)
+    assert host.ask(squid)[1] == str(SHARED)
+
+
+def test_a_unit_does_not_start_when_attach_is_refused(host: Machine, squid: str) -> None:
+    pool_part(host, squid, "nowhere")
+    assert host.run("systemctl", "restart", squid).code == 1
+    assert host.run("systemctl", "is-active", squid).output == "failed\n"
+
+
+def test_beside_the_cgroup_programs_of_systemd(host: Machine) -> None:
+    """IPAddressDeny= is a program at the unit's cgroup: it and we do our work, each for itself."""
+    fence = f"[Service]\nIPAddressDeny=any\nIPAddressAllow={INTERNET}\n"
+    host.unit("fenced.service", f"{fence}ExecStart={' '.join(host.asker('fenced'))}\n")
+    pool_part(host, "fenced")
+    host.good("systemctl", "start", "fenced")
+    assert host.ask("fenced")[1] == str(SHARED)
+    host.good("systemctl", "stop", "fenced")  # and with it the agreement
+    said = host.folder / "said"
+    script = f"echo > /dev/udp/{INTERNET}/7 && echo > /dev/udp/192.0.2.254/7"
+    host.unit("fenced.service", f"{fence}Type=oneshot\nExecStart=bash -c '{script}'\nStandardError=file:{said}\n")
+    assert host.run("systemctl", "start", "fenced").code == 1
+    assert said.read_text().count("Operation not permitted") == 1
+
+
+@pytest.fixture(params=["crun", "runc"])
+def engine(host: Machine, request: pytest.FixtureRequest) -> str:
+    """The command of an engine for OCI bundles."""
+    name = str(request.param)
+    if host.run("which", name).code:
+        pytest.skip(f"missing: {name}; fix: apt-get install {name}")
+    return name
+
+
+@contextmanager
+def container(host: Machine, engine: str, own_network: bool) -> Iterator[tuple[str, str]]:
+    """One that runs: its name, and its cgroup as the how-to finds it."""
+    name = f"{engine}-{'own' if own_network else 'host'}"
+    bundle = host.folder / name
+    write_bundle(bundle, host.folder, f"/containers/{name}", own_network, host.asker(name))
+    start = (engine, "run", "--detach", "--bundle", str(bundle), name)
+    host.good("sh", "-c", f'"$@" > {bundle}/output 2>&1 || {{ cat {bundle}/output >&2; false; }}', "sh", *start)
+    try:
+        pid = json.loads(host.good(engine, "state", name))["pid"]
+        yield name, host.good("sh", "-c", f"cut -d: -f3 /proc/{pid}/cgroup | tail -1").strip()
+    finally:
+        host.good(engine, "delete", "--force", name)
+
+
+def test_a_container_with_the_hosts_network(host: Machine, engine: str) -> None:
+    with container(host, engine, own_network=False) as (name, cgroup):
+        before, seen = host.ask(name)
+        assert seen == OWN
+        attach(host, cgroup)
+        assert host.ask(name) == (before, str(SHARED))
+        host.good("softunicast", "detach", "--cgroup", cgroup)
+        assert host.ask(name) == (before, OWN)
+
+
+def test_a_container_with_its_own_network_is_refused(host: Machine, engine: str) -> None:
+    with container(host, engine, own_network=True) as (_, cgroup):
+        done = host.run("softunicast", "attach", "--cgroup", cgroup, "--pool", POOL.name)
+        assert (done.code, done.output) == (2, "")
+        assert "has a network of its own: its sockets are not this server's; fix: make the interface" in done.complaint
