@@ -272,6 +272,13 @@ struct agreement { /* of a cgroup, or of one socket */
 	__u32 pool;
 };
 
+#define CGROUP_NAME_MAX 256
+
+struct cgroup_name { /* what a cgroup has in common with the one that is made in its place */
+	__u64 parent; /* number of the cgroup that it is in */
+	char name[CGROUP_NAME_MAX];
+};
+
 struct grant_key { /* an end that a user of this host may bind to */
 	__u8 address[16]; /* be; of IPv4 the first four bytes */
 	__u32 uid;

@@ -140,4 +140,4 @@ def place_in(mount: Path, folder: Path) -> Iterator[Place]:
             end_all(root)
             place.joining.root = mounted
             place.joining.tidy()
-        assert table.list() == ()
+        assert (table.list(), table.lasting()) == ((), ())

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from tests.netns.pair_lab import TIMEOUT_S, Done, PairLab, eventually
@@ -81,6 +81,12 @@ class Machine:
     def cgroup_of(self, unit: str) -> str:
         """As docs/howto/run.md asks for it."""
         return self.good("systemctl", "show", "-P", "ControlGroup", unit).strip()
+
+    def agreements(self) -> list[dict[str, Any]]:
+        """What `softunicast agreements` lists, as soon as the agent answers."""
+        eventually(lambda: self.lab.answers(self.server), "the agent answers")
+        listed = json.loads(self.good("softunicast", "agreements", "--json"))
+        return list(listed)
 
     def asker(self, name: str) -> tuple[str, ...]:
         """The command of a long-lived program that `ask` asks."""

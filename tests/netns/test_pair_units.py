@@ -49,6 +49,25 @@ def test_a_unit_that_runs_is_attached_and_detached(host: Machine, squid: str) ->
 
 
 
+def test_a_unit_that_is_restarted_stays_attached(host: Machine, squid: str) -> None:
+    """Its cgroup is another one each time; also while the agent is gone, and when the program is killed."""
+    before, _ = host.ask(squid)
+    cgroup = host.cgroup_of(squid)
+    attach(host, cgroup)
+    host.good("systemctl", "kill", "--signal=KILL", "softunicast")
+    host.good("systemctl", "stop", squid)
+    [row] = host.agreements()
+    assert (row["cgroup"], row["by"], row["pool"], row["processes"]) == (f"/sys/fs/cgroup{cgroup}", "attach", POOL.name, [])
+    host.good("systemctl", "start", squid)
+    pid, seen = host.ask(squid)
+    assert (pid != before, seen) == (True, str(SHARED))
+    host.good("systemctl", "stop", squid)
+    host.good("softunicast", "detach", "--cgroup", cgroup)
+    host.good("systemctl", "start", squid)
+    assert host.ask(squid)[1] == OWN
+    assert host.agreements() == []
+
+
 def pool_part(host: Machine, unit: str, pool: str = POOL.name) -> None:
     """What the how-to tells to write with `systemctl edit`."""
     text = code_of("run.md", "ini", "ExecStartPre")

@@ -20,8 +20,9 @@ def command(
     """Let new connections of a running unit or container leave from a pool.
 
     All processes of the cgroup and of those below it; connections that are open stay as they are. Lasts until
-    `detach`, or until the cgroup is gone: a unit that is restarted gets a new one. Attached already, it changes to the
-    given pool. Works while the agent is down. Needs root.
+    `detach`, also when the unit is restarted, but not when the host is, nor after an agent that stops and takes
+    everything back: what to write into the unit is in docs/howto/run.md. Attached already, it changes to the given pool.
+    Works while the agent is down. Needs root.
 
     \b
     Examples:

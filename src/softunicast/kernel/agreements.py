@@ -1,7 +1,8 @@
 """Agreements: which cgroup's sockets leave from which pool. A pinned map that anybody with the privilege can write,
 while an agent runs or not; the data path asks it (bpf/agreement.h).
 
-A cgroup is known by its number (kernel/cgroups.py). What is below it follows, unless it has an agreement of its own.
+A cgroup is known by its number (kernel/cgroups.py). What is below it follows, unless it has an agreement of its own. One that
+lasts is also known by the cgroup's place, its name in the one above it: the next cgroup there is in it, too (bpf/remade.bpf.c).
 """
 
 from __future__ import annotations
@@ -32,11 +33,21 @@ class Agreement:
     pool: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """An agreement of whichever cgroup has this name in the one with the number `parent`."""
+
+    parent: int
+    name: str
+    pool: str
+
+
 class Agreements:
     """The agreements of the data path that is pinned in a folder. Close it, or use it in `with`."""
 
-    def __init__(self, table: Map, pools: tuple[Map, ...]) -> None:
+    def __init__(self, table: Map, lasting: Map, pools: tuple[Map, ...]) -> None:
         self._table = table
+        self._lasting = lasting
         self._pools = pools
 
     @classmethod
@@ -44,16 +55,16 @@ class Agreements:
         """Raises HostError when no data path is there, or none that knows agreements."""
         opened = list[Map]()
         try:
-            for name in ("agreements", *(family.named("pools") for family in FAMILIES)):
+            for name in ("agreements", "lasting", *(family.named("pools") for family in FAMILIES)):
                 opened.append(_pinned(bpffs / "maps" / name))
         except BaseException:
             for table in opened:
                 os.close(table.fd)
             raise
-        return cls(opened[0], tuple(opened[1:]))
+        return cls(opened[0], opened[1], tuple(opened[2:]))
 
     def close(self) -> None:
-        for table in (self._table, *self._pools):
+        for table in (self._table, self._lasting, *self._pools):
             os.close(table.fd)
 
     def __enter__(self) -> Self:
@@ -69,20 +80,27 @@ class Agreements:
     def set(self, cgroup: int, pool: str) -> None:
         """Sockets of programs in the cgroup leave from the pool from now on, or not at all; those that it has already
         stay as they are. Raises UnknownNameError when there is no such pool."""
+        self._write(self._table, _key(cgroup), self._leaving(pool))
+
+    def set_lasting(self, parent: int, name: str, pool: str) -> None:
+        """Likewise, for each cgroup that is made there from now on."""
+        self._write(self._lasting, _place(parent, name), self._leaving(pool))
+
+    def _leaving(self, pool: str) -> abi.Agreement:
         numbers = self.pools()
         if pool not in numbers:
             raise UnknownNameError(
                 f"no pool {pool!r}", f"name one of: {', '.join(sorted(numbers)) or 'none yet'}"
             )
-        self._write(cgroup, abi.Agreement(abi.AgreementKind.POOL, numbers[pool]))
+        return abi.Agreement(abi.AgreementKind.POOL, numbers[pool])
 
     def excuse(self, cgroup: int) -> None:
         """Programs in the cgroup may use any port, and leave as they would without softunicast."""
-        self._write(cgroup, abi.Agreement(abi.AgreementKind.EXCUSED, 0))
+        self._write(self._table, _key(cgroup), abi.Agreement(abi.AgreementKind.EXCUSED, 0))
 
-    def _write(self, cgroup: int, agreement: abi.Agreement) -> None:
+    def _write(self, table: Map, key: bytes, agreement: abi.Agreement) -> None:
         try:
-            self._table.set(_key(cgroup), agreement.pack())
+            table.set(key, agreement.pack())
         except KernelError as error:
             if error.errno not in (errno.E2BIG, errno.ENOSPC):
                 raise
@@ -91,6 +109,19 @@ class Agreements:
     def remove(self, cgroup: int) -> bool:
         """Sockets that are new from now on are none of ours. False when the cgroup was in none."""
         return self._table.delete(_key(cgroup))
+
+    def remove_lasting(self, parent: int, name: str) -> bool:
+        """False when nothing was agreed for that place."""
+        return self._lasting.delete(_place(parent, name))
+
+    def lasting(self) -> tuple[Lasting, ...]:
+        """All of those."""
+        names = {number: name for name, number in self.pools().items()}
+        found = []
+        for key, value in self._lasting.items():
+            place, pool = abi.CgroupName.unpack(key), abi.Agreement.unpack(value).pool
+            found.append(Lasting(place.parent, os.fsdecode(place.name.rstrip(b"\0")), names.get(pool, f"#{pool}")))
+        return tuple(found)
 
     def list(self) -> tuple[Agreement, ...]:
         """All of them, by the number of the cgroup."""
@@ -119,6 +150,10 @@ def pool_numbers(pools: tuple[Map, ...]) -> dict[str, int]:
 
 def _key(cgroup: int) -> bytes:
     return cgroup.to_bytes(8, "little")
+
+
+def _place(parent: int, name: str) -> bytes:
+    return abi.CgroupName(parent, os.fsencode(name)).pack()
 
 
 def _pinned(pin: Path) -> Map:

@@ -1,8 +1,9 @@
 """Programs into agreements and out again: `join` for the calling process, `attach` for what runs already.
 
-The pinned table is the only truth: there is no list beside it. An entry goes with its cgroup, and a cgroup that `join`
+The pinned tables are the only truth: there is no list beside them. An entry goes with its cgroup, and a cgroup that `join`
 made goes with its last process. Nobody is told of either, so whoever comes by tidies up: the agent now and then, and
-each `join`. Every refusal comes before anything is changed.
+each `join`. What `attach` says holds for its place: the next cgroup there is in the agreement from its beginning, until
+`detach`, or until the cgroup above it goes. Every refusal comes before anything is changed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from softunicast.kernel.agreements import Agreements
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An agreement. `path` is None when the cgroup has been removed; `pool` when it is excused."""
+    """An agreement. `path` is None when the cgroup has been removed; `pool` when it is excused; `number` is 0 when the
+    cgroup is to come."""
 
     number: int
     pool: str | None
@@ -41,6 +43,13 @@ class Joining:
         """Every agreement there is."""
         for one in self._table.list():
             yield Entry(one.cgroup, one.pool, cgroup_tree.path_of(self.root, one.cgroup))
+
+    def waiting(self) -> Iterator[Entry]:
+        """Agreements of `attach` whose cgroup is not there now, as of a unit that is stopped."""
+        for one in self._table.lasting():
+            parent = cgroup_tree.path_of(self.root, one.parent)
+            if parent is not None and not (parent / one.name).is_dir():
+                yield Entry(0, one.pool, parent / one.name)
 
     def _entry_of(self, path: Path) -> Entry | None:
         """That of this very cgroup, not of one above it."""
@@ -85,6 +94,9 @@ class Joining:
             if entry.path is None or (entry.joined and cgroup_tree.remove(entry.path)):
                 self._table.remove(entry.number)
                 done += 1
+        for one in self._table.lasting():
+            if cgroup_tree.path_of(self.root, one.parent) is None:
+                done += self._table.remove_lasting(one.parent, one.name)
         return done
 
     def remove_strays(self) -> None:
@@ -109,18 +121,31 @@ class Joining:
                 "sockets are not this server's",
                 "make the interface that its packets come in by an on-ramp, see [[onramps]]",
             )
-        if before is not None and before.pool == pool:
+        # The place comes first: a unit may be restarted this moment.
+        parent = cgroups.number(path.parent)
+        lasts = {(one.parent, one.name): one.pool for one in self._table.lasting()}.get((parent, path.name))
+        if before is not None and before.pool == pool == lasts:
             return False
-        self._table.set(cgroups.number(path), pool)
+        self._table.set_lasting(parent, path.name, pool)
+        try:
+            self._table.set(cgroups.number(path), pool)
+        except BaseException:
+            if lasts is None:
+                self._table.remove_lasting(parent, path.name)
+            raise
         return True
 
     def detach(self, path: Path) -> None:
-        """InputError when it has no agreement, or not one of `attach`."""
-        before = self._entry_of(path)
-        if before is None:
-            raise UnknownNameError(f"{path} is in no agreement of its own", "see softunicast agreements")
-        if before.joined:
+        """Also from a cgroup that is to come. InputError when it has no agreement, or not one of `attach`."""
+        before = self._entry_of(path) if path.is_dir() else None
+        if before is not None and before.joined:
             raise InputError(f"{path} was made by softunicast run", "end the program")
-        if before.pool is None:
+        if before is not None and before.pool is None:
             raise InputError(f"{path} is excused", "take it from [sockets] excused")
-        self._table.remove(before.number)
+        lasted = self._table.remove_lasting(cgroups.number(path.parent), path.name)
+        now = self._entry_of(path) if path.is_dir() else None  # it may be another one meanwhile
+        if now is None and before is None and not lasted:
+            raise UnknownNameError(f"{path} is in no agreement of its own", "see softunicast agreements")
+        for entry in (before, now):
+            if entry is not None:
+                self._table.remove(entry.number)

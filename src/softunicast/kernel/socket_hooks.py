@@ -1,5 +1,6 @@
 """The programs that sockets of this host meet: attached once, to the root of cgroup2, for every program of the host;
-they leave alone what is in another network namespace (by its cookie), so several servers can be on one host.
+they leave alone what is in another network namespace (by its cookie), so several servers can be on one host. And the
+one that every new cgroup meets.
 
 Which cgroups are excused is written here; which are in agreements, others write (agreements.py).
 """
@@ -34,9 +35,11 @@ HOOKS: Final = (
     ("sendmsg", "socket_send", 14),
     ("sendmsg6", "socket_send6", 15),
 )
+REMADE: Final = "remade", "cgroup_remade"  # object and program
+_TRACEPOINT: Final = 23
 AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
 RUN: Final = ("grant", "grant6")  # by grants.py
-OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN)
+OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN, REMADE[0])
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
@@ -71,11 +74,14 @@ def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterato
         for name, program, kind in HOOKS:
             link = Link.attach(objects[name].programs[program], descriptor, kind, links / program)
             yield program, link
+    name, program = REMADE
+    yield program, Link.attach_anew(objects[name].programs[program], _TRACEPOINT, links / program)
 
 
 def detach(links: Path, uplink: str) -> None:
     """What another configuration has attached."""
     for name in (
+        REMADE[1],
         *(program for _, program, _ in reversed(HOOKS)),
         *(f"{name}@{uplink}" for name in AT_UPLINK),
     ):
