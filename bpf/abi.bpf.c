@@ -29,6 +29,7 @@ const struct {
 	enum agreement_kind agreement_kind;
 	struct agreement agreement;
 	struct cgroup_name cgroup_name;
+	struct lasting lasting;
 	struct grant_key grant_key;
 	struct grant grant;
 	enum grant_step grant_step;

@@ -279,6 +279,12 @@ struct cgroup_name { /* what a cgroup has in common with the one that is made in
 	char name[CGROUP_NAME_MAX];
 };
 
+struct lasting { /* agreement of whichever cgroup is there */
+	__u64 cgroup; /* the latest one, which has an entry in `agreements` as long as this is here */
+	__u32 pool;
+	__u32 unused;
+};
+
 struct grant_key { /* an end that a user of this host may bind to */
 	__u8 address[16]; /* be; of IPv4 the first four bytes */
 	__u32 uid;

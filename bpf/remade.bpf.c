@@ -3,7 +3,7 @@
  * the place of the one that was attached: it is in the same agreement from its beginning. The kernel asks here before
  * anybody can see the cgroup, so no process is ever in it without.
  *
- * User space writes `lasting`. A place is a name in a cgroup, not a path: paths differ between namespaces. */
+ * User space writes `lasting`, and an entry of `agreements` with each. A place is a name in a cgroup, not a path: paths differ between namespaces. */
 #include "agreement.h"
 
 struct {
@@ -11,7 +11,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4096);
 	__type(key, struct cgroup_name);
-	__type(value, struct agreement);
+	__type(value, struct lasting);
 } lasting SEC(".maps");
 
 struct kernfs_node {
@@ -40,16 +40,22 @@ int cgroup_remade(__u64 *context)
 	struct cgroup *made = (void *)context[0];
 	struct cgroup_subsys_state *parent = made->self.parent;
 	struct cgroup_name place = {};
-	struct agreement *agreement;
-	__u64 number = made->kn->id;
+	struct agreement agreement = {.kind = AGREEMENT_POOL};
+	struct lasting *known;
+	__u64 number = made->kn->id, before;
 
 	if (made->root->hierarchy_id || !parent) /* of version 1, whose numbers are others' */
 		return 0;
 	place.parent = parent->cgroup->kn->id;
 	bpf_probe_read_kernel_str(place.name, sizeof(place.name), made->kn->name);
-	agreement = bpf_map_lookup_elem(&lasting, &place);
-	if (agreement)
-		bpf_map_update_elem(&agreements, &number, agreement, BPF_NOEXIST);
+	known = bpf_map_lookup_elem(&lasting, &place);
+	if (!known)
+		return 0;
+	before = known->cgroup;
+	bpf_map_delete_elem(&agreements, &before); /* whose room this one gets, however full the table is */
+	agreement.pool = known->pool;
+	bpf_map_update_elem(&agreements, &number, &agreement, BPF_ANY);
+	known->cgroup = number;
 	return 0;
 }
 

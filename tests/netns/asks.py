@@ -1,4 +1,4 @@
-"""A long-lived program for tests of units and containers: `asks.py SOCKET ADDRESS`, with nothing but the standard library.
+"""A long-lived program for tests of units and containers: `asks.py SOCKET ADDRESS`. Nothing but the standard library.
 
 Whoever connects to its unix socket makes it open a connection of its own, to the HTTP server of the lab's internet, and
 gets as JSON: its process, and the address that the internet saw, or why there is no connection.

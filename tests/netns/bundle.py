@@ -1,5 +1,5 @@
-"""OCI bundles for engines of containers, without an image: the machine's own /usr and /etc, to be read only, and one folder of
-a test. What is in a bundle is the text of the runtime specification (config.json), nothing of an engine.
+"""OCI bundles for engines of containers, without an image: the machine's own /usr and /etc, to be read only, and one
+folder of a test. What is in a bundle is what the runtime specification says (config.json), nothing of an engine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def bound(shared: Path) -> list[tuple[str, str]]:
     return [*((name, "ro") for name in FROM_HOST), (str(shared), "rw")]
 
 
-def write_bundle(folder: Path, shared: Path, cgroup: str, own_network: bool, command: tuple[str, ...]) -> None:
+def write_bundle(
+    folder: Path, shared: Path, cgroup: str, own_network: bool, command: tuple[str, ...]
+) -> None:
     """A whole bundle. `own_network`: it has a network namespace of its own, else that of the engine."""
     folder.mkdir()
     write_root(folder, shared)

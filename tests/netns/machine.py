@@ -184,7 +184,10 @@ def _booted(lab: PairLab, server: str, folder: Path, cgroup: Path) -> Iterator[i
             lab.lab.namespace(server),
             subprocess.Popen,
             ["sh", "-c", f'echo 0 > {cgroup}/cgroup.procs && exec "$@"', "sh", *unshare, HERE / "machine.sh"],
-            **{"env": {**os.environ, **places}, "stdin": subprocess.DEVNULL, "stdout": log, "stderr": log},
+            env={**os.environ, **places},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
     try:
         children = Path(f"/proc/{child.pid}/task/{child.pid}/children")

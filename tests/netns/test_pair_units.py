@@ -5,6 +5,7 @@ leave from the pool; detached they leave from the host's own address. What the h
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,7 @@ def squid(host: Machine) -> Iterator[str]:
     assert host.ask("squid")[1] == OWN
     yield "squid"
     host.run("systemctl", "stop", "squid")
+    host.run("softunicast", "detach", "--cgroup", "/system.slice/squid.service")
     host.remove_unit("squid")
 
 
@@ -48,7 +50,6 @@ def test_a_unit_that_runs_is_attached_and_detached(host: Machine, squid: str) ->
     assert host.ask(squid) == (before, OWN)
 
 
-
 def test_a_unit_that_is_restarted_stays_attached(host: Machine, squid: str) -> None:
     """Its cgroup is another one each time; also while the agent is gone, and when the program is killed."""
     before, _ = host.ask(squid)
@@ -57,7 +58,8 @@ def test_a_unit_that_is_restarted_stays_attached(host: Machine, squid: str) -> N
     host.good("systemctl", "kill", "--signal=KILL", "softunicast")
     host.good("systemctl", "stop", squid)
     [row] = host.agreements()
-    assert (row["cgroup"], row["by"], row["pool"], row["processes"]) == (f"/sys/fs/cgroup{cgroup}", "attach", POOL.name, [])
+    assert (row["cgroup"], row["by"], row["pool"]) == (f"/sys/fs/cgroup{cgroup}", "attach", POOL.name)
+    assert row["processes"] == []
     host.good("systemctl", "start", squid)
     pid, seen = host.ask(squid)
     assert (pid != before, seen) == (True, str(SHARED))
@@ -75,7 +77,9 @@ def pool_part(host: Machine, unit: str, pool: str = POOL.name) -> None:
     host.unit(f"{unit}.service.d/pool.conf", text.replace("--pool gb", f"--pool {pool}"))
 
 
-def test_a_unit_with_the_part_of_the_howto_leaves_from_the_pool_after_each_start(host: Machine, squid: str) -> None:
+def test_a_unit_with_the_part_of_the_howto_leaves_from_the_pool_after_each_start(
+    host: Machine, squid: str
+) -> None:
     pool_part(host, squid)
     before, _ = host.ask(squid)
     for _ in range(2):
@@ -111,7 +115,9 @@ def test_beside_the_cgroup_programs_of_systemd(host: Machine) -> None:
     host.good("systemctl", "stop", "fenced")  # and with it the agreement
     said = host.folder / "said"
     script = f"echo > /dev/udp/{INTERNET}/7 && echo > /dev/udp/192.0.2.254/7"
-    host.unit("fenced.service", f"{fence}Type=oneshot\nExecStart=bash -c '{script}'\nStandardError=file:{said}\n")
+    host.unit(
+        "fenced.service", f"{fence}Type=oneshot\nExecStart=bash -c '{script}'\nStandardError=file:{said}\n"
+    )
     assert host.run("systemctl", "start", "fenced").code == 1
     assert said.read_text().count("Operation not permitted") == 1
 
@@ -126,18 +132,23 @@ def engine(host: Machine, request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def container(host: Machine, engine: str, own_network: bool) -> Iterator[tuple[str, str]]:
+def container(
+    host: Machine, engine: str, own_network: bool, above: str = "/containers"
+) -> Iterator[tuple[str, str]]:
     """One that runs: its name, and its cgroup as the how-to finds it."""
     name = f"{engine}-{'own' if own_network else 'host'}"
     bundle = host.folder / name
-    write_bundle(bundle, host.folder, f"/containers/{name}", own_network, host.asker(name))
+    write_bundle(bundle, host.folder, f"{above}/{name}", own_network, host.asker(name))
     start = (engine, "run", "--detach", "--bundle", str(bundle), name)
-    host.good("sh", "-c", f'"$@" > {bundle}/output 2>&1 || {{ cat {bundle}/output >&2; false; }}', "sh", *start)
+    host.good(
+        "sh", "-c", f'"$@" > {bundle}/output 2>&1 || {{ cat {bundle}/output >&2; false; }}', "sh", *start
+    )
     try:
         pid = json.loads(host.good(engine, "state", name))["pid"]
         yield name, host.good("sh", "-c", f"cut -d: -f3 /proc/{pid}/cgroup | tail -1").strip()
     finally:
         host.good(engine, "delete", "--force", name)
+        shutil.rmtree(bundle)
 
 
 def test_a_container_with_the_hosts_network(host: Machine, engine: str) -> None:
@@ -154,4 +165,38 @@ def test_a_container_with_its_own_network_is_refused(host: Machine, engine: str)
     with container(host, engine, own_network=True) as (_, cgroup):
         done = host.run("softunicast", "attach", "--cgroup", cgroup, "--pool", POOL.name)
         assert (done.code, done.output) == (2, "")
-        assert "has a network of its own: its sockets are not this server's; fix: make the interface" in done.complaint
+        assert (
+            "has a network of its own: its sockets are not this server's; fix: make the interface"
+            in done.complaint
+        )
+
+
+def test_a_container_in_a_cgroup_that_is_attached(host: Machine, engine: str) -> None:
+    """From its beginning, as each container that is made there."""
+    host.good("mkdir", "/sys/fs/cgroup/crawlers")
+    attach(host, "/crawlers")
+    with container(host, engine, own_network=False, above="/crawlers") as (name, _):
+        assert host.ask(name)[1] == str(SHARED)
+    host.good("softunicast", "detach", "--cgroup", "/crawlers")
+    host.good("rmdir", "/sys/fs/cgroup/crawlers")
+
+
+def test_a_container_that_is_made_in_the_place_of_another(host: Machine, engine: str) -> None:
+    with container(host, engine, own_network=False) as (_, cgroup):
+        attach(host, cgroup)
+    with container(host, engine, own_network=False) as (name, again):
+        assert again == cgroup
+        assert host.ask(name)[1] == str(SHARED)
+        host.good("softunicast", "detach", "--cgroup", cgroup)
+
+
+def test_a_container_with_its_own_network_that_comes_later(host: Machine) -> None:
+    """In a cgroup that is attached: refused when it connects, whatever it is in."""
+    unit = f"[Service]\nExecStart=unshare --net {' '.join(host.asker('later'))}\n"
+    host.unit("later.service", unit)
+    pool_part(host, "later")
+    host.good("systemctl", "start", "later")
+    before = host.lab.drops(SERVER).get("namespace", 0)
+    assert host.ask("later")[1] == "Operation not permitted"
+    assert host.lab.drops(SERVER)["namespace"] == before + 1
+    host.good("systemctl", "stop", "later")

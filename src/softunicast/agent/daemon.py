@@ -40,7 +40,9 @@ AUDIT_S: Final = 60.0  # the same for the kernel's tables, which take longer to 
 LOOK_AGAIN_S: Final = 2.0  # for free slices, while a pool has fewer than it may have, and for lapsed leases
 DRAIN_S: Final = 1.0  # between two looks whether the last flow of a draining slice is over
 RETRY_MAX_S: Final = 10.0  # between two tries to reach the ledger or the kernel
-READY_MAX_S: Final = 5.0  # after the slices could be settled; whoever waits is better off with an agent in trouble than none
+READY_MAX_S: Final = (
+    5.0  # after the slices could be settled; whoever waits is better off with an agent in trouble than none
+)
 
 
 class Daemon:
@@ -104,8 +106,8 @@ class Daemon:
         await self._apply()
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], object] = lambda: None) -> None:
-        """Until `stop` is set. Raises HostError when the uplink went away; a defect raises what it is. `ready` is called
-        once: when the slices that there are open flows, so that programs can be started that leave from them."""
+        """Until `stop` is set. Raises HostError when the uplink went away; a defect raises what it is. `ready` is
+        called once: when the slices that there are open flows, and programs that leave from them can start."""
         kernel, effects = self.kernel, self.effects
         tasks = [
             asyncio.create_task(self._follow(ready)),

@@ -100,9 +100,12 @@ class Sockets:
         if self._board.cgroup is None:
             return []
         with Agreements.open(Path(self._board.bpffs)) as table:
-            joining = Joining(table, Path(self._board.cgroup))
-            found = [*joining.entries(), *joining.waiting()]
-        return [Member(one, _named(cgroup_tree.processes(one.path))) for one in found if one.path is not None]
+            found = list(Joining(table, Path(self._board.cgroup)).entries())
+        return [
+            Member(one, _named(cgroup_tree.processes(one.path)) if one.path else ())
+            for one in found
+            if one.path or one.place
+        ]
 
 
 def _named(pids: Iterable[int]) -> tuple[tuple[int, str], ...]:

@@ -1,8 +1,9 @@
 """Agreements: which cgroup's sockets leave from which pool. A pinned map that anybody with the privilege can write,
 while an agent runs or not; the data path asks it (bpf/agreement.h).
 
-A cgroup is known by its number (kernel/cgroups.py). What is below it follows, unless it has an agreement of its own. One that
-lasts is also known by the cgroup's place, its name in the one above it: the next cgroup there is in it, too (bpf/remade.bpf.c).
+A cgroup is known by its number (kernel/cgroups.py). What is below it follows, unless it has an agreement of its own.
+One that lasts is also known by the cgroup's place, its name in the one above it: the next cgroup there is in it, too
+(bpf/remade.bpf.c).
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Lasting:
-    """An agreement of whichever cgroup has this name in the one with the number `parent`."""
+    """An agreement of whichever cgroup has this name in the one with the number `parent`; the latest is `cgroup`."""
 
     parent: int
     name: str
-    pool: str
+    cgroup: int
 
 
 class Agreements:
@@ -82,9 +83,11 @@ class Agreements:
         stay as they are. Raises UnknownNameError when there is no such pool."""
         self._write(self._table, _key(cgroup), self._leaving(pool))
 
-    def set_lasting(self, parent: int, name: str, pool: str) -> None:
-        """Likewise, for each cgroup that is made there from now on."""
-        self._write(self._lasting, _place(parent, name), self._leaving(pool))
+    def set_lasting(self, one: Lasting, pool: str) -> None:
+        """Likewise, and each cgroup that is made in its place."""
+        entry = abi.Lasting(one.cgroup, self._leaving(pool).pool, 0)
+        self._write(self._lasting, _place(one.parent, one.name), entry)
+        self.set(one.cgroup, pool)
 
     def _leaving(self, pool: str) -> abi.Agreement:
         numbers = self.pools()
@@ -98,29 +101,31 @@ class Agreements:
         """Programs in the cgroup may use any port, and leave as they would without softunicast."""
         self._write(self._table, _key(cgroup), abi.Agreement(abi.AgreementKind.EXCUSED, 0))
 
-    def _write(self, table: Map, key: bytes, agreement: abi.Agreement) -> None:
+    def _write(self, table: Map, key: bytes, entry: abi.Agreement | abi.Lasting) -> None:
         try:
-            table.set(key, agreement.pack())
+            table.set(key, entry.pack())
         except KernelError as error:
             if error.errno not in (errno.E2BIG, errno.ENOSPC):
                 raise
-            raise HostError(f"{AGREEMENTS_MAX} cgroups are in agreements", "detach some") from error
+            raise HostError(
+                f"{AGREEMENTS_MAX} cgroups are in agreements",
+                "detach some; attach those that do not come back with --once",
+            ) from error
 
     def remove(self, cgroup: int) -> bool:
         """Sockets that are new from now on are none of ours. False when the cgroup was in none."""
         return self._table.delete(_key(cgroup))
 
-    def remove_lasting(self, parent: int, name: str) -> bool:
-        """False when nothing was agreed for that place."""
-        return self._lasting.delete(_place(parent, name))
+    def remove_lasting(self, one: Lasting) -> None:
+        self._lasting.delete(_place(one.parent, one.name))
 
     def lasting(self) -> tuple[Lasting, ...]:
-        """All of those."""
-        names = {number: name for name, number in self.pools().items()}
+        """Those that last."""
         found = []
         for key, value in self._lasting.items():
-            place, pool = abi.CgroupName.unpack(key), abi.Agreement.unpack(value).pool
-            found.append(Lasting(place.parent, os.fsdecode(place.name.rstrip(b"\0")), names.get(pool, f"#{pool}")))
+            place = abi.CgroupName.unpack(key)
+            name = os.fsdecode(place.name.rstrip(b"\0"))
+            found.append(Lasting(place.parent, name, abi.Lasting.unpack(value).cgroup))
         return tuple(found)
 
     def list(self) -> tuple[Agreement, ...]:

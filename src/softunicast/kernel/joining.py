@@ -1,8 +1,8 @@
 """Programs into agreements and out again: `join` for the calling process, `attach` for what runs already.
 
-The pinned tables are the only truth: there is no list beside them. An entry goes with its cgroup, and a cgroup that `join`
-made goes with its last process. Nobody is told of either, so whoever comes by tidies up: the agent now and then, and
-each `join`. What `attach` says holds for its place: the next cgroup there is in the agreement from its beginning, until
+The pinned tables are the only truth: there is no list beside them. An entry goes with its cgroup, and a cgroup that
+`join` made goes with its last process. Nobody is told of either, so whoever comes by tidies up: the agent now and then,
+and each `join`. What `attach` says holds for its place: the next cgroup there is in the agreement from its beginning, until
 `detach`, or until the cgroup above it goes. Every refusal comes before anything is changed.
 """
 
@@ -14,17 +14,18 @@ from pathlib import Path
 
 from softunicast.core.errors import HostError, InputError, UnknownNameError
 from softunicast.kernel import cgroup_tree, cgroups
-from softunicast.kernel.agreements import Agreements
+from softunicast.kernel.agreements import Agreements, Lasting
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An agreement. `path` is None when the cgroup has been removed; `pool` when it is excused; `number` is 0 when the
-    cgroup is to come."""
+    """An agreement. `path` is None when the cgroup has been removed; `pool` when it is excused; `place`: where another
+    cgroup would be in it, too."""
 
     number: int
     pool: str | None
     path: Path | None
+    place: Path | None = None
 
     @property
     def joined(self) -> bool:
@@ -41,22 +42,18 @@ class Joining:
 
     def entries(self) -> Iterator[Entry]:
         """Every agreement there is."""
+        places = {one.cgroup: one for one in self._table.lasting()}
         for one in self._table.list():
-            yield Entry(one.cgroup, one.pool, cgroup_tree.path_of(self.root, one.cgroup))
+            lasting = places.get(one.cgroup)
+            parent = cgroup_tree.path_of(self.root, lasting.parent) if lasting else None
+            path = cgroup_tree.path_of(self.root, one.cgroup)
+            yield Entry(one.cgroup, one.pool, path, parent / lasting.name if lasting and parent else None)
 
-    def waiting(self) -> Iterator[Entry]:
-        """Agreements of `attach` whose cgroup is not there now, as of a unit that is stopped."""
-        for one in self._table.lasting():
-            parent = cgroup_tree.path_of(self.root, one.parent)
-            if parent is not None and not (parent / one.name).is_dir():
-                yield Entry(0, one.pool, parent / one.name)
-
-    def _entry_of(self, path: Path) -> Entry | None:
-        """That of this very cgroup, not of one above it."""
-        number = cgroups.number(path)
-        return next(
-            (Entry(number, one.pool, path) for one in self._table.list() if one.cgroup == number), None
-        )
+    def _entries_at(self, path: Path) -> list[Entry]:
+        """Those of this very cgroup, not of one above it: the first is of the one that is there, if it has one."""
+        number = cgroups.number(path) if path.is_dir() else None
+        found = [one for one in self.entries() if one.number == number or one.place == path]
+        return sorted(found, key=lambda one: one.number != number)
 
     def join(self, pool: str) -> Path:
         """Moves the calling process into a new cgroup, below the one it is in, that leaves from the pool.
@@ -89,14 +86,15 @@ class Joining:
     def tidy(self) -> int:
         """Drops entries of removed cgroups, and removes the cgroups of `join` that no process is in. How many."""
         done = 0
-        # The deepest first: one that was made within another keeps that from being removed.
-        for entry in sorted(self.entries(), key=lambda one: -len(one.path.parts) if one.path else 0):
-            if entry.path is None or (entry.joined and cgroup_tree.remove(entry.path)):
-                self._table.remove(entry.number)
-                done += 1
         for one in self._table.lasting():
             if cgroup_tree.path_of(self.root, one.parent) is None:
-                done += self._table.remove_lasting(one.parent, one.name)
+                self._table.remove_lasting(one)
+        # The deepest first: one that was made within another keeps that from being removed.
+        for entry in sorted(self.entries(), key=lambda one: -len(one.path.parts) if one.path else 0):
+            gone = entry.path is None and entry.place is None
+            if gone or (entry.path is not None and entry.joined and cgroup_tree.remove(entry.path)):
+                self._table.remove(entry.number)
+                done += 1
         return done
 
     def remove_strays(self) -> None:
@@ -105,15 +103,10 @@ class Joining:
         cgroup_tree.remove_empty(self.root)
         self.tidy()
 
-    def attach(self, path: Path, pool: str) -> bool:
-        """False when it is so already. InputError when its processes cannot have an agreement, or another kind."""
+    def attach(self, path: Path, pool: str, lasts: bool = True) -> bool:
+        """False when it is so already. `lasts`: so is each cgroup that takes its place. InputError when its processes
+        cannot have an agreement, or another kind."""
         before = self._entry_of(path)
-        if before is not None and before.pool is None:
-            raise InputError(f"{path} is excused", "take it from [sockets] excused")
-        if before is not None and before.joined:
-            raise InputError(
-                f"{path} was made by softunicast run", "end the program and run it with another pool"
-            )
         stranger = cgroup_tree.in_other_network(cgroup_tree.processes(path))
         if stranger is not None:
             raise InputError(
@@ -121,31 +114,48 @@ class Joining:
                 "sockets are not this server's",
                 "make the interface that its packets come in by an on-ramp, see [[onramps]]",
             )
-        # The place comes first: a unit may be restarted this moment.
-        parent = cgroups.number(path.parent)
-        lasts = {(one.parent, one.name): one.pool for one in self._table.lasting()}.get((parent, path.name))
-        if before is not None and before.pool == pool == lasts:
+        if before is not None and (before.path, before.pool) == (path, pool) and lasts == bool(before.place):
             return False
-        self._table.set_lasting(parent, path.name, pool)
-        try:
+        if not lasts:
+            self._end_lasting(path)
             self._table.set(cgroups.number(path), pool)
-        except BaseException:
-            if lasts is None:
-                self._table.remove_lasting(parent, path.name)
-            raise
-        return True
+            return True
+        for _ in range(cgroup_tree.MAKE_TRIES):
+            latest = Lasting(cgroups.number(path.parent), path.name, cgroups.number(path))
+            try:
+                self._table.set_lasting(latest, pool)
+            except BaseException:
+                if before is None:
+                    self._table.remove_lasting(latest)
+                raise
+            if not path.is_dir() or cgroups.number(path) == latest.cgroup:
+                return True  # else it was restarted before the kernel was told
+        raise HostError(f"{path} is made anew all the time", "find out why it does not stay")
+
+    def _entry_of(self, path: Path) -> Entry | None:
+        """What `attach` or `detach` may change. InputError when that is for somebody else."""
+        [before, *_] = [*self._entries_at(path), None]
+        if before is None:
+            return None
+        if before.pool is None:
+            raise InputError(f"{path} is excused", "take it from [sockets] excused")
+        if before.joined:
+            raise InputError(
+                f"{path} was made by softunicast run", "end the program, and run it with another pool"
+            )
+        return before
+
+    def _end_lasting(self, path: Path) -> None:
+        parent = cgroups.number(path.parent)
+        for one in self._table.lasting():
+            if (one.parent, one.name) == (parent, path.name):
+                self._table.remove_lasting(one)
 
     def detach(self, path: Path) -> None:
-        """Also from a cgroup that is to come. InputError when it has no agreement, or not one of `attach`."""
-        before = self._entry_of(path) if path.is_dir() else None
-        if before is not None and before.joined:
-            raise InputError(f"{path} was made by softunicast run", "end the program")
-        if before is not None and before.pool is None:
-            raise InputError(f"{path} is excused", "take it from [sockets] excused")
-        lasted = self._table.remove_lasting(cgroups.number(path.parent), path.name)
-        now = self._entry_of(path) if path.is_dir() else None  # it may be another one meanwhile
-        if now is None and before is None and not lasted:
+        """Also a place where no cgroup is now. InputError when it has no agreement, or not one of `attach`."""
+        if self._entry_of(path) is None:
             raise UnknownNameError(f"{path} is in no agreement of its own", "see softunicast agreements")
-        for entry in (before, now):
-            if entry is not None:
-                self._table.remove(entry.number)
+        before = self._entries_at(path)
+        self._end_lasting(path)
+        for entry in (*before, *self._entries_at(path)):  # it may have been restarted meanwhile
+            self._table.remove(entry.number)

@@ -212,6 +212,11 @@ def _have_cgroup_hook(kind: int, attach_types: tuple[int, ...]) -> Callable[[], 
     return attempt
 
 
+def _have_tracepoint(name: str) -> Callable[[], bool]:
+    """As programs that read the kernel's structs find it."""
+    return lambda: f"\0btf_trace_{name}\0".encode() in BTF_VMLINUX.read_bytes()
+
+
 _PROBES: Final[dict[str, _Probe]] = {
     "btf": _Probe("5.4", "programs that fit this kernel's structures", _have_btf, "CONFIG_DEBUG_INFO_BTF"),
     "bpffs": _Probe("4.4", "a data path that outlives the agent", _have_filesystem("bpf")),
@@ -293,12 +298,19 @@ _PROBES: Final[dict[str, _Probe]] = {
     "cgroup-release": _Probe(
         "5.9", "egress of sockets", _have_cgroup_hook(_SOCK, _RELEASE), "CONFIG_CGROUP_BPF", required=False
     ),
+    "cgroup-mkdir": _Probe(
+        "5.19",
+        "units that stay attached when they are restarted",
+        _have_tracepoint("cgroup_mkdir"),
+        "CONFIG_BPF_EVENTS",
+        required=False,
+    ),
 }
 
 FOR_SOCKETS: Final = tuple(name for name, probe in _PROBES.items() if not probe.required)
 
 # Questions that need no privilege.
-_ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2"))
+_ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2", "cgroup-mkdir"))
 
 
 # -- asking --------------------------------------------------------------------------------------------------
