@@ -2,8 +2,8 @@
 
 The pinned tables are the only truth: there is no list beside them. An entry goes with its cgroup, and a cgroup that
 `join` made goes with its last process. Nobody is told of either, so whoever comes by tidies up: the agent now and then,
-and each `join`. What `attach` says holds for its place: the next cgroup there is in the agreement from its beginning, until
-`detach`, or until the cgroup above it goes. Every refusal comes before anything is changed.
+and each `join`. What `attach` says holds for its place: the next cgroup there is in the agreement from its beginning,
+until `detach`, or until the cgroup above it goes. Every refusal comes before anything is changed.
 """
 
 from __future__ import annotations
