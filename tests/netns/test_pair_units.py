@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from tests.netns.bundle import write_bundle
+from tests.netns.bundle import bound, write_bundle, write_root
 from tests.netns.machine import Machine, code_of, machine
 from tests.netns.pair_lab import PairLab
 
@@ -200,3 +200,54 @@ def test_a_container_with_its_own_network_that_comes_later(host: Machine) -> Non
     assert host.ask("later")[1] == "Operation not permitted"
     assert host.lab.drops(SERVER)["namespace"] == before + 1
     host.good("systemctl", "stop", "later")
+
+
+PODMAN = ("podman", "--cgroup-manager=cgroupfs", "--events-backend=none", "--storage-driver=vfs")
+# For containers with a cgroup of their own: crun wants CAP_SYS_RESOURCE for their rules on devices, which machines for
+# tests may lack, and runc the controller of pids for the usual limit.
+RUNC, NO_LIMIT = ("--runtime=runc",), "--pids-limit=0"
+
+
+@contextmanager
+def of_podman(
+    host: Machine, name: str, *options: str, of: tuple[str, ...] = RUNC, under: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """A container of podman that runs; gives its cgroup."""
+    if host.run("which", "podman").code:
+        pytest.skip("missing: podman; fix: apt-get install podman runc")
+    root = write_root(host.folder / name, host.folder)
+    binds = [word for place, how in bound(host.folder) for word in ("--volume", f"{place}:{place}:{how}")]
+    named = (f"--name={name}", *options, *binds, "--rootfs", str(root))
+    start = (*under, *PODMAN, *of, "run", "--detach", *named)
+    host.good(*start, *host.asker(name))
+    try:
+        pid = host.good(*PODMAN, "inspect", "-f", "{{.State.Pid}}", name).strip()
+        yield host.good("sh", "-c", f"cut -d: -f3 /proc/{pid}/cgroup | tail -1").strip()
+    finally:
+        host.good(*PODMAN, "rm", "--force", "--time=0", name)
+        shutil.rmtree(host.folder / name)
+
+
+def test_a_container_of_podman(host: Machine) -> None:
+    """Attached while it runs, it stays so when podman starts it again."""
+    with of_podman(host, "pod", "--network=host", NO_LIMIT) as cgroup:
+        before, seen = host.ask("pod")
+        assert seen == OWN
+        attach(host, cgroup)
+        assert host.ask("pod") == (before, str(SHARED))
+        host.good(*PODMAN, "restart", "--time=0", "pod")
+        assert host.ask("pod")[1] == str(SHARED)
+        host.good("softunicast", "detach", "--cgroup", cgroup)
+        assert host.ask("pod")[1] == OWN
+
+
+def test_a_container_of_podman_under_run(host: Machine) -> None:
+    run = ("softunicast", "run", "--pool", POOL.name, "--")
+    with of_podman(host, "run", "--network=host", "--cgroups=disabled", of=(), under=run):
+        assert host.ask("run")[1] == str(SHARED)
+
+
+def test_a_container_of_podman_with_its_own_network_is_refused(host: Machine) -> None:
+    with of_podman(host, "own", "--network=none", NO_LIMIT) as cgroup:
+        done = host.run("softunicast", "attach", "--cgroup", cgroup, "--pool", POOL.name)
+        assert (done.code, "has a network of its own" in done.complaint) == (2, True)
