@@ -51,11 +51,10 @@ def test_a_unit_that_runs_is_attached_and_detached(host: Machine, squid: str) ->
 
 
 def test_a_unit_that_is_restarted_stays_attached(host: Machine, squid: str) -> None:
-    """Its cgroup is another one each time; also while the agent is gone, and when the program is killed."""
+    """Its cgroup is another one each time."""
     before, _ = host.ask(squid)
     cgroup = host.cgroup_of(squid)
     attach(host, cgroup)
-    host.good("systemctl", "kill", "--signal=KILL", "softunicast")
     host.good("systemctl", "stop", squid)
     [row] = host.agreements()
     assert (row["cgroup"], row["by"], row["pool"]) == (f"/sys/fs/cgroup{cgroup}", "attach", POOL.name)
@@ -70,11 +69,24 @@ def test_a_unit_that_is_restarted_stays_attached(host: Machine, squid: str) -> N
     assert host.agreements() == []
 
 
-def pool_part(host: Machine, unit: str, pool: str = POOL.name) -> None:
+def pool_part(host: Machine, unit: str, pool: str = POOL.name, needs: str = "Requires") -> None:
     """What the how-to tells to write with `systemctl edit`."""
     text = code_of("run.md", "ini", "ExecStartPre")
     assert "--pool gb" in text
-    host.unit(f"{unit}.service.d/pool.conf", text.replace("--pool gb", f"--pool {pool}"))
+    text = text.replace("--pool gb", f"--pool {pool}").replace("Requires=", f"{needs}=")
+    host.unit(f"{unit}.service.d/pool.conf", text)
+
+
+def test_a_unit_that_wants_its_agent_goes_on_when_that_dies(host: Machine, squid: str) -> None:
+    pool_part(host, squid, needs="Wants")
+    host.good("systemctl", "restart", squid)
+    before, seen = host.ask(squid)
+    assert seen == str(SHARED)
+    host.good("systemctl", "kill", "--signal=KILL", "softunicast")
+    assert host.ask(squid) == (before, str(SHARED))
+    [row] = host.agreements()
+    assert (row["cgroup"], row["pool"]) == (f"/sys/fs/cgroup{host.cgroup_of(squid)}", POOL.name)
+    assert host.ask(squid) == (before, str(SHARED))
 
 
 def test_a_unit_with_the_part_of_the_howto_leaves_from_the_pool_after_each_start(
@@ -87,6 +99,9 @@ def test_a_unit_with_the_part_of_the_howto_leaves_from_the_pool_after_each_start
         pid, seen = host.ask(squid)
         assert (seen, pid != before) == (str(SHARED), True)
         before = pid
+    host.unit(f"{squid}.service.d/pool.conf", "")
+    host.good("systemctl", "restart", squid)
+    assert host.ask(squid)[1] == OWN
 
 
 def test_a_unit_with_the_part_of_the_howto_starts_with_its_agent(host: Machine, squid: str) -> None:
