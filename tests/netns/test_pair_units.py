@@ -69,6 +69,19 @@ def test_a_unit_that_is_restarted_stays_attached(host: Machine, squid: str) -> N
     assert host.agreements() == []
 
 
+def test_a_unit_of_a_template_stays_attached(host: Machine) -> None:
+    """systemd keeps the slice, whose only unit it is."""
+    host.unit("squid@.service", f"[Service]\nExecStart={' '.join(host.asker('template'))}\n")
+    host.good("systemctl", "start", "squid@one")
+    attach(host, host.cgroup_of("squid@one"))
+    cgroup = host.cgroup_of("squid@one")
+    assert cgroup == "/system.slice/system-squid.slice/squid@one.service"
+    host.good("systemctl", "restart", "squid@one")
+    assert host.ask("template")[1] == str(SHARED)
+    host.good("systemctl", "stop", "squid@one")
+    host.good("softunicast", "detach", "--cgroup", cgroup)
+
+
 def pool_part(host: Machine, unit: str, pool: str = POOL.name, needs: str = "Requires") -> None:
     """What the how-to tells to write with `systemctl edit`."""
     text = code_of("run.md", "ini", "ExecStartPre")

@@ -9,6 +9,7 @@ until `detach`, or until the cgroup above it goes. Every refusal comes before an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,11 @@ class Joining:
 
     def entries(self) -> Iterator[Entry]:
         """Every agreement there is."""
+        agreed = (
+            self._table.list()
+        )  # first: what lasts and is restarted this moment is not taken for one that is over
         places = {one.cgroup: one for one in self._table.lasting()}
-        for one in self._table.list():
+        for one in agreed:
             lasting = places.get(one.cgroup)
             parent = cgroup_tree.path_of(self.root, lasting.parent) if lasting else None
             path = cgroup_tree.path_of(self.root, one.cgroup)
@@ -51,7 +55,7 @@ class Joining:
 
     def _entries_at(self, path: Path) -> list[Entry]:
         """Those of this very cgroup, not of one above it: the first is of the one that is there, if it has one."""
-        number = cgroups.number(path) if path.is_dir() else None
+        number = _number_of(path)
         found = [one for one in self.entries() if one.number == number or one.place == path]
         return sorted(found, key=lambda one: one.number != number)
 
@@ -120,16 +124,19 @@ class Joining:
             self._end_lasting(path)
             self._table.set(cgroups.number(path), pool)
             return True
+        number = cgroups.number(path)
         for _ in range(cgroup_tree.MAKE_TRIES):
-            latest = Lasting(cgroups.number(path.parent), path.name, cgroups.number(path))
+            latest = Lasting(cgroups.number(path.parent), path.name, number)
             try:
                 self._table.set_lasting(latest, pool)
             except BaseException:
                 if before is None:
                     self._table.remove_lasting(latest)
                 raise
-            if not path.is_dir() or cgroups.number(path) == latest.cgroup:
-                return True  # else it was restarted before the kernel was told
+            now = _number_of(path)
+            if now is None or now == number:
+                return True
+            number = now  # it was restarted before the kernel was told
         raise HostError(f"{path} is made anew all the time", "find out why it does not stay")
 
     def _entry_of(self, path: Path) -> Entry | None:
@@ -145,17 +152,25 @@ class Joining:
             )
         return before
 
-    def _end_lasting(self, path: Path) -> None:
+    def _end_lasting(self, path: Path) -> bool:
         parent = cgroups.number(path.parent)
-        for one in self._table.lasting():
-            if (one.parent, one.name) == (parent, path.name):
-                self._table.remove_lasting(one)
+        ended = [one for one in self._table.lasting() if (one.parent, one.name) == (parent, path.name)]
+        for one in ended:
+            self._table.remove_lasting(one)
+        return bool(ended)
 
     def detach(self, path: Path) -> None:
         """Also a place where no cgroup is now. InputError when it has no agreement, or not one of `attach`."""
-        if self._entry_of(path) is None:
-            raise UnknownNameError(f"{path} is in no agreement of its own", "see softunicast agreements")
+        self._entry_of(path)
         before = self._entries_at(path)
-        self._end_lasting(path)
+        if not self._end_lasting(path) and not before:
+            raise UnknownNameError(f"{path} is in no agreement of its own", "see softunicast agreements")
         for entry in (*before, *self._entries_at(path)):  # it may have been restarted meanwhile
             self._table.remove(entry.number)
+
+
+def _number_of(path: Path) -> int | None:
+    """None when there is no such cgroup now."""
+    with suppress(HostError, OSError):
+        return cgroups.number(path)
+    return None
