@@ -254,6 +254,9 @@ _PROBES: Final[dict[str, _Probe]] = {
     "bpf_sk_storage_get": _Probe(
         "5.2", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 107), "CONFIG_INET"
     ),
+    "bpf_skb_cgroup_id": _Probe(
+        "4.18", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 79), "CONFIG_CGROUPS"
+    ),
     "bpf_skb_ancestor_cgroup_id": _Probe(
         "4.19", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 83), "CONFIG_CGROUPS"
     ),
