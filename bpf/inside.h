@@ -22,6 +22,14 @@ struct atomic64 {
 	__s64 counter;
 };
 
+struct net {
+	__u64 net_cookie;
+} __attribute__((preserve_access_index));
+
+struct possible_net {
+	struct net *net;
+};
+
 struct sock_common {
 #if FAMILY == 4
 	ip_address skc_daddr;
@@ -35,12 +43,21 @@ struct sock_common {
 	struct atomic64 skc_cookie;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;
+	struct possible_net skc_net;
 } __attribute__((preserve_access_index));
 
 struct sock {
 	struct sock_common __sk_common;
 	struct sock_cgroup_data sk_cgrp_data;
 	unsigned long sk_lingertime;
+} __attribute__((preserve_access_index));
+
+struct sk_buff {
+	unsigned long _skb_refdst; /* its route, and one bit that is none */
+} __attribute__((preserve_access_index));
+
+struct rtable {
+	__u16 rt_type;
 } __attribute__((preserve_access_index));
 
 struct inet_sock {
@@ -54,6 +71,7 @@ struct tcp_sock {
 
 #define SOCK_LINGER 4 /* of enum sock_flags */
 #define STATE_SYN_SENT 2
+#define RTN_BROADCAST 3
 #define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
 
 INLINE const struct sock *inside(const void *sock)
@@ -65,6 +83,12 @@ INLINE const struct sock *inside(const void *sock)
 INLINE __u64 cgroup_of(const void *sock)
 {
 	return inside(sock)->sk_cgrp_data.cgroup->kn->id;
+}
+
+/* Of the network namespace that it is in. */
+INLINE __u64 netns_cookie_of(const void *sock)
+{
+	return inside(sock)->__sk_common.skc_net.net->net_cookie;
 }
 
 /* Did its program set IP_BIND_ADDRESS_NO_PORT, so that a port is found when it connects? */

@@ -33,6 +33,8 @@ HOOKS: Final = (
     ("sockets6", "socket_bind6", 9),
     ("sendmsg", "socket_send", 14),
     ("sendmsg6", "socket_send6", 15),
+    ("stray", "socket_packet", 1),
+    ("stray6", "socket_packet6", 1),
 )
 AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
 RUN: Final = ("grant", "grant6")  # by grants.py
