@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* A socket of this host sends a packet, cgroup_skb/egress at the root of cgroup2.
+/* A socket sends a packet, cgroup_skb/egress at the cgroups that are in agreements. (Not at the root: the kernel's own way
+ * here costs every packet of the host more than what is asked.)
  *
  * A packet of an agreement leaves by the uplink, where it gets the address of its pool, or the guard sees it. By another
  * interface (a second card, a VLAN, a tunnel device) it would leave under whatever address it has: it is refused here,

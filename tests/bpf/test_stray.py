@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,20 +11,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cffi import FFI
 from pyroute2 import IPRoute
 from tests.bpf import families, frames
 from tests.bpf.agreements import agreed
 from tests.bpf.far_end import Wire, agreed_place, far_end, made_in, prepare, to, udp_in, writable
 from tests.bpf.frames import FROM_WIRE, echo, source_of, tcp, udp
-from tests.bpf.programs import cgroup, inside, on_loopback, refusal_of
-from tests.bpf.world import ADDRESS, ONRAMP, UPLINK, World, add_pair, namespace
+from tests.bpf.programs import cgroup, cgroup_root, inside, on_loopback, refusal_of
+from tests.bpf.world import ADDRESS, ATTACH, LIMITS, ME, ONRAMP, UPLINK, World, add_pair, namespace, state
 
-from softunicast.kernel import abi
+from softunicast.core.config_sockets import SocketsConfig
+from softunicast.core.errors import HostError
+from softunicast.kernel import abi, cgroups, strays
+from softunicast.kernel.agreements import Agreements
+from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.joining import Joining
 
 FAMILIES = (4, 6)
 OTHER = "oth"  # a second card
 OWN, THERE = "10.9.0.1", "10.9.0.2:443"
 MAC, THERE_MAC = "02:00:00:00:09:01", "02:00:00:00:09:02"
+_ffi = FFI()
+_ffi.cdef("int bpf_prog_attach(int prog, int target, int kind, unsigned flags);")
+_ffi.cdef("int bpf_prog_detach2(int prog, int target, int kind);")
+ALONE = _ffi.dlopen("libbpf.so.1")
 FROM_THERE = (THERE_MAC, MAC)
 
 
@@ -52,8 +63,19 @@ def wire(world: World) -> Iterator[Wire]:
 
 @pytest.fixture
 def place(world: World) -> Iterator[Path]:
-    with agreed_place(world) as made:
+    with agreed_place(world) as made, looked_at(world, made):
         yield made
+
+
+@contextmanager
+def looked_at(world: World, cgroup: Path) -> Iterator[None]:
+    """As by `run` and `attach`."""
+    folder = world.of_both.folder
+    strays.attach(folder, cgroup)
+    try:
+        yield
+    finally:
+        strays.detach(folder, cgroups.number(cgroup))
 
 
 @contextmanager
@@ -147,21 +169,15 @@ def test_a_connection(world: World, place: Path, wire: Wire) -> None:
     with counted(world, not_uplink=1), bound(place, socket.SOCK_STREAM) as made:
         made.setblocking(False)
         assert made.connect_ex(to(THERE)) == errno.EINPROGRESS
-    with on_loopback(str(ADDRESS)), inside(place), counted(world, not_uplink=1, sockets=1):
-        with made_in(None, socket.SOCK_STREAM) as made:
-            made.setblocking(False)
-            assert made.connect_ex(to(THERE)) == errno.EINPROGRESS
+    with (
+        on_loopback(str(ADDRESS)),
+        inside(place),
+        counted(world, not_uplink=1, sockets=1),
+        made_in(None, socket.SOCK_STREAM) as made,
+    ):
+        made.setblocking(False)
+        assert made.connect_ex(to(THERE)) == errno.EINPROGRESS
     wire.check_silent()
-
-
-def test_a_socket_that_is_in_an_agreement_itself(world: World, wire: Wire) -> None:
-    """Handed over by the library: in none of the cgroups that have one."""
-    with udp_in(None) as asks:
-        pool = world.datapath._tables.pool_numbers()["gb"]
-        key = asks.fileno().to_bytes(4, "little")
-        world.datapath.map("agreed").set(key, abi.Agreement(abi.AgreementKind.POOL, pool).pack())
-        with refused(world, wire):
-            asks.sendto(b"question", to(THERE))
 
 
 def test_another_network_namespace(world: World, place: Path, wire: Wire) -> None:
@@ -174,7 +190,9 @@ def test_another_network_namespace(world: World, place: Path, wire: Wire) -> Non
             there = families.current(f"10.{at}.0.2")
             number = families.socket_family()
             ifindex = numbers[at]
-            netlink.neigh("add", family=number, dst=there, lladdr=THERE_MAC, ifindex=ifindex, state="permanent")
+            netlink.neigh(
+                "add", family=number, dst=there, lladdr=THERE_MAC, ifindex=ifindex, state="permanent"
+            )
         protocol = socket.IPPROTO_ICMP if families.chosen == 4 else socket.IPPROTO_ICMPV6
         sent = echo(f"{OWN}:77", THERE, 77)[frames.transport_at() :]
         with made_in(None, socket.SOCK_RAW, protocol) as pings, refused(world, wire, "namespace"):
@@ -248,9 +266,7 @@ def test_a_service_answers(world: World, place: Path, wire: Wire) -> None:
         syn_ack = passed(wire)
         at = frames.transport_at()
         [sequence] = struct.unpack("!I", syn_ack[at + 4 : at + 8])
-        wire.send(
-            tcp(THERE, f"{OWN}:8080", "A", macs=FROM_THERE, sequence=101, acknowledgement=sequence + 1)
-        )
+        wire.send(tcp(THERE, f"{OWN}:8080", "A", macs=FROM_THERE, sequence=101, acknowledgement=sequence + 1))
         with service.accept()[0] as user:
             user.send(b"welcome")
             assert b"welcome" in passed(wire)
@@ -267,7 +283,7 @@ def test_a_connection_from_before_the_agreement(world: World, wire: Wire) -> Non
         at = frames.transport_at()
         [sequence] = struct.unpack("!I", syn[at + 4 : at + 8])
         local = frames.local_end(syn)
-        with agreed(world, place):
+        with agreed(world, place), looked_at(world, place):
             wire.send(tcp(THERE, local, "SA", macs=FROM_THERE, sequence=100, acknowledgement=sequence + 1))
             passed(wire)
 
@@ -302,3 +318,77 @@ def test_a_connection_that_began_at_the_uplink(world: World, place: Path, wire: 
                 wire.check_silent()
             finally:
                 netlink.route("del", **way, oif=socket.if_nametoindex(OTHER))
+
+
+# -- where the programs are attached
+
+
+def links(world: World) -> set[str]:
+    return {pin.name for pin in (world.of_both.folder / "links").glob("socket_packet*-*")}
+
+
+def check_refused(world: World, wire: Wire) -> None:
+    with made_in(None, socket.SOCK_DGRAM) as asks, refused(world, wire):
+        asks.sendto(b"question", to(THERE))
+
+
+def test_they_come_and_go_with_an_agreement(world: World, wire: Wire) -> None:
+    """Of `attach` and of `run`; other programs meet none."""
+    with cgroup() as there, Agreements.open(world.of_both.folder) as table:
+        joining = Joining(table, cgroup_root())
+        assert joining.attach(there, "gb")
+        number = cgroups.number(there)
+        assert links(world) == {f"socket_packet-{number}", f"socket_packet6-{number}"}
+        with inside(there):
+            check_refused(world, wire)
+        joining.detach(there)
+        assert not links(world)
+        with inside(there):
+            joined = joining.join("gb")
+            assert len(links(world)) == 2
+            check_refused(world, wire)
+            joining.leave(joined)
+            assert not links(world)
+
+
+def test_a_cgroup_that_is_gone(world: World) -> None:
+    with Agreements.open(world.of_both.folder) as table:
+        joining = Joining(table, cgroup_root())
+        with cgroup() as there:
+            joining.attach(there, "gb")
+        assert len(links(world)) == 2
+        joining.tidy()
+        assert not links(world)
+
+
+def test_an_agent_that_starts_attaches_them(mount: Path, family: int) -> None:
+    """Also for agreements that another version has made; and lets go of those that are over."""
+    first = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig())
+    first.apply(state())
+    with cgroup() as old, cgroup() as there, Agreements.open(mount) as table:
+        strays.attach(mount, old)
+        table.set(cgroups.number(there), "gb")
+        first.close()
+        second = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig())
+        world = World(second)
+        number = cgroups.number(there)
+        assert links(world) == {f"socket_packet-{number}", f"socket_packet6-{number}"}
+        second.close()
+        third = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig(enabled=False))
+        assert not links(world)
+        third.remove()
+
+
+def test_a_program_of_somebody_else_that_wants_to_be_alone(world: World) -> None:
+    """One clear error, and nothing is changed."""
+    stray = world.of_both._objects["stray"].programs["socket_packet"]
+    with cgroup() as above, cgroup(above) as there, Agreements.open(world.of_both.folder) as table:
+        target = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            assert ALONE.bpf_prog_attach(stray, target, 1, 0) == 0
+            with pytest.raises(HostError, match=r"^another BPF program at .* fix: find it with bpftool"):
+                Joining(table, cgroup_root()).attach(there, "gb")
+            assert (table.list(), links(world)) == ((), set())
+        finally:
+            ALONE.bpf_prog_detach2(stray, target, 1)
+            os.close(target)

@@ -35,7 +35,8 @@ class Agreement:
 class Agreements:
     """The agreements of the data path that is pinned in a folder. Close it, or use it in `with`."""
 
-    def __init__(self, table: Map, pools: tuple[Map, ...]) -> None:
+    def __init__(self, folder: Path, table: Map, pools: tuple[Map, ...]) -> None:
+        self.folder = folder
         self._table = table
         self._pools = pools
 
@@ -50,7 +51,7 @@ class Agreements:
             for table in opened:
                 os.close(table.fd)
             raise
-        return cls(opened[0], tuple(opened[1:]))
+        return cls(bpffs, opened[0], tuple(opened[1:]))
 
     def close(self) -> None:
         for table in (self._table, *self._pools):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softunicast.core.errors import HostError, InputError, UnknownNameError
-from softunicast.kernel import cgroup_tree, cgroups
+from softunicast.kernel import cgroup_tree, cgroups, strays
 from softunicast.kernel.agreements import Agreements
 
 
@@ -49,6 +49,14 @@ class Joining:
             (Entry(number, one.pool, path) for one in self._table.list() if one.cgroup == number), None
         )
 
+    def _begin(self, path: Path, pool: str) -> None:
+        strays.attach(self._table.folder, path)
+        self._table.set(cgroups.number(path), pool)
+
+    def _end(self, number: int) -> None:
+        self._table.remove(number)
+        strays.detach(self._table.folder, number)
+
     def join(self, pool: str) -> Path:
         """Moves the calling process into a new cgroup, below the one it is in, that leaves from the pool.
 
@@ -60,14 +68,14 @@ class Joining:
             path = cgroup_tree.make(parent)
             number = cgroups.number(path)
             try:
-                self._table.set(number, pool)
+                self._begin(path, pool)
                 if cgroup_tree.enter(path):
                     return path
             except BaseException:
-                self._table.remove(number)
+                self._end(number)
                 cgroup_tree.remove(path)
                 raise
-            self._table.remove(number)
+            self._end(number)
         raise HostError(f"somebody removes the cgroups that are made below {parent}", "find out who")
 
     def leave(self, path: Path) -> None:
@@ -75,7 +83,7 @@ class Joining:
         number = cgroups.number(path)
         cgroup_tree.enter(path.parent)
         if cgroup_tree.remove(path):
-            self._table.remove(number)
+            self._end(number)
 
     def tidy(self) -> int:
         """Drops entries of removed cgroups, and removes the cgroups of `join` that no process is in. How many."""
@@ -83,7 +91,7 @@ class Joining:
         # The deepest first: one that was made within another keeps that from being removed.
         for entry in sorted(self.entries(), key=lambda one: -len(one.path.parts) if one.path else 0):
             if entry.path is None or (entry.joined and cgroup_tree.remove(entry.path)):
-                self._table.remove(entry.number)
+                self._end(entry.number)
                 done += 1
         return done
 
@@ -111,7 +119,7 @@ class Joining:
             )
         if before is not None and before.pool == pool:
             return False
-        self._table.set(cgroups.number(path), pool)
+        self._begin(path, pool)
         return True
 
     def detach(self, path: Path) -> None:
@@ -123,4 +131,4 @@ class Joining:
             raise InputError(f"{path} was made by softunicast run", "end the program")
         if before.pool is None:
             raise InputError(f"{path} is excused", "take it from [sockets] excused")
-        self._table.remove(before.number)
+        self._end(before.number)

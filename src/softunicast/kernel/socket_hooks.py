@@ -15,7 +15,7 @@ from typing import Final
 
 from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.errors import HostError
-from softunicast.kernel import abi, cgroups
+from softunicast.kernel import abi, cgroup_tree, cgroups, strays
 from softunicast.kernel.maps import Map
 from softunicast.kernel.objects import BpfObject, Link
 from softunicast.kernel.pins import link_of
@@ -33,12 +33,10 @@ HOOKS: Final = (
     ("sockets6", "socket_bind6", 9),
     ("sendmsg", "socket_send", 14),
     ("sendmsg6", "socket_send6", 15),
-    ("stray", "socket_packet", 1),
-    ("stray6", "socket_packet6", 1),
 )
 AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
 RUN: Final = ("grant", "grant6")  # by grants.py
-OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN)
+OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN, *strays.PROGRAMS)
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
@@ -68,11 +66,13 @@ def netns_cookie(of: socket.socket | None = None) -> int:
 
 
 def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
-    """Attaches every hook, or gives its link the new program; by the name of the program."""
+    """Attaches every hook, or gives its link the new program; by the name of the program. Last, what the cgroups have
+    that are in agreements already."""
     with _folder(root) as descriptor:
         for name, program, kind in HOOKS:
             link = Link.attach(objects[name].programs[program], descriptor, kind, links / program)
             yield program, link
+    _attach_strays(root, objects, links.parent)
 
 
 def detach(links: Path, uplink: str) -> None:
@@ -83,6 +83,17 @@ def detach(links: Path, uplink: str) -> None:
     ):
         if (links / name).exists():
             link_of(links / name).remove()
+    strays.detach_others(links.parent, ())
+
+
+def _attach_strays(root: Path, objects: Mapping[str, BpfObject], folder: Path) -> None:
+    strays.pin_programs(folder, objects)
+    pools = (
+        int.from_bytes(key, "little")
+        for key, value in objects["sockets"].maps["agreements"].items()
+        if abi.Agreement.unpack(value).kind == abi.AgreementKind.POOL
+    )
+    strays.attach_all(folder, pools, lambda number: cgroup_tree.path_of(root, number))
 
 
 def set_excused(agreements: Map, root: Path, excused: Sequence[str]) -> tuple[str, ...]:
