@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 from tests.bpf import families
 from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, tcp, udp
 from tests.bpf.test_search import Opener, check_full
-from tests.bpf.world import ADDRESS, UPLINK, World, state
+from tests.bpf.world import ADDRESS, World, state
 
 HELD = 20
 LOCAL = (str(ADDRESS), HELD)
@@ -198,23 +198,6 @@ def test_reused_is_only_what_was_taken_over(small: World) -> None:
             small.forget_exhausted()
     finally:
         held.close()
-
-
-def on_device(kind: int, local: tuple[str, int] = LOCAL) -> socket.socket:
-    made = socket.socket(socket.AF_INET, kind)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, UPLINK.encode())
-    made.bind(local)
-    return made
-
-
-def test_a_socket_bound_to_the_uplink_device(small: World) -> None:
-    made = on_device(socket.SOCK_DGRAM)
-    try:
-        assert ports(Opener(small, "udp").fill(15)) == ALL - {HELD}
-        check_full(small, "udp", 15)
-    finally:
-        made.close()
 
 
 # -- a connection that nobody asked for (RFC 5382 REQ-4)
