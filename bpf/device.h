@@ -121,12 +121,10 @@ INLINE int tcp_held_on_device(const struct net *net, const struct claim_key *key
 }
 
 /* Does a socket of the network namespace `of` hold the tuple that is bound to a device? */
-ALONE int held_on_device(__u64 of, const struct claim_key *key)
+INLINE int held_on_device(__u64 of, const struct claim_key *key)
 {
 	const struct net *net = bpf_rdonly_cast((void *)of, kernel_type(struct net));
 
-	if (!key)
-		return 0;
 	if (key->protocol == IPPROTO_UDP)
 		return udp_held_on_device(net, key);
 	return key->protocol == IPPROTO_TCP && tcp_held_on_device(net, key);
