@@ -8,7 +8,7 @@
  * that, is taken to hold it. */
 #pragma once
 
-#include "inside.h"
+#include "netns.h"
 
 #define STATE_LISTEN 10 /* BPF_TCP_LISTEN */
 #define STEPS_MAX 8192

@@ -15,6 +15,7 @@
 
 #include "agreement.h"
 #include "count.h"
+#include "netns.h"
 #include "pairing.h"
 #include "search.h"
 #include "slots.h"

@@ -15,8 +15,8 @@
  *
  * In another network namespace there is no uplink, and no on-ramp. Packets that come through are nobody's here. */
 #include "count.h"
-#include "inside.h"
 #include "link.h"
+#include "netns.h"
 #include "sender.h"
 #include "slots.h"
 
