@@ -201,7 +201,7 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 	whole = !ends->local_port && maps_independently(pool, ends->protocol);
 	lasts = whole || sock->bound_dev_if;
 	/* Most have none: what they claimed is told by their two ends, and over soon. */
-	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, lasts ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	chosen = lasts || has_storage(sock) ? bpf_sk_storage_get(&chosen_of, sock, 0, lasts ? BPF_SK_STORAGE_GET_F_CREATE : 0) : 0;
 	if (lasts && !chosen)
 		return REASON_INTERNAL;
 	begin_search(context, search, pool, pool_key, ends, whole, lasts);

@@ -153,7 +153,7 @@ int HOOK(socket_release)(struct bpf_sock *sock)
 
 	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
 		return ALLOW;
-	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, 0);
+	chosen = has_storage(sock) ? bpf_sk_storage_get(&chosen_of, sock, 0, 0) : 0;
 	if (chosen) {
 		if (chosen->held.local_port)
 			free_own(inner_cookie_of(sock), &chosen->held,
