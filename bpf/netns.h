@@ -91,6 +91,19 @@ struct rtable {
 	__u16 rt_type;
 } __attribute__((preserve_access_index));
 
+/* Never called: see name_types in rewrite.h. */
+static __attribute__((noinline, used)) int name_net(struct net *net, struct net_device *device)
+{
+	return 0;
+}
+
+static __attribute__((noinline, used)) int name_tables(struct inet_hashinfo *info, struct inet_bind_hashbucket *ports,
+						       struct udp_table *table, struct udp_hslot *slot,
+						       struct hlist_node *node)
+{
+	return 0;
+}
+
 INLINE const struct sock_common *common_of(const void *sock)
 {
 	return bpf_rdonly_cast(sock, kernel_type(struct sock_common));
