@@ -81,6 +81,12 @@ HELPER(long, probe_read_kernel_str, void *to, __u32 bytes, const void *from);
 HELPER(void *, skc_to_tcp_timewait_sock, void *sock);
 /* A function of the kernel (6.2): the pointer, as one to a struct of the kernel's that may be read. */
 extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __attribute__((section(".ksyms")));
+/* A function of the kernel (6.2): what the kernel itself calls the packet, with all fields. */
+extern void *bpf_cast_to_kern_ctx(void *context) __attribute__((section(".ksyms")));
+/* Functions of the kernel (6.4): a loop that is verified once. */
+extern int bpf_iter_num_new(struct bpf_iter_num *steps, int start, int end) __attribute__((section(".ksyms")));
+extern int *bpf_iter_num_next(struct bpf_iter_num *steps) __attribute__((section(".ksyms")));
+extern void bpf_iter_num_destroy(struct bpf_iter_num *steps) __attribute__((section(".ksyms")));
 #define kernel_type(type) ((__u32)__builtin_btf_type_id(*(type *)0, 1))
 
 struct bpf_map { /* the kernel's */

@@ -3,8 +3,7 @@
  * kernel has had for many versions; their places are looked up when the program is loaded (CO-RE). */
 #pragma once
 
-#include "abi.h"
-#include "bpf.h"
+#include "netns.h"
 
 struct kernfs_node {
 	__u64 id;
@@ -16,25 +15,6 @@ struct cgroup {
 
 struct sock_cgroup_data {
 	struct cgroup *cgroup;
-} __attribute__((preserve_access_index));
-
-struct atomic64 {
-	__s64 counter;
-};
-
-struct sock_common {
-#if FAMILY == 4
-	ip_address skc_daddr;
-	ip_address skc_rcv_saddr;
-#else
-	ip_address skc_v6_daddr;
-	ip_address skc_v6_rcv_saddr;
-#endif
-	__u16 skc_dport;
-	__u16 skc_num;
-	struct atomic64 skc_cookie;
-	volatile unsigned char skc_state;
-	unsigned long skc_flags;
 } __attribute__((preserve_access_index));
 
 struct sock {

@@ -46,7 +46,8 @@ class Lasting:
 class Agreements:
     """The agreements of the data path that is pinned in a folder. Close it, or use it in `with`."""
 
-    def __init__(self, table: Map, lasting: Map, pools: tuple[Map, ...]) -> None:
+    def __init__(self, folder: Path, table: Map, lasting: Map, pools: tuple[Map, ...]) -> None:
+        self.folder = folder
         self._table = table
         self._lasting = lasting
         self._pools = pools
@@ -62,7 +63,7 @@ class Agreements:
             for table in opened:
                 os.close(table.fd)
             raise
-        return cls(opened[0], opened[1], tuple(opened[2:]))
+        return cls(bpffs, opened[0], opened[1], tuple(opened[2:]))
 
     def close(self) -> None:
         for table in (self._table, self._lasting, *self._pools):
@@ -127,6 +128,14 @@ class Agreements:
             name = os.fsdecode(place.name.rstrip(b"\0"))
             found.append(Lasting(place.parent, name, abi.Lasting.unpack(value).cgroup))
         return tuple(found)
+
+    def watched(self) -> frozenset[int]:
+        """Cgroups at which is looked at what their programs send (strays.py): those in an agreement, and those above
+        one that lasts, because who is next in its place begins at once."""
+        lasting = self.lasting()
+        latest = {one.cgroup for one in lasting}
+        now = {one.cgroup for one in self.list() if one.pool is not None and one.cgroup not in latest}
+        return frozenset(now | {one.parent for one in lasting})
 
     def list(self) -> tuple[Agreement, ...]:
         """All of them, by the number of the cgroup."""

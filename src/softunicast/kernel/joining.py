@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from softunicast.core.errors import HostError, InputError, UnknownNameError
-from softunicast.kernel import cgroup_tree, cgroups
+from softunicast.kernel import cgroup_tree, cgroups, strays
 from softunicast.kernel.agreements import Agreements, Lasting
 
 
@@ -59,6 +60,24 @@ class Joining:
         found = [one for one in self.entries() if one.number == number or one.place == path]
         return sorted(found, key=lambda one: one.number != number)
 
+    def _begin(self, path: Path, pool: str) -> None:
+        self._watch(path)
+        self._table.set(cgroups.number(path), pool)
+        self._watch(path)  # somebody may have tidied up before the table said so
+
+    def _watch(self, cgroup: Path) -> None:
+        if not strays.is_attached(self._table.folder, cgroups.number(cgroup)):
+            strays.attach(self._table.folder, cgroup)
+
+    def _unwatch(self) -> None:
+        """What need not be looked at any more."""
+        path_of = partial(cgroup_tree.path_of, self.root)
+        strays.detach_others(self._table.folder, self._table.watched, path_of)
+
+    def _end(self, number: int) -> None:
+        self._table.remove(number)
+        self._unwatch()
+
     def join(self, pool: str) -> Path:
         """Moves the calling process into a new cgroup, below the one it is in, that leaves from the pool.
 
@@ -70,14 +89,14 @@ class Joining:
             path = cgroup_tree.make(parent)
             number = cgroups.number(path)
             try:
-                self._table.set(number, pool)
+                self._begin(path, pool)
                 if cgroup_tree.enter(path):
                     return path
             except BaseException:
-                self._table.remove(number)
+                self._end(number)
                 cgroup_tree.remove(path)
                 raise
-            self._table.remove(number)
+            self._end(number)
         raise HostError(f"somebody removes the cgroups that are made below {parent}", "find out who")
 
     def leave(self, path: Path) -> None:
@@ -85,7 +104,7 @@ class Joining:
         number = cgroups.number(path)
         cgroup_tree.enter(path.parent)
         if cgroup_tree.remove(path):
-            self._table.remove(number)
+            self._end(number)
 
     def tidy(self) -> int:
         """Drops entries of removed cgroups, and removes the cgroups of `join` that no process is in. How many."""
@@ -99,6 +118,7 @@ class Joining:
             if gone or (entry.path is not None and entry.joined and cgroup_tree.remove(entry.path)):
                 self._table.remove(entry.number)
                 done += 1
+        self._unwatch()
         return done
 
     def remove_strays(self) -> None:
@@ -122,9 +142,11 @@ class Joining:
             return False
         if not lasts:
             self._end_lasting(path)
-            self._table.set(cgroups.number(path), pool)
+            self._begin(path, pool)
+            self._unwatch()
             return True
         number = cgroups.number(path)
+        self._watch(path.parent)
         for _ in range(cgroup_tree.MAKE_TRIES):
             latest = Lasting(cgroups.number(path.parent), path.name, number)
             try:
@@ -132,9 +154,12 @@ class Joining:
             except BaseException:
                 if before is None:
                     self._table.remove_lasting(latest)
+                self._unwatch()
                 raise
             now = _number_of(path)
             if now is None or now == number:
+                self._watch(path.parent)
+                self._unwatch()
                 return True
             number = now  # it was restarted before the kernel was told
         raise HostError(f"{path} is made anew all the time", "find out why it does not stay")
@@ -167,6 +192,7 @@ class Joining:
             raise UnknownNameError(f"{path} is in no agreement of its own", "see softunicast agreements")
         for entry in (*before, *self._entries_at(path)):  # it may have been restarted meanwhile
             self._table.remove(entry.number)
+        self._unwatch()
 
 
 def _number_of(path: Path) -> int | None:

@@ -16,7 +16,8 @@ from typing import Final
 
 from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.errors import HostError
-from softunicast.kernel import abi, cgroups
+from softunicast.kernel import abi, cgroup_tree, cgroups, strays
+from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.maps import Map
 from softunicast.kernel.objects import BpfObject, Link
 from softunicast.kernel.pins import link_of
@@ -49,7 +50,10 @@ REMADE: Final = "remade", "cgroup_remade"  # object and program
 _TRACEPOINT: Final = 23
 AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
 RUN: Final = ("grant", "grant6")  # by grants.py
-OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)), *AT_UPLINK, *RUN, REMADE[0])
+OBJECTS: Final = (
+    *dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)),
+    *(*AT_UPLINK, *RUN, REMADE[0], *strays.PROGRAMS),
+)
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
@@ -79,10 +83,12 @@ def netns_cookie(of: socket.socket | None = None) -> int:
 
 
 def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
-    """Attaches every hook, or gives its link the new program; by the name of the program."""
+    """Attaches every hook, or gives its link the new program; by the name of the program. Last, what the cgroups have
+    that are in agreements already."""
     yield from _attach(HOOKS, root, objects, links)
     name, program = REMADE
     yield program, Link.attach_anew(objects[name].programs[program], _TRACEPOINT, links / program)
+    _attach_strays(root, objects, links.parent)
 
 
 def attach_answers(
@@ -118,6 +124,13 @@ def detach(links: Path, uplink: str) -> None:
     ):
         if (links / name).exists():
             link_of(links / name).remove()
+    strays.detach_all(links.parent)
+
+
+def _attach_strays(root: Path, objects: Mapping[str, BpfObject], folder: Path) -> None:
+    strays.pin_programs(folder, objects)
+    with Agreements.open(folder) as table:
+        strays.attach_all(folder, table.watched, lambda number: cgroup_tree.path_of(root, number))
 
 
 def set_excused(agreements: Map, root: Path, excused: Sequence[str]) -> tuple[str, ...]:
