@@ -22,6 +22,12 @@ from softunicast.kernel.agreements import Agreements
 
 HOWS = ("ipv4", "ipv6", "mapped")
 REMOTE = "203.0.113.1:443"
+ELSEWHERE = "203.0.113.2:443"
+KINDS = ("tcp", "udp")
+PORTS = 16  # in a slice of the fixture `small`
+SLOT = 128
+SLICE = set(range(SLOT * PORTS, (SLOT + 1) * PORTS))
+IP_BIND_ADDRESS_NO_PORT = 24
 _numbers = itertools.count()
 
 
@@ -59,6 +65,10 @@ def refusal_of(code: int) -> Iterator[None]:
     with pytest.raises(OSError, match=re.escape(os.strerror(code))) as raised:
         yield
     assert raised.value.errno == code
+
+
+def counted(world: World, before: dict[str, int]) -> dict[str, int]:
+    return {name: value - before[name] for name, value in world.counters().items() if value != before[name]}
 
 
 @contextmanager
@@ -146,11 +156,27 @@ class Program:
             raise OSError(code, os.strerror(code))
         return self.local(made)
 
+    def refused(self, code: int, kind: str, remote: str = REMOTE) -> None:
+        """It cannot be connected."""
+        with refusal_of(code):
+            self.connect(kind, remote)
+
     def bind(self, kind: str, local: str, reuse: bool = False) -> socket.socket:
         made = self.socket(kind)
         if reuse:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(self.end(local))
+        return made
+
+    def bind_refused(self, code: int, kind: str, local: str, reuse: bool = False) -> None:
+        with refusal_of(code):
+            self.bind(kind, local, reuse)
+
+    def bind_late(self, kind: str) -> socket.socket:
+        """To the shared address, without a port until it connects."""
+        made = self.socket(kind)
+        made.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        made.bind(self.end(f"{ADDRESS}:0"))
         return made
 
     def fill(self, kind: str, count: int, remote: str = REMOTE) -> set[int]:
