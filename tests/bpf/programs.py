@@ -8,12 +8,14 @@ import itertools
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 from tests.bpf import families
 from tests.bpf.world import ADDRESS, World
 
@@ -28,6 +30,8 @@ PORTS = 16  # in a slice of the fixture `small`
 SLOT = 128
 SLICE = set(range(SLOT * PORTS, (SLOT + 1) * PORTS))
 IP_BIND_ADDRESS_NO_PORT = 24
+RTN_LOCAL = 2
+DEADLINE_S = 5.0
 _numbers = itertools.count()
 
 
@@ -103,7 +107,20 @@ def on_loopback(*addresses: str) -> Iterator[None]:
             there["prefixlen"] = 32 if families.chosen == 4 else 128
             netlink.addr("add", **there, flags=0x02)
             stack.callback(lambda there=there: netlink.addr("del", **there))
+            if families.chosen == 6:
+                wait_until_local(netlink, there["address"])
         yield
+
+
+def wait_until_local(netlink: IPRoute, address: str) -> None:
+    """IPv6 adds the route of an address a moment later, also without looking for duplicates. Until then the one of its
+    prefix says that it is unreachable: to whom its neighbour on this host wants to connect."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        with suppress(NetlinkError):
+            if netlink.route("get", family=socket.AF_INET6, dst=address)[0]["type"] == RTN_LOCAL:
+                return
+        assert time.monotonic() < deadline, address
 
 
 class Program:

@@ -15,9 +15,9 @@ from dataclasses import replace
 import pytest
 from tests.bpf import families, frames
 from tests.bpf.frames import CLIENT, FROM_WIRE, REMOTE, TO_CLIENT, TO_WIRE, echo, end, local_end, tcp, udp
+from tests.bpf.programs import on_loopback
 from tests.bpf.talk import Conversation
 from tests.bpf.test_search import Opener, slice_ends
-from tests.bpf.test_sockets import on_loopback
 from tests.bpf.world import ADDRESS, DEPENDENT, ONRAMP, ONRAMP2, UPLINK, Ran, World, slot_changed, state
 
 from softunicast.core.desired import KernelState, PoolSlices
