@@ -15,7 +15,7 @@ from typing import cast
 
 import pytest
 from tests.unit.agent.fakes import INVENTORY
-from tests.unit.agent.test_daemon import Node, until
+from tests.unit.agent.node import Node, until
 
 from softunicast.agent import descriptors as module
 from softunicast.agent.descriptors import Descriptors
