@@ -23,9 +23,9 @@ from softunicast.agent.borrowing import Leases
 from softunicast.agent.daemon import Daemon
 from softunicast.agent.listening import listen
 from softunicast.agent.peers import Holders, Peer
+from softunicast.core.agreements import choose
 from softunicast.core.config import Config
 from softunicast.core.errors import InputError, KernelError, SoftunicastError
-from softunicast.core.pools import choose_pool
 from softunicast.kernel.grants import Grants
 from softunicast.observe.logs import Log
 from softunicast.wire import lending as wire
@@ -164,7 +164,7 @@ class Lending:
             raise _denied(f"user {peer.uid} may use no pool")
         if choice.name in self._borrowers and choice.name not in {pool.name for pool in mine}:
             raise _denied(f"user {peer.uid} may not use pool {choice.name}")
-        return choose_pool(mine, choice.name, choice.tags).name
+        return choose(mine, choice.name, choice.tags).name
 
 
 def _denied(what: str) -> KernelError:
