@@ -267,7 +267,7 @@ async def test_connections_of_a_user_are_bounded(service: Service, monkeypatch: 
         await service.do(pool.socket)
     for one in many:
         one.close()
-    await until(lambda: not service.lending._connected)
+    await until(lambda: not service.lending._callers._here)
     with service.pool() as pool:
         (await service.do(pool.socket)).close()
 
@@ -302,7 +302,7 @@ async def test_who_does_not_read_is_not_waited_for(service: Service) -> None:
                 break
         else:
             raise AssertionError("the agent still answers")
-    await until(lambda: not service.lending._connected)
+    await until(lambda: not service.lending._callers._here)
 
 
 async def test_a_program_that_asks_again_after_the_agent_ended_its_connection(
@@ -311,7 +311,7 @@ async def test_a_program_that_asks_again_after_the_agent_ended_its_connection(
     monkeypatch.setattr(lending, "IDLE_S", 0.05)
     with service.pool() as pool:
         (await service.do(pool.socket)).close()
-        await until(lambda: not service.lending._connected)
+        await until(lambda: not service.lending._callers._here)
         (await service.do(pool.socket)).close()
 
 
