@@ -99,9 +99,18 @@ INLINE int servable(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 
 	return reason;
 }
 
+/* Is the claim a client's? */
+INLINE int is_forwarded(const struct claim_key *key)
+{
+	struct claim *claim = bpf_map_lookup_elem(&claims, key);
+
+	return claim && claim->flow.onramp && alive(claim, bpf_ktime_get_coarse_ns());
+}
+
 /* Why may the socket not send from the shared address that it has? A port of ours is its own towards everybody, since it
  * was bound; but not towards those to whom a client talked from there before, for as long as that lasts, or another
- * socket does. One that it got from the kernel, because it wanted one late and never connected, is none of ours. */
+ * socket does. One that it got from the kernel, because it wanted one late and never connected, is none of ours, or
+ * perhaps a client's. */
 INLINE int why_not_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, const struct ends *ends)
 {
 	struct claim_key key = {.local = ends->local,
@@ -109,14 +118,15 @@ INLINE int why_not_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __
 				.local_port = ends->local_port,
 				.remote_port = ends->remote_port,
 				.protocol = ends->protocol};
+	struct claim_key towards_all = {
+		.local = ends->local, .local_port = ends->local_port, .protocol = ends->protocol};
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
-	struct claim *claim = bpf_map_lookup_elem(&claims, &key);
 	struct bpf_sock *other;
 	int taken;
 
 	if (!pool || !in_pool(pool, pool_key, ends))
 		return REASON_BIND_OUTSIDE;
-	if (claim && claim->flow.onramp && alive(claim, bpf_ktime_get_coarse_ns()))
+	if (is_forwarded(&key) || is_forwarded(&towards_all))
 		return REASON_SOCKET_TAKEN;
 	other = sock->dst_port ? 0 : udp_socket_of(context, &key);
 	if (!other)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.bpf.far_end import far_end
-from tests.bpf.frames import FROM_WIRE, tcp
+from tests.bpf.frames import FROM_WIRE, tcp, udp
 from tests.bpf.programs import (
     ELSEWHERE,
     KINDS,
@@ -69,6 +71,34 @@ def test_a_datagram_without_connecting(small: World, program: Program) -> None:
     assert counted(small, before) == {"bind_outside": 1}
     with refusal_of(errno.EADDRNOTAVAIL):
         program.connect("udp", REMOTE, made)
+
+
+@pytest.fixture
+def ports_of_the_kernel() -> Iterator[None]:
+    """It chooses in the slice."""
+    setting = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    before = setting.read_text()
+    setting.write_text(f"{min(SLICE)} {max(SLICE)}")
+    yield
+    setting.write_text(before)
+
+
+def test_the_kernel_chose_one_of_the_pool(small: World, program: Program, ports_of_the_kernel: None) -> None:
+    """It may send from there, but not from where a client has a mapping."""
+    made = program.bind_late("udp")
+    made.sendto(b"words", program.end(REMOTE))
+    assert program.local(made)[1] in SLICE
+    made.close()
+    wanted = small.datapath.state
+    mapping = replace(wanted.pools["gb"], behaviour=Behaviour(frozenset(KINDS), frozenset()))
+    small.datapath.apply(replace(wanted, pools={"gb": mapping}))
+    for number in range(PORTS):
+        assert small.out(udp(f"10.0.0.2:{5000 + number}", ELSEWHERE)).outcome == "out"
+    made = program.bind_late("udp")
+    before = small.counters()
+    with refusal_of(errno.EPERM):
+        made.sendto(b"words", program.end(REMOTE))
+    assert counted(small, before) == {"socket_taken": 1}
 
 
 def test_a_listener_is_heard_by_nobody(small: World, program: Program) -> None:
