@@ -19,8 +19,9 @@ setup: $(READY) ## system packages, Python environment, BPF objects
 demo: $(READY) ## the main job: lab `pair`, real traffic, a table of what happened (KEEP=1 leaves the lab up)
 	@$(BIN)/softunicast lab demo $(if $(KEEP),--keep)
 
+# Two processes, a file at a time: a file's tests share a lab. More would make the kernel's own timers late on two cores.
 test: $(READY) lint ## lint, types, import contracts and every test tier
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache

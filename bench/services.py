@@ -63,11 +63,20 @@ def wires(
             for file, text in files.items():
                 (built.folder / file).write_text(text.replace("{folder}", str(built.folder)))
             command = tuple(word.replace("{folder}", str(built.folder)) for word in server)
-            process = built.inside(INTERNET, _start_here, command)
-            stack.callback(_end, process)
-            _wait_listening(built, process, command[0], port)
+            stack.enter_context(listening(built, command, port))
             made[name] = Wire(built, path)
         yield made
+
+
+@contextmanager
+def listening(built: World, command: tuple[str, ...], port: int) -> Iterator[None]:
+    """Runs a server in the internet node, from when it listens on the port until the `with` block ends."""
+    process = built.inside(INTERNET, _start_here, command)
+    try:
+        _wait_listening(built, process, command[0], port)
+        yield
+    finally:
+        _end(process)
 
 
 def busy_s() -> float:

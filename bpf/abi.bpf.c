@@ -23,6 +23,7 @@ const struct {
 	struct path path;
 	struct pool_slice pool_slice;
 	struct pool pool;
+	struct pool_dns pool_dns;
 	struct source source;
 	struct onramp onramp;
 	struct exempt_key exempt_key;
@@ -60,5 +61,6 @@ const enum abi_limit {
 	LIMIT_GROUP_TRIES = GROUP_TRIES,
 	LIMIT_TICK_NS = TICK_NS,
 	LIMIT_ONRAMP_SOURCES_MAX = ONRAMP_SOURCES_MAX,
+	LIMIT_RESOLVERS_MAX = RESOLVERS_MAX,
 } abi_limit SEC(".rodata.abi") = LIMIT_ABI_VERSION;
 LICENSE;

@@ -19,6 +19,7 @@
 #define GROUP_BIT (1 << 28)   /* so that no group is 0 */
 #define LINE_OWNERS 32
 #define GROUP_TRIES 8         /* cache lines that a group can be in */
+#define RESOLVERS_MAX 4        /* of one family, in the setting `dns` of a pool; a power of two */
 #define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
 #define TICK_NS (1 << 26)      /* 67 ms: what fits 32 bits of it wraps after 9 years of uptime */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
@@ -64,6 +65,7 @@ enum reason {
 	REASON_SOCKET_TAKEN,
 	REASON_NO_ADDRESS,
 	REASON_NAMESPACE,
+	REASON_NO_RESOLVER,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
@@ -237,6 +239,13 @@ struct pool {
 	__u32 zero;
 	char name[NAME_BYTES];
 	struct pool_slice slices[POOL_SLICES_MAX];
+};
+
+struct pool_dns { /* the resolvers that stand in for those on loopback: see dns.h */
+	__u32 resolver_count; /* 0: all that the pool has are of the other family */
+	__u32 turn; /* how often one was chosen */
+	__u64 owes_since_ns[RESOLVERS_MAX]; /* when it was first asked what it has not answered; 0: nothing */
+	ip_address addresses[RESOLVERS_MAX];
 };
 
 struct source { /* a prefix */

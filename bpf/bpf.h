@@ -66,6 +66,7 @@ HELPER(__u64, get_current_uid_gid, void);
 HELPER(long, xdp_adjust_head, void *xdp, int bytes);
 HELPER(long, tail_call, void *ctx, void *programs, __u32 index);
 HELPER(__u64, get_current_ancestor_cgroup_id, int level);
+HELPER(__u64, skb_cgroup_id, struct __sk_buff *skb);
 HELPER(__u64, skb_ancestor_cgroup_id, struct __sk_buff *skb, int level);
 HELPER(__u64, get_current_cgroup_id, void);
 HELPER(__u32, get_smp_processor_id, void);

@@ -54,6 +54,7 @@ struct tcp_sock {
 
 #define SOCK_LINGER 4 /* of enum sock_flags */
 #define STATE_SYN_SENT 2
+#define STATE_CLOSE 7
 #define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
 
 INLINE const struct sock *inside(const void *sock)
@@ -104,7 +105,7 @@ INLINE int closes_abruptly(const struct bpf_sock *sock)
 	const struct sock *at = inside(sock);
 	const struct tcp_sock *tcp = bpf_rdonly_cast(sock, kernel_type(struct tcp_sock));
 
-	if (at->__sk_common.skc_state == STATE_SYN_SENT)
+	if (at->__sk_common.skc_state == STATE_SYN_SENT || at->__sk_common.skc_state == STATE_CLOSE)
 		return 0;
 	return (at->__sk_common.skc_flags >> SOCK_LINGER & 1 && !at->sk_lingertime) || tcp->rcv_nxt != tcp->copied_seq;
 }

@@ -109,6 +109,7 @@ INLINE int is_granted_here(struct search *search)
 struct searching { /* on the stack, where pointers can be kept */
 	void *context; /* the program's */
 	struct search *search;
+	const struct pool *pool;
 	__u64 connects; /* a socket, to where the port is to be free */
 };
 
@@ -251,13 +252,13 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 static long try_slice(__u32 index, struct searching *searching)
 {
 	struct search *search = searching->search;
-	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim.pool);
-	struct pool_slice *slice;
+	const struct pool *pool = searching->pool;
+	const struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
 	__u32 random, pass, others;
 
-	if (!pool || !pool->slice_count)
+	if (!pool->slice_count)
 		return 1;
 	pass = index / pool->slice_count;
 	others = pass == PASS_OTHERS || pass == PASS_OTHERS_EARLY;
@@ -301,7 +302,7 @@ static long try_slice(__u32 index, struct searching *searching)
 /* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
 INLINE int find_port(void *context, struct search *search, const struct pool *pool, const int connects)
 {
-	struct searching searching = {.context = context, .search = search, .connects = connects};
+	struct searching searching = {.context = context, .search = search, .pool = pool, .connects = connects};
 
 	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
 	if (search->full)

@@ -5,11 +5,12 @@
  * hears of nothing that is dropped on the way. So it is asked here whether the pool could serve, and the call fails
  * with EPERM when it could not. The port that is found is given back: only the uplink knows the packet's source address.
  *
- *   in no agreement, excused, loopback         -> untouched
+ *   in no agreement, excused, loopback         -> untouched; but a resolver on loopback may be one of the pool's: dns.h
  *   bound to a shared address                  -> goes through, unless a conversation of another leaves from there, or
  *                                                 the port is none of the pool's: the kernel's own choice
  *   to where the socket has a flow             -> goes through, while that is alive
  *   to anywhere else                           -> goes through if there is a free port towards it */
+#include "dns.h"
 #include "sender.h"
 #include "socket.h"
 
@@ -142,9 +143,13 @@ INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 	struct agreement agreement;
 	int reason;
 
-	if (!sock || ends->protocol != IPPROTO_UDP || is_loopback(ends->remote) || is_multicast(ends->remote) ||
-	    is_link_local(ends->remote))
+	if (!sock || ends->protocol != IPPROTO_UDP || is_multicast(ends->remote) || is_link_local(ends->remote))
 		return ALLOW;
+	if (is_loopback(ends->remote)) {
+		reason = ask_pool(context, ends, 1, FAMILY == 6);
+		if (reason)
+			return reason == LEFT_ALONE ? ALLOW : refuse_socket(reason, ends, 0);
+	}
 	switch (whose(context)) {
 	case WHOSE_OTHERS:
 		return ALLOW;

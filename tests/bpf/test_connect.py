@@ -170,6 +170,19 @@ def test_nobody_overtakes_a_reset(small: World, program: Program, how_closed: st
         server.close()
 
 
+def test_a_refused_connection_holds_nothing(small: World, program: Program) -> None:
+    """The peer has reset it, and the kernel has no RST of its own to send: whatever the program asked for."""
+    with on_loopback("203.0.113.1"):
+        made = program.socket("tcp")
+        made.setblocking(True)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with pytest.raises(ConnectionRefusedError):
+            made.connect(program.end(REMOTE))
+        assert small.claims()
+        made.close()
+        assert small.claims() == {}
+
+
 def wait_for_end(made: socket.socket) -> None:
     made.settimeout(10)
     assert made.recv(1) == b""

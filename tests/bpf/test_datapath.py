@@ -35,9 +35,10 @@ from softunicast.core.config import Limits
 from softunicast.core.errors import HostError, KernelError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi
-from softunicast.kernel.datapath import Datapath, attach_pass
+from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.libbpf import load_library
 from softunicast.kernel.objects import Link, map_of_fd
+from softunicast.kernel.passing import attach_pass
 from softunicast.kernel.words import index_key
 
 NOBODY = "198.51.100.10:9000"

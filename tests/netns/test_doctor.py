@@ -14,9 +14,10 @@ import pytest
 from softunicast.core.config import Limits
 from softunicast.kernel import links, namespaces, sysctl
 from softunicast.kernel.attached import Attached, attached
-from softunicast.kernel.datapath import Datapath, attach_pass
+from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.doctor import Finding, Scope, Severity, examine
 from softunicast.kernel.native_xdp import have_native_xdp
+from softunicast.kernel.passing import attach_pass
 
 SHARED = IPv4Address("198.51.100.10")
 FORWARDING = sysctl.ipv4_conf("clients", "forwarding")

@@ -37,7 +37,16 @@ TYPES = {
 def test_every_map() -> None:
     headers = "".join(
         (ROOT / "bpf" / name).read_text()
-        for name in ("maps.h", "scratch.h", "handed.h", "agreement.h", "socket.h", "sender.h", "granted.h")
+        for name in (
+            "maps.h",
+            "scratch.h",
+            "handed.h",
+            "agreement.h",
+            "socket.h",
+            "sender.h",
+            "granted.h",
+            "asked.h",
+        )
     )
     header = re.sub(r"#else.*?#endif", "", headers, flags=re.DOTALL)  # IPv6
     maps = {name: body for body, name in MAP.findall(header)}

@@ -47,7 +47,7 @@ def look_after(config: SocketsConfig) -> tuple[SocketsConfig | None, str | None]
 def board_of(config: Config, sockets: SocketsConfig | None, off: str | None) -> Board:
     """What to tell programs; `sockets` and `off` as `look_after` says."""
     root = root_of(sockets)
-    pools = tuple(PoolSign(pool.name, pool.tags) for pool in config.pools)
+    pools = tuple(PoolSign(pool.name, pool.tags, tuple(map(str, pool.dns))) for pool in config.pools)
     cgroup = None if root is None else str(root)
     return Board(config.server.name, config.agent.bpffs, netns_cookie(), cgroup, off, pools)
 

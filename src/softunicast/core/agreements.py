@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from typing import Final, Protocol, TypeVar
 
 from softunicast.core.errors import InputError, UnknownNameError
@@ -21,10 +22,11 @@ NAMES_SHOWN_MAX: Final = 10  # enough to spot the typing mistake, few enough for
 
 @dataclass(frozen=True, slots=True)
 class PoolSign:
-    """A pool as programs may ask for it."""
+    """A pool as programs may ask for it. `dns`: the addresses of its resolvers."""
 
     name: str
     tags: Mapping[str, str]
+    dns: tuple[str, ...] = ()
 
 
 class Choosable(Protocol):
@@ -68,10 +70,17 @@ class Board:
                 int(found["cookie"]),
                 None if found["cgroup"] is None else str(found["cgroup"]),
                 None if found["off"] is None else str(found["off"]),
-                tuple(PoolSign(str(one["name"]), dict(one["tags"])) for one in found["pools"]),
+                tuple(
+                    PoolSign(str(one["name"]), dict(one["tags"]), _addresses(one.get("dns", ())))
+                    for one in found["pools"]
+                ),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _addresses(texts: Iterable[object]) -> tuple[str, ...]:
+    return tuple(str(ip_address(str(text))) for text in texts)
 
 
 def parse_tags(texts: Iterable[str]) -> dict[str, str]:

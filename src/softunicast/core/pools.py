@@ -14,6 +14,7 @@ from typing import Final
 
 from softunicast.core.errors import InputError, UnknownNameError
 from softunicast.core.records import Address
+from softunicast.core.slices import IPAddress
 
 TAG_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _KNOWN_SHOWN_MAX: Final = 10  # names an error lists: enough to spot the typing mistake, few enough for a line
@@ -92,6 +93,8 @@ class Pool:
     "refuse" (RFC 6888 REQ-2, RFC 7857 section 4).
 
     `users`, `groups`: whose programs may have sockets and ports of the pool (names or numbers); root's always.
+
+    `dns`: the resolvers that its programs ask in place of those on loopback; none: these, which ask from elsewhere.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Pool:
     warn_clear_at: float = WARN_CLEAR_AT
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    dns: tuple[IPAddress, ...] = ()
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""
@@ -145,6 +149,17 @@ def select(pool: Pool, addresses: Iterable[Address], site: str) -> tuple[Address
             )
     chosen = (address for address in every if address.site == site and pool.matches(address))
     return tuple(sorted(chosen, key=lambda item: (item.address.version, int(item.address))))
+
+
+def check_dns(pool: Pool, addresses: Iterable[Address]) -> None:
+    """InputError when a resolver of the pool cannot be asked from any of `addresses`, those that `select` gave."""
+    families = {address.address.version for address in addresses}
+    for resolver in pool.dns:
+        if families and resolver.version not in families:
+            raise InputError(
+                f"pool {pool.name}: dns has {resolver}, and no IPv{resolver.version} address could ask there",
+                "take it from dns, or give such an address the pool's tags in the ledger",
+            )
 
 
 def _known_fix(what: str, names: Iterable[str]) -> str:

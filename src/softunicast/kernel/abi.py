@@ -47,14 +47,15 @@ class Reason(IntEnum):
     SOCKET_TAKEN = 31
     NO_ADDRESS = 32
     NAMESPACE = 33
-    GUARD_FOREIGN = 34
-    GUARD_NOBODY = 35
-    GUARD_EXPIRED = 36
-    GUARD_FRAGMENT = 37
-    GUARD_PROTOCOL = 38
-    GUARD_TUNNEL = 39
-    GUARD_SOCKET = 40
-    MAX = 41
+    NO_RESOLVER = 34
+    GUARD_FOREIGN = 35
+    GUARD_NOBODY = 36
+    GUARD_EXPIRED = 37
+    GUARD_FRAGMENT = 38
+    GUARD_PROTOCOL = 39
+    GUARD_TUNNEL = 40
+    GUARD_SOCKET = 41
+    MAX = 42
 
 
 class Traffic(IntEnum):
@@ -145,6 +146,7 @@ class AbiLimit(IntEnum):
     GROUP_TRIES = 8
     TICK_NS = 67108864
     ONRAMP_SOURCES_MAX = 16
+    RESOLVERS_MAX = 4
 
 
 class Settings(NamedTuple):
@@ -427,6 +429,42 @@ class Pool6(NamedTuple):
 
 _pool6 = Struct("<QQQQQQIIIIIIIII4x48s6144s")
 POOL6_BYTES: Final = 6280
+
+
+class PoolDns(NamedTuple):
+    resolver_count: int
+    turn: int
+    owes_since_ns: bytes
+    addresses: bytes
+
+    def pack(self) -> bytes:
+        return _pool_dns.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolDns:
+        return cls._make(_pool_dns.unpack(data))
+
+
+_pool_dns = Struct("<II32s16s")
+POOL_DNS_BYTES: Final = 56
+
+
+class PoolDns6(NamedTuple):
+    resolver_count: int
+    turn: int
+    owes_since_ns: bytes
+    addresses: bytes
+
+    def pack(self) -> bytes:
+        return _pool_dns6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolDns6:
+        return cls._make(_pool_dns6.unpack(data))
+
+
+_pool_dns6 = Struct("<II32s64s")
+POOL_DNS6_BYTES: Final = 104
 
 
 class Source(NamedTuple):

@@ -152,6 +152,7 @@ class Datapath:
             self._maps["handed"].set(index_key(place), handed.to_bytes(4, "little"))
         self._attach_uplink(index)
         self._attach_sockets(index)
+        self._attach_answers(state)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
@@ -178,6 +179,10 @@ class Datapath:
         socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
         for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
             self._keep(name, link)
+
+    def _attach_answers(self, state: KernelState) -> None:
+        root = self._cgroup if any(pool.dns for pool in state.pools.values()) else None
+        socket_hooks.attach_answers(root, self._objects, self.folder / "links", self._links)
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
@@ -278,6 +283,8 @@ class Datapath:
         changes = tables.set_servers(wanted)
         if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)
+        if any(pool.dns for pool in wanted.pools.values()):
+            self._attach_answers(wanted)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
             changed = tables.state.onramps.get(interface) != pool or self._has_other_mtu(interface)
@@ -289,7 +296,9 @@ class Datapath:
                 self._detach(program, interface)
             set_exempt(self._maps, tables.remove_onramp(interface), ())
             changes += 1
-        return changes + tables.remove(wanted)
+        changes += tables.remove(wanted)
+        self._attach_answers(wanted)
+        return changes
 
     def _detach(self, program: str, interface: str) -> None:
         link = self._links.pop(f"{program}@{interface}", None)
@@ -389,12 +398,3 @@ class Datapath:
             self._links.pop(name).remove()
         remove_pins(self.folder)
         self.close()
-
-
-def attach_pass(interface: str, pin: Path) -> None:
-    """Attaches the XDP program that lets everything pass, and pins it: see bpf/pass.bpf.c."""
-    obj = BpfObject.load("pass")
-    try:
-        attach_xdp(obj.programs["pass"], links.interface(interface).index, pin).close()
-    finally:
-        obj.close()

@@ -17,7 +17,7 @@ from typing import Final
 from softunicast.core.endpoints import address_order
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.slices import IPAddress
-from softunicast.kernel import cgroups, links, probe, sysctl
+from softunicast.kernel import cgroups, links, lookups, probe, sysctl
 from softunicast.kernel.attached import TCX_EGRESS, TCX_INGRESS, XDP, Attached, attached
 from softunicast.kernel.native_xdp import have_native_xdp
 from softunicast.kernel.probe import Feature
@@ -89,6 +89,7 @@ class Facts:
     pins: int = 0
     loopback: frozenset[IPAddress] = frozenset()
     have_cgroup2: bool = True
+    asks_resolved: bool = False
 
 
 def examine(scope: Scope) -> tuple[Finding, ...]:
@@ -126,6 +127,7 @@ def look(scope: Scope) -> Facts:
         pins=_pins(scope.bpffs),
         loopback=links.loopback_addresses(),
         have_cgroup2=cgroups.find_root() is not None,
+        asks_resolved=lookups.asks_resolved(),
     )
 
 
@@ -192,6 +194,11 @@ def _features(facts: Facts) -> Iterator[Finding]:
     if not facts.have_cgroup2:
         what = "cgroup2 is not mounted: programs of this host cannot leave from pools (softunicast run)"
         yield Finding(Severity.NOTE, what, "mount -t cgroup2 none DIR, then restart the agent")
+    if facts.asks_resolved:
+        what = (
+            f"{lookups.SWITCH} names resolve: lookups of programs in pools leave from this host's own address"
+        )
+        yield Finding(Severity.NOTE, what, "take resolve from its line hosts, and give the pools dns")
 
 
 def _interfaces(scope: Scope, facts: Facts) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ _SCHED_CLS, _XDP, _SOCK, _SOCK_ADDR, _SYSCALL = 3, 6, 9, 18, 31
 _HASH, _PERCPU_ARRAY, _LPM_TRIE = 1, 6, 11
 _ATTACH_XDP, _ATTACH_TCX_INGRESS = 37, 46
 _BIND, _CONNECT, _SENDMSG, _RELEASE = (8, 9), (10, 11), (14, 15), (34,)  # hooks of cgroups, IPv4 and IPv6
+_RECVMSG, _GETPEERNAME = (19, 20), (29, 30)
 _NO_PREALLOC = 1
 _XDP_HAS_FRAGS = 1 << 5
 
@@ -247,6 +248,9 @@ _PROBES: Final[dict[str, _Probe]] = {
     "bpf_sk_storage_get": _Probe(
         "5.2", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 107), "CONFIG_INET"
     ),
+    "bpf_skb_cgroup_id": _Probe(
+        "4.18", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 79), "CONFIG_CGROUPS"
+    ),
     "bpf_skb_ancestor_cgroup_id": _Probe(
         "4.19", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 83), "CONFIG_CGROUPS"
     ),
@@ -280,6 +284,20 @@ _PROBES: Final[dict[str, _Probe]] = {
         "5.7",
         "errors that unconnected UDP sockets see at once",
         _have_cgroup_hook(_SOCK_ADDR, _SENDMSG),
+        "CONFIG_CGROUP_BPF",
+        required=False,
+    ),
+    "cgroup-recvmsg": _Probe(
+        "5.7",
+        "lookups on loopback",
+        _have_cgroup_hook(_SOCK_ADDR, _RECVMSG),
+        "CONFIG_CGROUP_BPF",
+        required=False,
+    ),
+    "cgroup-getpeername": _Probe(
+        "5.8",
+        "lookups on loopback",
+        _have_cgroup_hook(_SOCK_ADDR, _GETPEERNAME),
         "CONFIG_CGROUP_BPF",
         required=False,
     ),

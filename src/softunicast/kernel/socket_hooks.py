@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -34,9 +34,19 @@ HOOKS: Final = (
     ("sendmsg", "socket_send", 14),
     ("sendmsg6", "socket_send6", 15),
 )
+# Programs are told that they talk to whom they asked: only where a pool has resolvers, because they run for every
+# datagram that the host receives.
+ANSWERS: Final = (
+    ("dns", "socket_receive", 19),
+    ("dns", "receive_mapped", 20),
+    ("dns6", "socket_receive6", 20),
+    ("dns", "socket_peer", 29),
+    ("dns", "peer_mapped", 30),
+    ("dns6", "socket_peer6", 30),
+)
 AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
 RUN: Final = ("grant", "grant6")  # by grants.py
-OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN)
+OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)), *AT_UPLINK, *RUN)
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
@@ -67,8 +77,29 @@ def netns_cookie(of: socket.socket | None = None) -> int:
 
 def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
     """Attaches every hook, or gives its link the new program; by the name of the program."""
+    return _attach(HOOKS, root, objects, links)
+
+
+def attach_answers(
+    root: Path | None, objects: Mapping[str, BpfObject], links: Path, held: MutableMapping[str, Link]
+) -> None:
+    """Likewise ANSWERS, among the links that are `held`; with no root, detaches them."""
+    names = [program for _, program, _ in ANSWERS]
+    if root is None:
+        for name in names:
+            if (link := held.pop(name, None)) is not None:
+                link.remove()
+            elif (links / name).exists():
+                link_of(links / name).remove()
+    elif not held.keys() >= set(names):
+        held.update(_attach(ANSWERS, root, objects, links))
+
+
+def _attach(
+    hooks: Sequence[tuple[str, str, int]], root: Path, objects: Mapping[str, BpfObject], links: Path
+) -> Iterator[tuple[str, Link]]:
     with _folder(root) as descriptor:
-        for name, program, kind in HOOKS:
+        for name, program, kind in hooks:
             link = Link.attach(objects[name].programs[program], descriptor, kind, links / program)
             yield program, link
 
@@ -76,7 +107,7 @@ def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterato
 def detach(links: Path, uplink: str) -> None:
     """What another configuration has attached."""
     for name in (
-        *(program for _, program, _ in reversed(HOOKS)),
+        *(program for _, program, _ in (*ANSWERS, *reversed(HOOKS))),
         *(f"{name}@{uplink}" for name in AT_UPLINK),
     ):
         if (links / name).exists():

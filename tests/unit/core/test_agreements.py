@@ -11,7 +11,7 @@ from softunicast.core.errors import InputError, UnknownNameError
 
 GB = PoolSign("gb", {"country": "gb", "product": "proxy"})
 DE = PoolSign("de", {"country": "de", "product": "proxy"})
-VPN = PoolSign("vpn", {"country": "gb", "product": "vpn"})
+VPN = PoolSign("vpn", {"country": "gb", "product": "vpn"}, ("192.0.2.53", "2001:db8::53"))
 POOLS = (GB, DE, VPN)
 
 
@@ -100,6 +100,13 @@ def test_a_board_is_read_as_it_was_written() -> None:
         assert Board.parse(board.text()) == board
 
 
+def test_a_board_of_before_there_were_resolvers() -> None:
+    board = json.loads(Board("server1", "/sys/fs/bpf/softunicast", 1, None, None, (GB, DE)).text())
+    for pool in board["pools"]:
+        del pool["dns"]
+    assert Board.parse(json.dumps(board)).pools == (GB, DE)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -107,6 +114,7 @@ def test_a_board_is_read_as_it_was_written() -> None:
         {"pools": 3},
         {"pools": [{}]},
         {"pools": [{"name": "a", "tags": 1}]},
+        {"pools": [{"name": "a", "tags": {}, "dns": ["resolver"]}]},
         {"cookie": "x"},
         {"cookie": None},
     ],

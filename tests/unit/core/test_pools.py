@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from softunicast.core.errors import InputError, UnknownNameError
-from softunicast.core.pools import Pool, Timers, check_tags, select
+from softunicast.core.pools import Pool, Timers, check_dns, check_tags, select
 from softunicast.core.records import Address
 
 ADDRESSES = (
@@ -85,3 +85,26 @@ def test_default_timers_are_not_below_the_rfcs() -> None:
     assert min(timers.tcp_opening_s, timers.tcp_closing_s) >= 4 * 60  # RFC 5382 REQ-5
     assert timers.udp_s >= 2 * 60  # RFC 4787 REQ-5
     assert timers.icmp_s >= 60  # RFC 5508 REQ-2
+
+
+@pytest.mark.parametrize(
+    ("site", "dns", "refused"),
+    [
+        ("lab", (), None),
+        ("lab", ("192.0.2.53", "2001:db8::53"), None),
+        ("far", ("192.0.2.53",), None),
+        ("far", ("192.0.2.53", "2001:db8::53"), "2001:db8::53, and no IPv6 address could ask there"),
+        ("nowhere", ("2001:db8::53",), None),  # it has no addresses at all, so far
+    ],
+)
+def test_resolvers_are_asked_from_addresses_of_the_pool(
+    site: str, dns: tuple[str, ...], refused: str | None
+) -> None:
+    pool = Pool("p", {}, dns=tuple(map(ip_address, dns)))
+    addresses = select(pool, ADDRESSES, site)
+    if refused is None:
+        check_dns(pool, addresses)
+        return
+    with pytest.raises(InputError) as caught:
+        check_dns(pool, addresses)
+    assert caught.value.what == f"pool p: dns has {refused}"

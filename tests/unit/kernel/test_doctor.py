@@ -238,3 +238,8 @@ def test_worst_first() -> None:
 def test_without_cgroup2() -> None:
     severity, what = the_problem(NO_AGENT, replace(CLEAN, have_cgroup2=False))
     assert (severity, what[:22]) == ("note", "cgroup2 is not mounted")
+
+
+def test_lookups_that_nothing_catches() -> None:
+    severity, what = the_problem(NO_AGENT, replace(CLEAN, asks_resolved=True))
+    assert (severity, what[:37]) == ("note", "/etc/nsswitch.conf names resolve: loo")
