@@ -17,8 +17,19 @@ from pathlib import Path
 import pytest
 from tests.bpf import families
 from tests.bpf.kernel_objects import pins
-from tests.bpf.programs import HOWS, Program, agreed, excused, on_loopback, refusal_of
-from tests.bpf.test_connect import KINDS, PORTS, SLICE, SLOT, counted
+from tests.bpf.programs import (
+    HOWS,
+    KINDS,
+    PORTS,
+    SLICE,
+    SLOT,
+    Program,
+    agreed,
+    counted,
+    excused,
+    on_loopback,
+    refusal_of,
+)
 from tests.bpf.test_socket_hooks import opened
 from tests.bpf.world import ADDRESS, World, state
 

@@ -153,7 +153,7 @@ def test_a_script_that_does_not_say_by_what(place: Place) -> None:
         (2, "there is no pool 'de'; fix: known pools: fr, gb, late, none", ["--pool", "de"]),
         (2, "no pool has a tag 'country'; fix: known tags: of, pool", ["--tag", "country=gb"]),
         (2, "no pool has pool=de; fix: known values of pool", ["--tag", "pool=de"]),
-        (2, "of=test fits 4 pools; fix: choose one with --pool", ["--tag", "of=test"]),
+        (2, "of=test fits 4 pools; fix: choose one by name", ["--tag", "of=test"]),
         (2, "no tag fits 4 pools", []),
         (2, "'pool' is not of the form key=value", ["--tag", "pool"]),
         (3, "pool none has no slice on this server", ["--pool", "none"]),

@@ -14,8 +14,19 @@ from pathlib import Path
 
 import pytest
 from tests.bpf.kernel_objects import numbers, pins, wait_until_gone
-from tests.bpf.programs import REMOTE, Program, agreed, cgroup, cgroup_root, inside, on_loopback, refusal_of
-from tests.bpf.test_connect import PORTS, SLICE, SLOT
+from tests.bpf.programs import (
+    PORTS,
+    REMOTE,
+    SLICE,
+    SLOT,
+    Program,
+    agreed,
+    cgroup,
+    cgroup_root,
+    inside,
+    on_loopback,
+    refusal_of,
+)
 from tests.bpf.world import ADDRESS, ATTACH, LIMITS, ME, UPLINK, World, state
 
 from softunicast.core.config_sockets import SocketsConfig

@@ -8,13 +8,10 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from pyroute2 import IPRoute
-from tests.bpf import families
 from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, tcp, udp
+from tests.bpf.programs import on_loopback
 from tests.bpf.test_search import Opener, check_full
 from tests.bpf.world import ADDRESS, World, state
 
@@ -22,20 +19,6 @@ HELD = 20
 LOCAL = (str(ADDRESS), HELD)
 ELSEWHERE = "203.0.113.2:443"
 ALL = set(range(16, 32))
-
-
-@contextmanager
-def on_loopback(address: str) -> Iterator[None]:
-    there = {"index": 1, "address": families.current(address)}
-    there["prefixlen"] = 32 if families.chosen == 4 else 128
-    with IPRoute() as netlink:
-        if families.chosen == 6:
-            Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("0")
-        netlink.addr("add", **there, flags=0x02)
-        try:
-            yield
-        finally:
-            netlink.addr("del", **there)
 
 
 @pytest.fixture

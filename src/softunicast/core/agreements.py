@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from softunicast.core.errors import InputError, UnknownNameError
 
@@ -27,6 +27,18 @@ class PoolSign:
     name: str
     tags: Mapping[str, str]
     dns: tuple[str, ...] = ()
+
+
+class Choosable(Protocol):
+    """A pool, or the sign of one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+
+
+Chosen = TypeVar("Chosen", bound=Choosable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +97,14 @@ def parse_tags(texts: Iterable[str]) -> dict[str, str]:
     return tags
 
 
-def choose(pools: Iterable[PoolSign], name: str | None, tags: Mapping[str, str]) -> PoolSign:
+def choose(pools: Iterable[Chosen], name: str | None, tags: Mapping[str, str]) -> Chosen:
     """The pool called `name`, or the one that carries all of `tags` (any tags: the only pool there is).
 
     UnknownNameError when there is none, InputError when several would do, or a name and tags are given.
     """
     every = tuple(pools)
     if name is not None and tags:
-        raise InputError("a pool and tags are given", "choose by --pool or by --tag")
+        raise InputError("a pool and tags are given", "choose by name or by tags")
     if name is not None:
         for pool in every:
             if pool.name == name:
@@ -107,12 +119,12 @@ def choose(pools: Iterable[PoolSign], name: str | None, tags: Mapping[str, str])
         which = _text(tags) if tags else "no tag"
         raise InputError(
             f"{which} fits {len(fitting)} pools",
-            f"choose one with --pool: {_names(one.name for one in fitting)}",
+            f"choose one by name: {_names(one.name for one in fitting)}",
         )
     return fitting[0]
 
 
-def _unknown(pools: tuple[PoolSign, ...], tags: Mapping[str, str]) -> UnknownNameError:
+def _unknown(pools: tuple[Choosable, ...], tags: Mapping[str, str]) -> UnknownNameError:
     """Why no pool carries these tags."""
     if not pools:
         return UnknownNameError("the agent has no pools", "give its configuration a [[pools]] section")

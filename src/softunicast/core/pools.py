@@ -162,28 +162,6 @@ def check_dns(pool: Pool, addresses: Iterable[Address]) -> None:
             )
 
 
-def choose_pool(pools: Iterable[Pool], name: str | None, tags: Mapping[str, str]) -> Pool:
-    """The pool of this name, or without one the only pool that carries all of `tags`.
-
-    UnknownNameError when there is none, InputError when several would do.
-    """
-    every = {pool.name: pool for pool in pools}
-    if name is not None:
-        if name not in every:
-            raise UnknownNameError(f"there is no pool {name[:40]!r}", _known_fix("pools", every))
-        return every[name]
-    fitting = [one for one in every.values() if tags.items() <= dict(one.tags).items()]
-    text = " ".join(f"{key[:40]}={value[:40]}" for key, value in sorted(tags.items())) or "no tag"
-    if not every:
-        raise UnknownNameError("the agent has no pools", "add a [[pools]] to its configuration")
-    if not fitting:
-        raise UnknownNameError(f"no pool has {text}", _known_fix("pools", every))
-    if len(fitting) > 1:
-        names = ", ".join(sorted(one.name for one in fitting)[:_KNOWN_SHOWN_MAX])
-        raise InputError(f"{text} fits {len(fitting)} pools", f"choose one by name: {names}")
-    return fitting[0]
-
-
 def _known_fix(what: str, names: Iterable[str]) -> str:
     ordered = sorted(names)
     if not ordered:

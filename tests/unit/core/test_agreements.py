@@ -59,10 +59,10 @@ def test_the_only_one_needs_no_name() -> None:
             None,
             {"country": "gb"},
             InputError,
-            "country=gb fits 2 pools; fix: choose one with --pool: gb, vpn",
+            "country=gb fits 2 pools; fix: choose one by name: gb, vpn",
         ),
-        (None, {}, InputError, "no tag fits 3 pools; fix: choose one with --pool: de, gb, vpn"),
-        ("gb", {"country": "gb"}, InputError, "a pool and tags are given; fix: choose by --pool or by --tag"),
+        (None, {}, InputError, "no tag fits 3 pools; fix: choose one by name: de, gb, vpn"),
+        ("gb", {"country": "gb"}, InputError, "a pool and tags are given; fix: choose by name or by tags"),
     ],
 )
 def test_refused(name: str | None, tags: dict[str, str], kind: type[InputError], says: str) -> None:

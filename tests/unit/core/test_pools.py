@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from softunicast.core.errors import InputError, UnknownNameError
-from softunicast.core.pools import Pool, Timers, check_dns, check_tags, choose_pool, select
+from softunicast.core.pools import Pool, Timers, check_dns, check_tags, select
 from softunicast.core.records import Address
 
 ADDRESSES = (
@@ -85,45 +85,6 @@ def test_default_timers_are_not_below_the_rfcs() -> None:
     assert min(timers.tcp_opening_s, timers.tcp_closing_s) >= 4 * 60  # RFC 5382 REQ-5
     assert timers.udp_s >= 2 * 60  # RFC 4787 REQ-5
     assert timers.icmp_s >= 60  # RFC 5508 REQ-2
-
-
-# -- choosing one for a program ------------------------------------------------------------------------------
-
-GB, FR, BOTH = (
-    Pool("gb", {"country": "gb"}),
-    Pool("fr", {"country": "fr"}),
-    Pool("gb-proxy", {"country": "gb", "product": "proxy"}),
-)
-
-
-def test_a_pool_by_name_or_tags() -> None:
-    assert choose_pool([GB, FR], "fr", {}) is FR
-    assert choose_pool([GB, FR], None, {"country": "gb"}) is GB
-    assert choose_pool([GB, FR, BOTH], None, {"product": "proxy"}) is BOTH
-    assert choose_pool([FR], None, {}) is FR
-
-
-@pytest.mark.parametrize(
-    ("pools", "name", "tags", "kind", "says"),
-    [
-        ([GB, FR], "de", {}, UnknownNameError, "there is no pool 'de'; fix: known pools: fr, gb"),
-        ([GB, FR], None, {"country": "de"}, UnknownNameError, "no pool has country=de; fix: known pools: fr"),
-        (
-            [GB, BOTH],
-            None,
-            {"country": "gb"},
-            InputError,
-            "country=gb fits 2 pools; fix: .* name: gb, gb-proxy",
-        ),
-        ([GB, FR], None, {}, InputError, "no tag fits 2 pools"),
-        ([], None, {}, UnknownNameError, r"the agent has no pools; fix: add a \[\[pools\]\]"),
-    ],
-)
-def test_no_pool(
-    pools: list[Pool], name: str | None, tags: dict[str, str], kind: type[InputError], says: str
-) -> None:
-    with pytest.raises(kind, match=says):
-        choose_pool(pools, name, tags)
 
 
 @pytest.mark.parametrize(
