@@ -38,9 +38,9 @@ bpf: $(READY) ## only the BPF packet tables
 netns: $(READY) ## only the tests with whole labs in network namespaces
 	@$(BIN)/pytest -q tests/netns
 
-programs: $(READY) ## programs that were never changed, under `run`: large ones too (installs Node and Chromium)
-	@apt-get -qq install -y --no-install-recommends nodejs chromium >/dev/null
-	@$(BIN)/pytest -q tests/netns/test_run_programs.py
+programs: $(READY) ## programs and containers that were never changed: large ones too (installs Node, Chromium, runc, podman)
+	@apt-get -qq install -y --no-install-recommends nodejs chromium runc podman >/dev/null
+	@$(BIN)/pytest -q tests/netns/test_run_programs.py tests/netns/test_pair_units.py
 
 soak: $(READY) ## conversations by the tens of thousands a second for five minutes; what is left and what went where
 	@$(BIN)/python -m bench.soak $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))

@@ -1,9 +1,9 @@
 """What does connect() cost a program that is in an agreement, and what the other programs of the host?
 
-One loop (connect.c), in and out of the agreement in turns: socket(), connect() that does not wait, close(). TCP twice: the far end
-accepts, so that the connection is there when connect() returns, and is reset when it is closed; or it answers the SYN with a RST.
-Connected UDP sockets send nothing. `plain` is a server
-without softunicast, `attached` one whose hooks find that the program is in no agreement. The claims that are held are
+One loop (connect.c), in and out of the agreement in turns: socket(), connect() that does not wait, close(). TCP twice:
+the far end accepts, so that the connection is there when connect() returns, and is reset when it is closed; or it
+answers the SYN with a RST. Connected UDP sockets send nothing. `plain` is a server without softunicast, `attached` one
+whose hooks find that the program is in no agreement. The claims that are held are
 towards the same destination: of the ports that the search tries, those are in its way.
 """
 

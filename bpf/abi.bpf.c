@@ -29,6 +29,8 @@ const struct {
 	struct exempt_key exempt_key;
 	enum agreement_kind agreement_kind;
 	struct agreement agreement;
+	struct cgroup_name cgroup_name;
+	struct lasting lasting;
 	struct grant_key grant_key;
 	struct grant grant;
 	enum grant_step grant_step;

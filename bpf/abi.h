@@ -281,6 +281,19 @@ struct agreement { /* of a cgroup, or of one socket */
 	__u32 pool;
 };
 
+#define CGROUP_NAME_MAX 256
+
+struct cgroup_name { /* what a cgroup has in common with the one that is made in its place */
+	__u64 parent; /* number of the cgroup that it is in */
+	char name[CGROUP_NAME_MAX];
+};
+
+struct lasting { /* agreement of whichever cgroup is there */
+	__u64 cgroup; /* the latest one, which has an entry in `agreements` as long as this is here */
+	__u32 pool;
+	__u32 unused;
+};
+
 struct grant_key { /* an end that a user of this host may bind to */
 	__u8 address[16]; /* be; of IPv4 the first four bytes */
 	__u32 uid;

@@ -77,6 +77,7 @@ HELPER(struct bpf_sock *, sk_fullsock, struct bpf_sock *sock);
 HELPER(long, bind, struct bpf_sock_addr *ctx, void *address, int bytes);
 HELPER(long, setsockopt, void *ctx, int level, int name, void *value, int bytes);
 HELPER(long, set_retval, int value);
+HELPER(long, probe_read_kernel_str, void *to, __u32 bytes, const void *from);
 HELPER(void *, skc_to_tcp_timewait_sock, void *sock);
 /* A function of the kernel (6.2): the pointer, as one to a struct of the kernel's that may be read. */
 extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __attribute__((section(".ksyms")));

@@ -37,7 +37,7 @@ from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.libbpf import check, ffi, load_library
 from softunicast.kernel.objects import BpfObject
 
-LINKS = {f"links/{program}" for _, program, _ in socket_hooks.HOOKS}
+LINKS = {f"links/{program}" for _, program, *_ in (*socket_hooks.HOOKS, socket_hooks.REMADE)}
 WANTED = state(ports=PORTS, mine=(SLOT,), theirs=(), expired=())
 
 

@@ -148,8 +148,7 @@ async def _run(
         daemon.event_log.info(
             "agent ready", version=__version__, adopted=datapath.adopted, address=me.address
         )
-        notify("READY=1")
-        await daemon.run(stop)
+        await daemon.run(stop, partial(notify, "READY=1"))
         restore = config.agent.on_stop == "restore"
     except Exception as error:
         # One line is enough for what the operator can do something about; a defect needs the whole story.

@@ -593,6 +593,39 @@ _agreement = Struct("<II")
 AGREEMENT_BYTES: Final = 8
 
 
+class CgroupName(NamedTuple):
+    parent: int
+    name: bytes
+
+    def pack(self) -> bytes:
+        return _cgroup_name.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> CgroupName:
+        return cls._make(_cgroup_name.unpack(data))
+
+
+_cgroup_name = Struct("<Q256s")
+CGROUP_NAME_BYTES: Final = 264
+
+
+class Lasting(NamedTuple):
+    cgroup: int
+    pool: int
+    unused: int
+
+    def pack(self) -> bytes:
+        return _lasting.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Lasting:
+        return cls._make(_lasting.unpack(data))
+
+
+_lasting = Struct("<QII")
+LASTING_BYTES: Final = 16
+
+
 class GrantKey(NamedTuple):
     address: bytes
     uid: int

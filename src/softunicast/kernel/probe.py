@@ -41,7 +41,7 @@ int unshare(int flags);
 ffi.cdef(DECLARATIONS)
 
 # <linux/bpf.h>: program, map and attach types, flags.
-_SCHED_CLS, _XDP, _SOCK, _SOCK_ADDR, _SYSCALL = 3, 6, 9, 18, 31
+_SCHED_CLS, _XDP, _SOCK, _RAW_TRACEPOINT, _SOCK_ADDR, _SYSCALL = 3, 6, 9, 17, 18, 31
 _HASH, _PERCPU_ARRAY, _LPM_TRIE = 1, 6, 11
 _ATTACH_XDP, _ATTACH_TCX_INGRESS = 37, 46
 _BIND, _CONNECT, _SENDMSG, _RELEASE = (8, 9), (10, 11), (14, 15), (34,)  # hooks of cgroups, IPv4 and IPv6
@@ -213,6 +213,13 @@ def _have_cgroup_hook(kind: int, attach_types: tuple[int, ...]) -> Callable[[], 
     return attempt
 
 
+def _have_tracepoint(name: str) -> Callable[[], bool]:
+    """As programs that read the kernel's structs find it."""
+    return lambda: f"\0btf_trace_{name}\0".encode() in BTF_VMLINUX.read_bytes()
+
+
+_RESTARTED: Final = "units that stay attached when they are restarted"
+
 _PROBES: Final[dict[str, _Probe]] = {
     "btf": _Probe("5.4", "programs that fit this kernel's structures", _have_btf, "CONFIG_DEBUG_INFO_BTF"),
     "bpffs": _Probe("4.4", "a data path that outlives the agent", _have_filesystem("bpf")),
@@ -311,12 +318,22 @@ _PROBES: Final[dict[str, _Probe]] = {
     "cgroup-release": _Probe(
         "5.9", "egress of sockets", _have_cgroup_hook(_SOCK, _RELEASE), "CONFIG_CGROUP_BPF", required=False
     ),
+    "bpf_probe_read_kernel_str": _Probe(
+        "5.5", _RESTARTED, _have_helper(_RAW_TRACEPOINT, 115), "CONFIG_BPF_EVENTS", required=False
+    ),
+    "cgroup-mkdir": _Probe(
+        "5.19",
+        _RESTARTED,
+        _have_tracepoint("cgroup_mkdir"),
+        "CONFIG_BPF_EVENTS",
+        required=False,
+    ),
 }
 
 FOR_SOCKETS: Final = tuple(name for name, probe in _PROBES.items() if not probe.required)
 
 # Questions that need no privilege.
-_ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2"))
+_ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2", "cgroup-mkdir"))
 
 
 # -- asking --------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The programs that sockets of this host meet: attached once, to the root of cgroup2, for every program of the host;
-they leave alone what is in another network namespace (by its cookie), so several servers can be on one host.
+they leave alone what is in another network namespace (by its cookie), so several servers can be on one host. And the
+one that every new cgroup meets.
 
 Which cgroups are excused is written here; which are in agreements, others write (agreements.py).
 """
@@ -44,9 +45,11 @@ ANSWERS: Final = (
     ("dns", "peer_mapped", 30),
     ("dns6", "socket_peer6", 30),
 )
+REMADE: Final = "remade", "cgroup_remade"  # object and program
+_TRACEPOINT: Final = 23
 AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
 RUN: Final = ("grant", "grant6")  # by grants.py
-OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)), *AT_UPLINK, *RUN)
+OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)), *AT_UPLINK, *RUN, REMADE[0])
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
@@ -77,7 +80,9 @@ def netns_cookie(of: socket.socket | None = None) -> int:
 
 def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
     """Attaches every hook, or gives its link the new program; by the name of the program."""
-    return _attach(HOOKS, root, objects, links)
+    yield from _attach(HOOKS, root, objects, links)
+    name, program = REMADE
+    yield program, Link.attach_anew(objects[name].programs[program], _TRACEPOINT, links / program)
 
 
 def attach_answers(
@@ -107,6 +112,7 @@ def _attach(
 def detach(links: Path, uplink: str) -> None:
     """What another configuration has attached."""
     for name in (
+        REMADE[1],
         *(program for _, program, _ in (*ANSWERS, *reversed(HOOKS))),
         *(f"{name}@{uplink}" for name in AT_UPLINK),
     ):

@@ -63,6 +63,7 @@ class Node:
         self.indices = {"uplink": 2, "clients": 3}
         self.log = fakes.Log()
         self.stopping = asyncio.Event()
+        self.ready: Callable[[], object] = lambda: None
         self.ledger: SqliteLedger
         self.daemon: Daemon
 
@@ -90,7 +91,7 @@ class Node:
         except BaseException:
             await daemon.end(restore=not self.datapath.adopted)
             raise
-        run = asyncio.create_task(daemon.run(self.stopping))
+        run = asyncio.create_task(daemon.run(self.stopping, self.ready))
         try:
             yield daemon
         finally:

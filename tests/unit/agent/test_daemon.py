@@ -76,6 +76,30 @@ async def test_new_slice_is_closed_until_it_settled(node: Node) -> None:
         assert (await daemon.status())["leases_held"] == 0
 
 
+async def test_ready_is_told_once_and_not_before_flows_open(node: Node) -> None:
+    told: list[tuple[object, ...]] = []
+    node.ready = lambda: told.append(node.opening())
+    async with node.running() as daemon:
+        await until(lambda: bool(told))
+        turns = daemon.keeper.generation
+        daemon.keeper.generation += 1  # something else to apply
+        await until(lambda: daemon._applied[1] > turns)  # type: ignore[operator]
+    assert told == [(part(1),)]
+
+
+async def test_ready_is_told_in_the_end_of_an_agent_in_trouble(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd would end it, and start it anew, for ever."""
+    node.config = replace(node.config, agent=replace(node.config.agent, settle_s=60.0))
+    monkeypatch.setattr(daemon_module, "READY_MAX_S", -59.9)
+    told: list[tuple[object, ...]] = []
+    node.ready = lambda: told.append(node.opening())
+    async with node.running():
+        await until(lambda: bool(told))
+    assert told == [()]
+
+
 async def test_live_flows_make_a_stop_unclean(node: Node) -> None:
     async with node.running():
         await until(lambda: node.opening() == (part(1),))
