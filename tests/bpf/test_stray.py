@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -11,43 +10,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cffi import FFI
 from pyroute2 import IPRoute
 from tests.bpf import families, frames
 from tests.bpf.agreements import agreed
 from tests.bpf.far_end import Wire, agreed_place, far_end, made_in, prepare, to, udp_in, writable
 from tests.bpf.frames import FROM_WIRE, echo, source_of, tcp, udp
-from tests.bpf.programs import cgroup, cgroup_root, inside, on_loopback, refusal_of
-from tests.bpf.world import ADDRESS, ATTACH, LIMITS, ME, ONRAMP, UPLINK, World, add_pair, namespace, state
+from tests.bpf.programs import cgroup, inside, on_loopback
+from tests.bpf.second_card import (
+    FROM_THERE,
+    OTHER,
+    OTHER_END,
+    OWN,
+    THERE,
+    THERE_MAC,
+    counted,
+    refused,
+    second_card,
+)
+from tests.bpf.world import ADDRESS, ONRAMP, UPLINK, World, add_pair, namespace
 
-from softunicast.core.config_sockets import SocketsConfig
-from softunicast.core.errors import HostError
 from softunicast.kernel import abi, cgroups, strays
-from softunicast.kernel.agreements import Agreements
-from softunicast.kernel.datapath import Datapath
-from softunicast.kernel.joining import Joining
 
 FAMILIES = (4, 6)
-OTHER = "oth"  # a second card
-OWN, THERE = "10.9.0.1", "10.9.0.2:443"
-MAC, THERE_MAC = "02:00:00:00:09:01", "02:00:00:00:09:02"
-_ffi = FFI()
-_ffi.cdef("int bpf_prog_attach(int prog, int target, int kind, unsigned flags);")
-_ffi.cdef("int bpf_prog_detach2(int prog, int target, int kind);")
-ALONE = _ffi.dlopen("libbpf.so.1")
-FROM_THERE = (THERE_MAC, MAC)
 
 
 @pytest.fixture(scope="module")
 def other(sockets_world: World) -> Iterator[World]:
-    """With a second card, and somebody there."""
-    index = add_pair(OTHER, "otp", MAC, f"{OWN}/24")
-    address = THERE.partition(":")[0]
-    with IPRoute() as netlink:
-        for number, dst in ((socket.AF_INET, address), (socket.AF_INET6, str(families.six(address)))):
-            netlink.neigh("add", family=number, dst=dst, lladdr=THERE_MAC, ifindex=index, state="permanent")
+    with second_card():
         yield sockets_world
-        netlink.link("del", index=index)
 
 
 @pytest.fixture
@@ -57,7 +47,7 @@ def world(other: World, family: int) -> World:
 
 @pytest.fixture
 def wire(world: World) -> Iterator[Wire]:
-    with far_end("otp") as made:
+    with far_end(OTHER_END) as made:
         yield made
 
 
@@ -76,22 +66,6 @@ def looked_at(world: World, cgroup: Path) -> Iterator[None]:
         yield
     finally:
         strays.detach(folder, cgroups.number(cgroup))
-
-
-@contextmanager
-def counted(world: World, **expected: int) -> Iterator[None]:
-    before = world.counters()
-    yield
-    after = world.counters()
-    assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == expected
-
-
-@contextmanager
-def refused(world: World, wire: Wire, reason: str = "not_uplink") -> Iterator[None]:
-    """EPERM at once, one reason for it, and nothing on the wire."""
-    with counted(world, **{reason: 1}), refusal_of(errno.EPERM):
-        yield
-    wire.check_silent()
 
 
 def bound(place: Path | None, kind: int = socket.SOCK_DGRAM, port: int = 0) -> socket.socket:
@@ -318,125 +292,3 @@ def test_a_connection_that_began_at_the_uplink(world: World, place: Path, wire: 
                 wire.check_silent()
             finally:
                 netlink.route("del", **way, oif=socket.if_nametoindex(OTHER))
-
-
-# -- where the programs are attached
-
-
-def links(world: World) -> set[str]:
-    return {pin.name for pin in (world.of_both.folder / "links").glob("socket_packet*-*")}
-
-
-def check_refused(world: World, wire: Wire) -> None:
-    with made_in(None, socket.SOCK_DGRAM) as asks, refused(world, wire):
-        asks.sendto(b"question", to(THERE))
-
-
-def test_they_come_and_go_with_an_agreement(world: World, wire: Wire) -> None:
-    """Of `attach` and of `run`; other programs meet none."""
-    with cgroup() as there, Agreements.open(world.of_both.folder) as table:
-        joining = Joining(table, cgroup_root())
-        assert joining.attach(there, "gb", lasts=False)
-        number = cgroups.number(there)
-        assert links(world) == {f"socket_packet-{number}", f"socket_packet6-{number}"}
-        with inside(there):
-            check_refused(world, wire)
-        joining.detach(there)
-        assert not links(world)
-        with inside(there):
-            joined = joining.join("gb")
-            assert len(links(world)) == 2
-            check_refused(world, wire)
-            joining.leave(joined)
-            assert not links(world)
-
-
-def test_who_takes_the_place_of_what_was_attached_meets_them_at_once(world: World, wire: Wire) -> None:
-    """They are at the cgroup above, for as long as one that lasts is below it; what is beside it sends as ever."""
-    with (
-        cgroup() as above,
-        cgroup(above) as there,
-        cgroup(above) as beside,
-        Agreements.open(world.of_both.folder) as table,
-    ):
-        joining = Joining(table, cgroup_root())
-        attached = {f"socket_packet-{cgroups.number(above)}", f"socket_packet6-{cgroups.number(above)}"}
-        joining.attach(there, "gb")
-        joining.attach(beside, "gb")
-        assert links(world) == attached
-        joining.detach(beside)
-        there.rmdir()
-        joining.tidy()
-        assert links(world) == attached
-        there.mkdir()
-        with inside(there):
-            check_refused(world, wire)
-        with inside(beside), made_in(None, socket.SOCK_DGRAM) as asks:
-            asks.sendto(b"question", to(THERE))
-        joining.attach(there, "gb", lasts=False)
-        assert links(world) == {
-            name.replace(str(cgroups.number(above)), str(cgroups.number(there))) for name in attached
-        }
-        joining.detach(there)
-        assert not links(world)
-
-
-def test_one_that_begins_while_another_is_tidied_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes the programs away looks again."""
-    with cgroup() as there, Agreements.open(world.of_both.folder) as table:
-        number, real = cgroups.number(there), strays.detach
-
-        def detached(folder: Path, gone: int) -> None:
-            real(folder, gone)
-            table.set(number, "gb")
-
-        strays.attach(table.folder, there)
-        monkeypatch.setattr(strays, "detach", detached)
-        Joining(table, cgroup_root()).tidy()
-        assert len(links(world)) == 2
-        monkeypatch.undo()
-        Joining(table, cgroup_root()).detach(there)
-        assert not links(world)
-
-
-def test_a_cgroup_that_is_gone(world: World) -> None:
-    with Agreements.open(world.of_both.folder) as table:
-        joining = Joining(table, cgroup_root())
-        with cgroup() as there:
-            joining.attach(there, "gb", lasts=False)
-        assert len(links(world)) == 2
-        joining.tidy()
-        assert not links(world)
-
-
-def test_an_agent_that_starts_attaches_them(mount: Path, family: int) -> None:
-    """Also for agreements that another version has made; and lets go of those that are over."""
-    first = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig())
-    first.apply(state())
-    with cgroup() as old, cgroup() as there, Agreements.open(mount) as table:
-        strays.attach(mount, old)
-        table.set(cgroups.number(there), "gb")
-        first.close()
-        second = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig())
-        world = World(second)
-        number = cgroups.number(there)
-        assert links(world) == {f"socket_packet-{number}", f"socket_packet6-{number}"}
-        second.close()
-        third = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig(enabled=False))
-        assert not links(world)
-        third.remove()
-
-
-def test_a_program_of_somebody_else_that_wants_to_be_alone(world: World) -> None:
-    """One clear error, and nothing is changed."""
-    stray = world.of_both._objects["stray"].programs["socket_packet"]
-    with cgroup() as above, cgroup(above) as there, Agreements.open(world.of_both.folder) as table:
-        target = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            assert ALONE.bpf_prog_attach(stray, target, 1, 0) == 0
-            with pytest.raises(HostError, match=r"^another BPF program at .* fix: find it with bpftool"):
-                Joining(table, cgroup_root()).attach(there, "gb")
-            assert (table.list(), links(world)) == ((), set())
-        finally:
-            ALONE.bpf_prog_detach2(stray, target, 1)
-            os.close(target)
