@@ -28,7 +28,7 @@ from bench.world import INTERNET, SERVER, World, world
 from softunicast.core.config import Limits
 from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.errors import HostError, LabError
-from softunicast.kernel import abi, cgroups, sysctl
+from softunicast.kernel import abi, cgroups, strays, sysctl
 from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.words import address_word, be16
@@ -167,7 +167,7 @@ def _places(loop: Path) -> Iterator[Callable[[str], Mapping[str, Place]]]:
         for made in (bare, measured):
             made.run(INTERNET, f"ip addr add {SERVICE}/32 dev lo")
             made.inside(INTERNET, sysctl.write, "net/core/somaxconn", SOMAXCONN)
-            stack.enter_context(listening(made, (str(loop), SERVICE, str(port)), port))
+            stack.enter_context(listening(made, (str(loop), SERVICE, str(port)), port, on_core=False))
         outside = stack.enter_context(_cgroup(_root(), bare.name))
         hooked = stack.enter_context(_cgroup(_root(), measured.name))
         others, agreed = (stack.enter_context(_cgroup(hooked, name)) for name in ("others", "agreed"))
@@ -175,6 +175,7 @@ def _places(loop: Path) -> Iterator[Callable[[str], Mapping[str, Place]]]:
         datapath = measured.inside(SERVER, _open, measured, hooked)
         stack.callback(datapath.remove)
         with Agreements.open(datapath.folder) as agreements:
+            strays.attach(datapath.folder, agreed)  # as `run` does
             agreements.set(cgroups.number(agreed), "bench")
 
         def places(kind: str) -> Mapping[str, Place]:
