@@ -79,14 +79,18 @@ SEC("cgroup_skb/egress")
 int HOOK(socket_packet)(struct __sk_buff *skb)
 {
 	__u32 first = 0;
-	struct settings *self = bpf_map_lookup_elem(&settings, &first);
-	struct bpf_sock *sock = skb->sk;
+	struct settings *self;
+	struct bpf_sock *sock;
 	int here;
 
-	if (!self || !self->netns_cookie || !sock || skb->ifindex == LOOPBACK)
+	if (skb->protocol != be16(ETH_P_FAMILY) || skb->ifindex == LOOPBACK)
+		return LET_GO;
+	self = bpf_map_lookup_elem(&settings, &first);
+	sock = skb->sk;
+	if (!self || !self->netns_cookie || !sock)
 		return LET_GO;
 	here = netns_cookie_of(sock) == self->netns_cookie;
-	if ((here && skb->ifindex == self->uplink) || skb->protocol != be16(ETH_P_FAMILY))
+	if (here && skb->ifindex == self->uplink)
 		return LET_GO;
 	if (agreement_of_packet(skb).kind != AGREEMENT_POOL)
 		return LET_GO;
