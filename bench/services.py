@@ -69,11 +69,9 @@ def wires(
 
 
 @contextmanager
-def listening(
-    built: World, command: tuple[str, ...], port: int, on_core: bool = True
-) -> Iterator[None]:
-    """Runs a server in the internet node, from when it listens on the port until the `with` block ends. `on_core`: on the
-    core under test."""
+def listening(built: World, command: tuple[str, ...], port: int, on_core: bool = True) -> Iterator[None]:
+    """Runs a server in the internet node, from when it listens on the port until the `with` block ends.
+    `on_core`: on the core under test."""
     process = built.inside(INTERNET, _start_here, command, on_core)
     try:
         _wait_listening(built, process, command[0], port)
