@@ -145,14 +145,10 @@ def test_what_an_agent_before_attached_beside_goes(mount: Path) -> None:
     first.apply(state())
     wanted = {pin.name for pin in (mount / "links").iterdir()}
     beside = (
-        *(
-            ("director_tc6", "remote6", UPLINK, ATTACH_TCX_INGRESS),
-            ("egress6", "egress_in6", UPLINK, ATTACH_TCX_INGRESS),
-        ),
-        *(
-            ("guard6", "guard6", UPLINK, ATTACH_TCX_EGRESS),
-            ("egress6", "egress_out6", ONRAMP, ATTACH_TCX_INGRESS),
-        ),
+        ("director_tc6", "remote6", UPLINK, ATTACH_TCX_INGRESS),
+        ("egress6", "egress_in6", UPLINK, ATTACH_TCX_INGRESS),
+        ("guard6", "guard6", UPLINK, ATTACH_TCX_EGRESS),
+        ("egress6", "egress_out6", ONRAMP, ATTACH_TCX_INGRESS),
     )
     for name, program, interface, kind in beside:
         index = socket.if_nametoindex(interface)

@@ -156,7 +156,7 @@ def test_a_healthy_host_has_no_problem(scope: Scope, facts: Facts) -> None:
         ),
         (
             AGENT,
-            replace(RUNNING, attached=(*ON_UPLINK[:3], ON_UPLINK[4], ON_CLIENTS)),
+            replace(RUNNING, attached=(*ON_UPLINK[:2], ON_CLIENTS)),
             "error",
             "uplink is without guard (tcx",
         ),
