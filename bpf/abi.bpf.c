@@ -8,6 +8,7 @@ const struct {
 	enum traffic traffic;
 	enum hook hook;
 	enum handed handed;
+	enum handed_tc handed_tc;
 	enum server_kind server_kind;
 	enum tcp_seen tcp_seen;
 	enum behaviour behaviour;

@@ -117,6 +117,17 @@ enum handed {
 	HANDED_MAX,
 };
 
+/* Likewise in `handed_tc`, at tc. */
+enum handed_tc {
+	HANDED_TC_DIRECTOR = 0,
+	HANDED_TC_REMOTE,
+	HANDED_TC_EGRESS_IN,
+	HANDED_TC_EGRESS_OUT,
+	HANDED_TC_UPLINK,
+	HANDED_TC_GUARD,
+	HANDED_TC_MAX,
+};
+
 enum server_kind {
 	SERVER_UNUSED = 0,
 	SERVER_SELF,

@@ -18,6 +18,7 @@
 #include "agreement.h"
 #include "count.h"
 #include "fragment.h"
+#include "handed.h"
 #include "quote.h"
 #include "rewrite.h"
 #include "slots.h"
@@ -96,7 +97,7 @@ int HOOK(guard)(struct __sk_buff *skb)
 	/* A raw socket can write tags in front of anything, and routers take priority tags (VLAN 0) for none. */
 	parsed = parse_behind((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, 2, &packet);
 	if (parsed == PARSED_OTHER)
-		return TC_ACT_UNSPEC;
+		return hand_over(skb, HANDED_TC_GUARD);
 	port = packet.source_port;
 	to_port = packet.destination_port;
 	if (parsed == PARSED_ERROR) {

@@ -10,6 +10,7 @@
  * Packets of other sockets are none of ours, with one exception: the kernel answers in the name of sockets that are
  * gone (resets, ICMP errors), and an answer that belongs to a flow leaves as the flow does.
  */
+#include "handed.h"
 #include "icmp.h"
 #include "link.h"
 #include "mute.h"
@@ -221,8 +222,10 @@ int HOOK(uplink)(struct __sk_buff *skb)
 	__u32 pool = 0;
 
 	/* It passes through only, or leaves by a VLAN, which is another interface, or has a program of its own. */
-	if (skb->ingress_ifindex || skb->vlan_present || is_other(skb))
+	if (skb->ingress_ifindex || skb->vlan_present)
 		return TC_ACT_UNSPEC;
+	if (is_other(skb))
+		return hand_over(skb, HANDED_TC_UPLINK);
 	sock = skb->sk;
 	if (sock)
 		full = bpf_sk_fullsock(sock);

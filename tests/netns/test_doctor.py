@@ -70,9 +70,7 @@ def test_a_data_path_without_an_agent_is_found_until_it_is_removed(host: Host) -
     datapath = data_path(host)
     datapath.close()
     programs, pins = host.problems()
-    assert programs.what.startswith(
-        "programs without an agent: director_tc on uplink, director_tc6 on uplink, egress_in on uplink"
-    )
+    assert programs.what.startswith("programs without an agent: director_tc on uplink, egress_in on uplink")
     assert pins.what.endswith(f"pins in {host.scope.bpffs} and no agent")
     assert host.problems(replace(host.scope, agent_answers=None)) == []
     data_path(host).remove()
@@ -84,7 +82,7 @@ def test_what_the_running_data_path_lacks_is_found(host: Host) -> None:
     (finding,) = host.problems(scope)
     assert finding.what == (
         "the agent answers, but uplink is without director (xdp or tcx ingress), egress_in (tcx ingress), "
-        "guard (tcx egress), egress_in6 (tcx ingress), guard6 (tcx egress)"
+        "guard (tcx egress)"
     )
     datapath = data_path(host)
     assert host.problems(scope) == []
@@ -96,11 +94,8 @@ def test_programs_are_listed_where_they_are(host: Host) -> None:
     datapath = data_path(host)
     assert namespaces.run_in(host.netns, attached, "uplink") == (
         Attached("uplink", "tcx ingress", "director_tc"),
-        Attached("uplink", "tcx ingress", "director_tc6"),
         Attached("uplink", "tcx ingress", "egress_in"),
-        Attached("uplink", "tcx ingress", "egress_in6"),
         Attached("uplink", "tcx egress", "guard"),
-        Attached("uplink", "tcx egress", "guard6"),
     )
     assert namespaces.run_in(host.netns, attached, "clients") == ()
     datapath.remove()

@@ -61,7 +61,12 @@ def test_every_map() -> None:
 
 
 def value_name(constant: str) -> str:
-    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter", "HANDED_MAX": "program"}[constant]
+    return {
+        "REASON_MAX": "reason",
+        "TRAFFIC_MAX": "counter",
+        "HANDED_MAX": "program",
+        "HANDED_TC_MAX": "program",
+    }[constant]
 
 
 def enum_of_header(prefix: str) -> set[str]:

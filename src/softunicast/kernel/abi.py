@@ -96,6 +96,16 @@ class Handed(IntEnum):
     MAX = 2
 
 
+class HandedTc(IntEnum):
+    TC_DIRECTOR = 0
+    TC_REMOTE = 1
+    TC_EGRESS_IN = 2
+    TC_EGRESS_OUT = 3
+    TC_UPLINK = 4
+    TC_GUARD = 5
+    TC_MAX = 6
+
+
 class ServerKind(IntEnum):
     UNUSED = 0
     SELF = 1

@@ -23,19 +23,15 @@ from softunicast.kernel.native_xdp import have_native_xdp
 from softunicast.kernel.probe import Feature
 
 JIT: Final = "net/core/bpf_jit_enable"
-IN_XDP: Final = (XDP, "director")  # of both families; else one at tc for each
-AT_TC: Final = ((TCX_INGRESS, "director_tc"), (TCX_INGRESS, "director_tc6"))
-ON_UPLINK: Final = (
-    *((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard")),
-    *((TCX_INGRESS, "egress_in6"), (TCX_EGRESS, "guard6")),
-)
+IN_XDP: Final = (XDP, "director")
+AT_TC: Final = (TCX_INGRESS, "director_tc")
+ON_UPLINK: Final = ((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
 ON_ONRAMPS: Final = (
     (TCX_INGRESS, "egress_out"),
-    (TCX_INGRESS, "egress_out6"),
     (TCX_INGRESS, "wrap"),
     (XDP, "fast"),
 )
-OURS: Final = frozenset({IN_XDP, *AT_TC, *ON_UPLINK, *ON_ONRAMPS})
+OURS: Final = frozenset({IN_XDP, AT_TC, *ON_UPLINK, *ON_ONRAMPS})
 START_AGAIN: Final = "start the agent again, it takes over; stopped cleanly it removes everything"
 
 
@@ -250,9 +246,8 @@ def _programs(scope: Scope, facts: Facts) -> Iterator[Finding]:
             fix = f'ip link set dev {one.interface} xdp off, or stop its owner; or [uplink] attach = "tc"'
             yield Finding(Severity.ERROR, what, fix)
     if scope.agent_answers and facts.may_load and scope.uplink in facts.interfaces:
-        missing = [] if there & {IN_XDP, *AT_TC} else ["director (xdp or tcx ingress)"]
-        needed = (*AT_TC, *ON_UPLINK) if there & set(AT_TC) and IN_XDP not in there else ON_UPLINK
-        missing += [f"{program} ({hook})" for hook, program in needed if (hook, program) not in there]
+        missing = [] if there & {IN_XDP, AT_TC} else ["director (xdp or tcx ingress)"]
+        missing += [f"{program} ({hook})" for hook, program in ON_UPLINK if (hook, program) not in there]
         if missing:
             what = f"the agent answers, but {scope.uplink} is without {', '.join(missing)}"
             yield Finding(Severity.ERROR, what, "restart the agent, it attaches them again")

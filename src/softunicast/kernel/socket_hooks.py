@@ -48,11 +48,11 @@ ANSWERS: Final = (
 )
 REMADE: Final = "remade", "cgroup_remade"  # object and program
 _TRACEPOINT: Final = 23
-AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
+AT_UPLINK: Final = "uplink"  # object and program
 RUN: Final = ("grant", "grant6")  # by grants.py
 OBJECTS: Final = (
     *dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)),
-    *(*AT_UPLINK, *RUN, REMADE[0], *strays.PROGRAMS),
+    *(AT_UPLINK, "uplink6", *RUN, REMADE[0], *strays.PROGRAMS),
 )
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
@@ -120,7 +120,7 @@ def detach(links: Path, uplink: str) -> None:
     for name in (
         REMADE[1],
         *(program for _, program, _ in (*ANSWERS, *reversed(HOOKS))),
-        *(f"{name}@{uplink}" for name in AT_UPLINK),
+        f"{AT_UPLINK}@{uplink}",
     ):
         if (links / name).exists():
             link_of(links / name).remove()
