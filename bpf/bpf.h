@@ -32,6 +32,8 @@
 #define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
 #define zero_fill(to, bytes) __builtin_memset(to, 0, bytes)
 
+enum tcp_socket { STATE_SYN_SENT = 2, STATE_TIME_WAIT = 6, STATE_CLOSE = 7, STATE_LISTEN = 10 }; /* struct bpf_sock.state */
+
 #define HELPER(type, name, ...) \
 	static type (*const bpf_##name)(__VA_ARGS__) __attribute__((unused)) = (void *)BPF_FUNC_##name
 HELPER(void *, map_lookup_elem, void *map, const void *key);

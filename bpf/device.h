@@ -10,7 +10,6 @@
 
 #include "netns.h"
 
-#define STATE_LISTEN 10 /* BPF_TCP_LISTEN */
 #define STEPS_MAX 8192
 
 struct inet_bind_bucket { /* a port */

@@ -24,6 +24,13 @@ struct {
 	__type(value, __u32);
 } handed_tc SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} handed_sent SEC(".maps");
+
 #endif
 
 /* Is the frame one of IPv6, as far as it says so without a tag? */

@@ -33,8 +33,6 @@ struct tcp_sock {
 } __attribute__((preserve_access_index));
 
 #define SOCK_LINGER 4 /* of enum sock_flags */
-#define STATE_SYN_SENT 2
-#define STATE_CLOSE 7
 #define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
 
 INLINE const struct sock *inside(const void *sock)

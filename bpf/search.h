@@ -18,8 +18,6 @@
 #include "device.h"
 #include "scratch.h"
 
-#define STATE_TIME_WAIT 6 /* BPF_TCP_TIME_WAIT */
-
 enum holder { HOLDER_NONE, HOLDER_SOCKET, HOLDER_TIME_WAIT };
 
 INLINE void fill_tuple(struct bpf_sock_tuple *tuple, const struct claim_key *key)

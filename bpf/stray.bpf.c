@@ -15,6 +15,7 @@
  *
  * In another network namespace there is no uplink, and no on-ramp. Packets that come through are nobody's here. */
 #include "count.h"
+#include "handed.h"
 #include "link.h"
 #include "netns.h"
 #include "sender.h"
@@ -79,19 +80,21 @@ SEC("cgroup_skb/egress")
 int HOOK(socket_packet)(struct __sk_buff *skb)
 {
 	__u32 first = 0;
-	struct settings *self;
-	struct bpf_sock *sock;
+	struct settings *self = bpf_map_lookup_elem(&settings, &first);
+	struct bpf_sock *sock = skb->sk;
 	int here;
 
-	if (skb->protocol != be16(ETH_P_FAMILY) || skb->ifindex == LOOPBACK)
-		return LET_GO;
-	self = bpf_map_lookup_elem(&settings, &first);
-	sock = skb->sk;
-	if (!self || !self->netns_cookie || !sock)
+	if (!self || !self->netns_cookie || !sock || skb->ifindex == LOOPBACK)
 		return LET_GO;
 	here = netns_cookie_of(sock) == self->netns_cookie;
 	if (here && skb->ifindex == self->uplink)
 		return LET_GO;
+	if (skb->protocol != be16(ETH_P_FAMILY)) {
+#if FAMILY == 4
+		bpf_tail_call(skb, &handed_sent, 0);
+#endif
+		return LET_GO;
+	}
 	if (agreement_of_packet(skb).kind != AGREEMENT_POOL)
 		return LET_GO;
 	sock = bpf_sk_fullsock(sock);

@@ -83,7 +83,7 @@ def test_the_next_one_takes_them_over(mount: Path) -> None:
             second = opened(mount, SocketsConfig())
             assert second.adopted
             number = cgroups.number(made)
-            assert pins(mount) - before == {f"links/{name}-{number}" for name in strays.PROGRAMS.values()}
+            assert pins(mount) - before == {f"links/{strays.PROGRAM}-{number}"}
             port = one.local(bound)[1]
             assert {one.connect("udp")[1] for _ in range(PORTS - 2)} | {port} < SLICE
             with refusal_of(errno.EADDRNOTAVAIL):

@@ -60,14 +60,14 @@ def test_they_come_and_go_with_an_agreement(world: World, wire: Wire) -> None:
         joining = Joining(table, cgroup_root())
         assert joining.attach(there, "gb", lasts=False)
         number = cgroups.number(there)
-        assert links(world) == {f"socket_packet-{number}", f"socket_packet6-{number}"}
+        assert links(world) == {f"socket_packet-{number}"}
         with inside(there):
             check_refused(world, wire)
         joining.detach(there)
         assert not links(world)
         with inside(there):
             joined = joining.join("gb")
-            assert len(links(world)) == 2
+            assert len(links(world)) == 1
             check_refused(world, wire)
             joining.leave(joined)
             assert not links(world)
@@ -82,7 +82,7 @@ def test_who_takes_the_place_of_what_was_attached_meets_them_at_once(world: Worl
         Agreements.open(world.of_both.folder) as table,
     ):
         joining = Joining(table, cgroup_root())
-        attached = {f"socket_packet-{cgroups.number(above)}", f"socket_packet6-{cgroups.number(above)}"}
+        attached = {f"socket_packet-{cgroups.number(above)}"}
         joining.attach(there, "gb")
         joining.attach(beside, "gb")
         assert links(world) == attached
@@ -115,7 +115,7 @@ def test_one_that_begins_while_another_is_tidied_up(world: World, monkeypatch: p
         strays.attach(table.folder, there)
         monkeypatch.setattr(strays, "detach", detached)
         Joining(table, cgroup_root()).tidy()
-        assert len(links(world)) == 2
+        assert len(links(world)) == 1
         monkeypatch.undo()
         Joining(table, cgroup_root()).detach(there)
         assert not links(world)
@@ -126,7 +126,7 @@ def test_a_cgroup_that_is_gone(world: World) -> None:
         joining = Joining(table, cgroup_root())
         with cgroup() as there:
             joining.attach(there, "gb", lasts=False)
-        assert len(links(world)) == 2
+        assert len(links(world)) == 1
         joining.tidy()
         assert not links(world)
 
@@ -142,7 +142,7 @@ def test_an_agent_that_starts_attaches_them(mount: Path, family: int) -> None:
         second = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig())
         world = World(second)
         number = cgroups.number(there)
-        assert links(world) == {f"socket_packet-{number}", f"socket_packet6-{number}"}
+        assert links(world) == {f"socket_packet-{number}"}
         second.close()
         third = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig(enabled=False))
         assert not links(world)

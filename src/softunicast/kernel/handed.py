@@ -12,7 +12,7 @@ from softunicast.kernel.maps import Map
 from softunicast.kernel.objects import BpfObject
 from softunicast.kernel.words import index_key
 
-# By map, in the order of abi.Handed and abi.HandedTc: object and program.
+# By map, in the order of abi.Handed and abi.HandedTc; those of cgroups have one (strays.py). Object and program.
 HANDED: Final = {
     "handed": (("director6", "director6"), ("fast6", "fast6")),
     "handed_tc": (
@@ -23,6 +23,7 @@ HANDED: Final = {
         ("uplink6", "uplink6"),
         ("guard6", "guard6"),
     ),
+    "handed_sent": (("stray6", "socket_packet6"),),
 }
 ON_UPLINK_BEFORE: Final = ("director_tc6", "remote6", "egress_in6", "uplink6", "guard6")
 ON_ONRAMP_BEFORE: Final = "egress_out6"

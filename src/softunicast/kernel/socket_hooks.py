@@ -52,7 +52,7 @@ AT_UPLINK: Final = "uplink"  # object and program
 RUN: Final = ("grant", "grant6")  # by grants.py
 OBJECTS: Final = (
     *dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)),
-    *(AT_UPLINK, "uplink6", *RUN, REMADE[0], *strays.PROGRAMS),
+    *(AT_UPLINK, "uplink6", *RUN, REMADE[0], strays.OBJECT, "stray6"),
 )
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
@@ -128,7 +128,7 @@ def detach(links: Path, uplink: str) -> None:
 
 
 def _attach_strays(root: Path, objects: Mapping[str, BpfObject], folder: Path) -> None:
-    strays.pin_programs(folder, objects)
+    strays.pin_program(folder, objects)
     with Agreements.open(folder) as table:
         strays.attach_all(folder, table.watched, lambda number: cgroup_tree.path_of(root, number))
 

@@ -1,8 +1,8 @@
-"""Programs that refuse what an agreement would send by another interface than the uplink (bpf/stray.bpf.c). They
-are attached to the cgroups of agreements and to no other, because the kernel asks them for every packet: at the root,
+"""The program that refuses what an agreement would send by another interface than the uplink (bpf/stray.bpf.c). It
+is attached to the cgroups of agreements and to no other, because the kernel asks it for every packet: at the root,
 all programs of the host would pay.
 
-They are pinned, so that `softunicast run` and `attach` can attach them while no agent runs. Each attachment is a
+It is pinned, so that `softunicast run` and `attach` can attach it while no agent runs. Each attachment is a
 pinned link that ends with its cgroup; whoever makes or ends an agreement calls this, and an agent that starts makes it
 all true.
 """
@@ -20,51 +20,49 @@ from softunicast.kernel import cgroups
 from softunicast.kernel.libbpf import check, load_library
 from softunicast.kernel.objects import BpfObject, Link
 
-PROGRAMS: Final = {"stray": "socket_packet", "stray6": "socket_packet6"}  # by object
+OBJECT: Final = "stray"
+PROGRAM: Final = "socket_packet"  # hands on to that of IPv6: handed.py
 _EGRESS: Final = 1  # BPF_CGROUP_INET_EGRESS
 
 
-def pin_programs(folder: Path, objects: Mapping[str, BpfObject]) -> None:
-    """Those of this version, in the place of any other's, each in one step."""
+def pin_program(folder: Path, objects: Mapping[str, BpfObject]) -> None:
+    """That of this version, in the place of any other's, in one step."""
     (folder / "programs").mkdir(mode=0o700, exist_ok=True)
-    for name, program in PROGRAMS.items():
-        pin = folder / "programs" / program
-        fresh = pin.with_name(f"{program}-new")
-        fresh.unlink(missing_ok=True)
-        descriptor = objects[name].programs[program]
-        check(load_library().bpf_obj_pin(descriptor, os.fsencode(fresh)), f"pinning {pin}")
-        fresh.rename(pin)
+    pin = folder / "programs" / PROGRAM
+    fresh = pin.with_name(f"{PROGRAM}-new")
+    fresh.unlink(missing_ok=True)
+    descriptor = objects[OBJECT].programs[PROGRAM]
+    check(load_library().bpf_obj_pin(descriptor, os.fsencode(fresh)), f"pinning {pin}")
+    fresh.rename(pin)
 
 
 def attach(folder: Path, cgroup: Path) -> None:
     """To the cgroup, or gives what is attached there the program that is pinned. Nothing where none is: the agent of
     another version will do it when it is replaced. Raises HostError when another program keeps ours out."""
     number = cgroups.number(cgroup)
-    for program in PROGRAMS.values():
-        pin = folder / "programs" / program
-        if not pin.exists():
-            continue
-        descriptor = check(load_library().bpf_obj_get(os.fsencode(pin)), f"opening {pin}")
-        target = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            Link.attach(descriptor, target, _EGRESS, _link(folder, program, number)).close()
-        except KernelError as error:
-            detach(folder, number)
-            if error.errno != errno.EPERM:
-                raise
-            raise HostError(
-                f"another BPF program at {cgroup} or above it lets none beside it look at what is sent",
-                "find it with bpftool cgroup tree; it must be attached with the flag multi",
-            ) from error
-        finally:
-            os.close(target)
-            os.close(descriptor)
+    pin = folder / "programs" / PROGRAM
+    if not pin.exists():
+        return
+    descriptor = check(load_library().bpf_obj_get(os.fsencode(pin)), f"opening {pin}")
+    target = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        Link.attach(descriptor, target, _EGRESS, _link(folder, number)).close()
+    except KernelError as error:
+        detach(folder, number)
+        if error.errno != errno.EPERM:
+            raise
+        raise HostError(
+            f"another BPF program at {cgroup} or above it lets none beside it look at what is sent",
+            "find it with bpftool cgroup tree; it must be attached with the flag multi",
+        ) from error
+    finally:
+        os.close(target)
+        os.close(descriptor)
 
 
 def detach(folder: Path, number: int) -> None:
     """From the cgroup of that number, which may be gone."""
-    for program in PROGRAMS.values():
-        _link(folder, program, number).unlink(missing_ok=True)
+    _link(folder, number).unlink(missing_ok=True)
 
 
 def detach_all(folder: Path) -> None:
@@ -104,9 +102,8 @@ def _attach_to(folder: Path, number: int, path_of: Callable[[int], Path | None])
 
 
 def _attached(folder: Path) -> set[int]:
-    pins = (pin for program in PROGRAMS.values() for pin in (folder / "links").glob(f"{program}-*"))
-    return {int(pin.name.rpartition("-")[2]) for pin in pins}
+    return {int(pin.name.rpartition("-")[2]) for pin in (folder / "links").glob(f"{PROGRAM}-*")}
 
 
-def _link(folder: Path, program: str, number: int) -> Path:
-    return folder / "links" / f"{program}-{number}"
+def _link(folder: Path, number: int) -> Path:
+    return folder / "links" / f"{PROGRAM}-{number}"
