@@ -19,9 +19,10 @@ setup: $(READY) ## system packages, Python environment, BPF objects
 demo: $(READY) ## the main job: lab `pair`, real traffic, a table of what happened (KEEP=1 leaves the lab up)
 	@$(BIN)/softunicast lab demo $(if $(KEEP),--keep)
 
-# Two processes, a file at a time: a file's tests share a lab. More would make the kernel's own timers late on two cores.
+# Two processes, a file at a time, where a kernel answers at once; labs have the machine for themselves: what one floods, another would lose.
 test: $(READY) lint ## lint, types, import contracts and every test tier
-	@$(BIN)/pytest -q -n 2 --dist loadfile
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/property tests/ledger tests/bpf
+	@$(BIN)/pytest -q tests/netns
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache

@@ -47,7 +47,7 @@ NOBODY = "198.51.100.10:9000"
 def test_removed_leaves_nothing(mount: Path) -> None:
     datapath = running(mount)
     held = numbers(datapath)
-    assert [len(held[kind]) for kind in ("prog", "link")] == [17, 11]
+    assert [len(held[kind]) for kind in ("prog", "link")] == [17, 6]
     assert left_of(held) == held
     datapath.remove()
     wait_until_gone(held)
