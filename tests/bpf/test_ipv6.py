@@ -172,7 +172,7 @@ def test_the_other_family_is_left_alone(world: World) -> None:
     with families.family(4):
         frame = udp(CLIENT, REMOTE)
     before = world.counters()
-    for program in ("egress_out6", "director_tc6", "remote6", "egress_in6", "uplink6", "guard6"):
+    for program in ("egress_out6", "director_tc6", "remote6", "egress_in6", "guard6"):
         ran = world.run(program, frame, ONRAMP if program == "egress_out6" else UPLINK)
         assert (ran.verdict, ran.frame) == ("next", frame), program
     assert world.counters() == before
