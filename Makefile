@@ -19,8 +19,10 @@ setup: $(READY) ## system packages, Python environment, BPF objects
 demo: $(READY) ## the main job: lab `pair`, real traffic, a table of what happened (KEEP=1 leaves the lab up)
 	@$(BIN)/softunicast lab demo $(if $(KEEP),--keep)
 
+# Two processes, a file at a time, where a kernel answers at once; labs have the machine for themselves: what one floods, another would lose.
 test: $(READY) lint ## lint, types, import contracts and every test tier
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/property tests/ledger tests/bpf
+	@$(BIN)/pytest -q tests/netns
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
@@ -37,9 +39,9 @@ bpf: $(READY) ## only the BPF packet tables
 netns: $(READY) ## only the tests with whole labs in network namespaces
 	@$(BIN)/pytest -q tests/netns
 
-programs: $(READY) ## programs that were never changed, under `run`: large ones too (installs Node and Chromium)
-	@apt-get -qq install -y --no-install-recommends nodejs chromium >/dev/null
-	@$(BIN)/pytest -q tests/netns/test_run_programs.py
+programs: $(READY) ## programs and containers that were never changed: large ones too (installs Node, Chromium, runc, podman)
+	@apt-get -qq install -y --no-install-recommends nodejs chromium runc podman >/dev/null
+	@$(BIN)/pytest -q tests/netns/test_run_programs.py tests/netns/test_pair_units.py
 
 soak: $(READY) ## conversations by the tens of thousands a second for five minutes; what is left and what went where
 	@$(BIN)/python -m bench.soak $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH))

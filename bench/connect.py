@@ -1,8 +1,9 @@
 """What does connect() cost a program that is in an agreement, and what the other programs of the host?
 
-One loop (connect.c), in and out of the agreement in turns: socket(), connect() that does not wait, close(). The far end
-answers a SYN with a RST, so that a turn leaves nothing behind; connected UDP sockets send nothing. `plain` is a server
-without softunicast, `attached` one whose hooks find that the program is in no agreement. The claims that are held are
+One loop (connect.c), in and out of the agreement in turns: socket(), connect() that does not wait, close(). TCP twice:
+the far end accepts, so that the connection is there when connect() returns, and is reset when it is closed; or it
+answers the SYN with a RST. Connected UDP sockets send nothing. `plain` is a server without softunicast, `attached` one
+whose hooks find that the program is in no agreement. The claims that are held are
 towards the same destination: of the ports that the search tries, those are in its way.
 """
 
@@ -22,24 +23,40 @@ from bench import host, objects, report
 from bench.lanes import CPU
 from bench.measure import Rounds, rounds
 from bench.paths import SHARED, SLICE_PORTS, state
-from bench.services import SERVICE, run_here
+from bench.services import SERVICE, listening, run_here
 from bench.world import INTERNET, SERVER, World, world
 from softunicast.core.config import Limits
 from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.errors import HostError, LabError
-from softunicast.kernel import abi, cgroups
+from softunicast.kernel import abi, cgroups, strays, sysctl
 from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.words import address_word, be16
 
 NAME: Final = "connect"
-KINDS: Final = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
-PORT: Final = 443
+SOMAXCONN: Final = 65535
 SLICES: Final = 31  # all that one address has
 FEW, MANY = 10, 10_000
 PARTS: Final = ("connect", "whole")
 _FLOWS_MAX: Final = 1 << 16
 _HELD_NS: Final = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`port`: at the far end."""
+
+    title: str
+    program: str  # connect.c's word
+    protocol: int
+    port: int
+
+
+KINDS: Final = {
+    "accepted": Kind("TCP, accepted", "tcp", socket.IPPROTO_TCP, 80),
+    "refused": Kind("TCP, refused", "tcp", socket.IPPROTO_TCP, 443),
+    "udp": Kind("UDP", "udp", socket.IPPROTO_UDP, 443),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +75,7 @@ CASES: Final = {
 }
 
 
-Costs = Mapping[tuple[str, str], Mapping[str, Rounds]]  # by protocol and case, by part
+Costs = Mapping[tuple[str, str], Mapping[str, Rounds]]  # by kind and case, by part
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ def run(quick: bool, folder: Path) -> None:
     found: dict[tuple[str, str], dict[str, list[float]]] = {
         (kind, name): {part: [] for part in PARTS} for kind in KINDS for name in CASES
     }
-    with _places() as places:
+    with _places(loop) as places:
         for number in range(plan["rounds"]):
             report.say(f"connect: round {number + 1}")
             for kind in KINDS:
@@ -105,7 +122,9 @@ def _round(
 
 def _loop(loop: Path, kind: str, place: Place, connects: int) -> tuple[float, ...]:
     place.hold()
-    command = (str(loop), kind, SERVICE, str(PORT), str(connects), str(place.cgroup / "cgroup.procs"))
+    known = KINDS[kind]
+    procs = str(place.cgroup / "cgroup.procs")
+    command = (str(loop), known.program, SERVICE, str(known.port), str(connects), procs)
     done = place.world.inside(SERVER, run_here, command)
     if done.returncode:
         raise LabError(f"the loop failed in {place.cgroup}: {' '.join(done.stderr.split())}")
@@ -115,7 +134,7 @@ def _loop(loop: Path, kind: str, place: Place, connects: int) -> tuple[float, ..
 def _records(done: Costs) -> list[dict[str, object]]:
     records = list[dict[str, object]]()
     for (kind, name), parts in done.items():
-        record: dict[str, object] = {"protocol": kind, "case": name}
+        record: dict[str, object] = {"kind": kind, "case": name}
         for part, cost in parts.items():
             record[f"{part}_ns"] = cost.as_json()
             record[f"{part}_ratio"] = cost.ratio(done[kind, "plain"][part]).as_json()
@@ -127,7 +146,7 @@ def _records(done: Costs) -> list[dict[str, object]]:
 def _show(done: Costs) -> None:
     rows = []
     for (kind, name), parts in done.items():
-        row = [f"{kind}, {CASES[name].title}"]
+        row = [f"{KINDS[kind].title}, {CASES[name].title}"]
         for part, cost in parts.items():
             row += [cost.text(0), cost.ratio(done[kind, "plain"][part]).text(2)]
         rows.append(row)
@@ -139,13 +158,16 @@ def _show(done: Costs) -> None:
 
 
 @contextmanager
-def _places() -> Iterator[Callable[[str], Mapping[str, Place]]]:
+def _places(loop: Path) -> Iterator[Callable[[str], Mapping[str, Place]]]:
     """Two servers, one of them without softunicast. Its hooks are attached to a cgroup of the benchmark's own: what is
     outside of it is as without."""
     with ExitStack() as stack:
+        port = KINDS["accepted"].port
         bare, measured = stack.enter_context(world()), stack.enter_context(world())
         for made in (bare, measured):
             made.run(INTERNET, f"ip addr add {SERVICE}/32 dev lo")
+            made.inside(INTERNET, sysctl.write, "net/core/somaxconn", SOMAXCONN)
+            stack.enter_context(listening(made, (str(loop), SERVICE, str(port)), port, on_core=False))
         outside = stack.enter_context(_cgroup(_root(), bare.name))
         hooked = stack.enter_context(_cgroup(_root(), measured.name))
         others, agreed = (stack.enter_context(_cgroup(hooked, name)) for name in ("others", "agreed"))
@@ -153,6 +175,7 @@ def _places() -> Iterator[Callable[[str], Mapping[str, Place]]]:
         datapath = measured.inside(SERVER, _open, measured, hooked)
         stack.callback(datapath.remove)
         with Agreements.open(datapath.folder) as agreements:
+            strays.attach(datapath.folder, agreed)  # as `run` does
             agreements.set(cgroups.number(agreed), "bench")
 
         def places(kind: str) -> Mapping[str, Place]:
@@ -184,12 +207,13 @@ def _hold(datapath: Datapath, kind: str, count: int) -> None:
         table.delete(key)
     ports = SLICES * SLICE_PORTS
     expires_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + _HELD_NS
-    flow = abi.FlowKey(1, 1, 1, 1, 1, KINDS[kind]).pack()
+    protocol, to_port = KINDS[kind].protocol, KINDS[kind].port
+    flow = abi.FlowKey(1, 1, 1, 1, 1, protocol).pack()
     claim = abi.Claim(expires_ns, flow, 0, 0, 0, 0, 0, 0, bytes(6), bytes(6)).pack()
     local, remote = address_word(SHARED), address_word(IPv4Address(SERVICE))
     taken = (SLICE_PORTS + number * ports // count for number in range(count))
     table.set_many(
-        (abi.ClaimKey(local, remote, be16(port), be16(PORT), KINDS[kind]).pack(), claim) for port in taken
+        (abi.ClaimKey(local, remote, be16(port), be16(to_port), protocol).pack(), claim) for port in taken
     )
 
 

@@ -175,7 +175,7 @@ def _connections(results: Mapping[str, Result]) -> str:
 
 def _connect(results: Mapping[str, Result]) -> str:
     rows = [
-        [f"{row['protocol']}, {connect.CASES[row['case']].title}"]
+        [f"{connect.KINDS[row['kind']].title}, {connect.CASES[row['case']].title}"]
         + [
             text
             for part in connect.PARTS

@@ -63,11 +63,21 @@ def wires(
             for file, text in files.items():
                 (built.folder / file).write_text(text.replace("{folder}", str(built.folder)))
             command = tuple(word.replace("{folder}", str(built.folder)) for word in server)
-            process = built.inside(INTERNET, _start_here, command)
-            stack.callback(_end, process)
-            _wait_listening(built, process, command[0], port)
+            stack.enter_context(listening(built, command, port))
             made[name] = Wire(built, path)
         yield made
+
+
+@contextmanager
+def listening(built: World, command: tuple[str, ...], port: int, on_core: bool = True) -> Iterator[None]:
+    """Runs a server in the internet node, from when it listens on the port until the `with` block ends.
+    `on_core`: on the core under test."""
+    process = built.inside(INTERNET, _start_here, command, on_core)
+    try:
+        _wait_listening(built, process, command[0], port)
+        yield
+    finally:
+        _end(process)
 
 
 def busy_s() -> float:
@@ -96,8 +106,9 @@ def run_here(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         raise LabError(f"{' '.join(command)} did not end within {RUN_TIMEOUT_S:.0f} s") from error
 
 
-def _start_here(command: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    _settle()
+def _start_here(command: tuple[str, ...], on_core: bool) -> subprocess.Popen[bytes]:
+    if on_core:
+        _settle()
     try:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except FileNotFoundError as error:

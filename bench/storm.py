@@ -197,6 +197,7 @@ def show(report: Report) -> Iterator[str]:
     yield "seen: " + ", ".join(
         f"{count:,} {what}" for what, count in sorted(report.witness["counts"].items())
     )
+    yield from (f"note: {reset}" for reset in report.watch["resets"])
     yield from (f"FAULT: {fault}" for fault in report.faults)
     yield "no fault" if not report.faults else f"{len(report.faults)} faults"
 

@@ -3,6 +3,7 @@ tuple whose conversation has seen neither an RST nor both FINs.
 
 `python -m bench.storm_watch INTERFACE` looks at the packets on the uplink of the server, because there they are in the
 order in which they were made: further on, an RST and the next SYN that left by different processors may change places.
+Also says which live conversations the far end reset: softunicast sends no RST to anybody.
 Each line on its standard input is answered with a line of JSON.
 """
 
@@ -45,6 +46,7 @@ class Watch:
     def __init__(self, interface: str) -> None:
         self.shared: list[str] = []
         self.begun = 0
+        self.resets: list[str] = []
         self._live: dict[
             Tuple, tuple[int, int]
         ] = {}  # first sequence number, FINs: 1 from the source, 2 to it
@@ -76,6 +78,8 @@ class Watch:
             return
         known = self._live.get(key)
         if flags & _RST:
+            if known is not None and not sent:
+                self.resets.append(f"tcp {key}, begun with {known[0]}: reset by the far end, {sequence}")
             self._live.pop(key, None)
         elif flags & _SYN:
             if not sent:
@@ -99,7 +103,12 @@ def main(interface: str) -> None:
     sys.stdout.write("{}\n")
     sys.stdout.flush()
     for _ in sys.stdin:
-        report = {"begun": watch.begun, "shared": watch.shared[:10], "lost": watch.lost()}
+        report = {
+            "begun": watch.begun,
+            "shared": watch.shared[:10],
+            "resets": watch.resets[:10],
+            "lost": watch.lost(),
+        }
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()
 

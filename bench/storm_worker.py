@@ -11,6 +11,7 @@ along with the port that it saw; the port must lie in FIRST to LAST of ADDRESS.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -102,7 +103,7 @@ class Worker:
             while not found.endswith(b"\n"):
                 part = made.recv(LINE_BYTES)
                 if not part:
-                    raise ConnectionResetError(104, "closed by the other side")
+                    raise OSError(errno.ECONNABORTED, "closed by the other side, without a reset")
                 found += part
             return found.decode()
         made.settimeout(ANSWER_S / UDP_TRIES)

@@ -84,7 +84,7 @@ def _connections(results: Results) -> float | None:
 
 def _connect(field: str, case: str) -> Callable[[Results], float | None]:
     def measured(results: Results) -> float | None:
-        row = _row(results, "connect", protocol="tcp", case=case)
+        row = _row(results, "connect", kind="accepted", case=case)
         return float(row[field]["median"]) if row else None
 
     return measured

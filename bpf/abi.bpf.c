@@ -8,6 +8,7 @@ const struct {
 	enum traffic traffic;
 	enum hook hook;
 	enum handed handed;
+	enum handed_tc handed_tc;
 	enum server_kind server_kind;
 	enum tcp_seen tcp_seen;
 	enum behaviour behaviour;
@@ -23,11 +24,14 @@ const struct {
 	struct path path;
 	struct pool_slice pool_slice;
 	struct pool pool;
+	struct pool_dns pool_dns;
 	struct source source;
 	struct onramp onramp;
 	struct exempt_key exempt_key;
 	enum agreement_kind agreement_kind;
 	struct agreement agreement;
+	struct cgroup_name cgroup_name;
+	struct lasting lasting;
 	struct grant_key grant_key;
 	struct grant grant;
 	enum grant_step grant_step;
@@ -60,5 +64,6 @@ const enum abi_limit {
 	LIMIT_GROUP_TRIES = GROUP_TRIES,
 	LIMIT_TICK_NS = TICK_NS,
 	LIMIT_ONRAMP_SOURCES_MAX = ONRAMP_SOURCES_MAX,
+	LIMIT_RESOLVERS_MAX = RESOLVERS_MAX,
 } abi_limit SEC(".rodata.abi") = LIMIT_ABI_VERSION;
 LICENSE;

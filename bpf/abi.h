@@ -19,6 +19,7 @@
 #define GROUP_BIT (1 << 28)   /* so that no group is 0 */
 #define LINE_OWNERS 32
 #define GROUP_TRIES 8         /* cache lines that a group can be in */
+#define RESOLVERS_MAX 4        /* of one family, in the setting `dns` of a pool; a power of two */
 #define ONRAMP_SOURCES_MAX 16 /* prefixes that the clients of one on-ramp can have */
 #define TICK_NS (1 << 26)      /* 67 ms: what fits 32 bits of it wraps after 9 years of uptime */
 #define CLAIM_BUSY (~0ULL)    /* claim.expires_ns while somebody takes the claim over or frees it */
@@ -64,6 +65,8 @@ enum reason {
 	REASON_SOCKET_TAKEN,
 	REASON_NO_ADDRESS,
 	REASON_NAMESPACE,
+	REASON_NO_RESOLVER,
+	REASON_NOT_UPLINK,
 	/* guard */
 	REASON_GUARD_FOREIGN,
 	REASON_GUARD_NOBODY,
@@ -112,6 +115,17 @@ enum handed {
 	HANDED_DIRECTOR = 0,
 	HANDED_FAST,
 	HANDED_MAX,
+};
+
+/* Likewise in `handed_tc`, at tc. */
+enum handed_tc {
+	HANDED_TC_DIRECTOR = 0,
+	HANDED_TC_REMOTE,
+	HANDED_TC_EGRESS_IN,
+	HANDED_TC_EGRESS_OUT,
+	HANDED_TC_UPLINK,
+	HANDED_TC_GUARD,
+	HANDED_TC_MAX,
 };
 
 enum server_kind {
@@ -239,6 +253,13 @@ struct pool {
 	struct pool_slice slices[POOL_SLICES_MAX];
 };
 
+struct pool_dns { /* the resolvers that stand in for those on loopback: see dns.h */
+	__u32 resolver_count; /* 0: all that the pool has are of the other family */
+	__u32 turn; /* how often one was chosen */
+	__u64 owes_since_ns[RESOLVERS_MAX]; /* when it was first asked what it has not answered; 0: nothing */
+	ip_address addresses[RESOLVERS_MAX];
+};
+
 struct source { /* a prefix */
 	ip_address address;
 	ip_address mask;
@@ -270,6 +291,19 @@ enum agreement_kind {
 struct agreement { /* of a cgroup, or of one socket */
 	__u32 kind; /* enum agreement_kind */
 	__u32 pool;
+};
+
+#define CGROUP_NAME_MAX 256
+
+struct cgroup_name { /* what a cgroup has in common with the one that is made in its place */
+	__u64 parent; /* number of the cgroup that it is in */
+	char name[CGROUP_NAME_MAX];
+};
+
+struct lasting { /* agreement of whichever cgroup is there */
+	__u64 cgroup; /* the latest one, which has an entry in `agreements` as long as this is here */
+	__u32 pool;
+	__u32 unused;
 };
 
 struct grant_key { /* an end that a user of this host may bind to */

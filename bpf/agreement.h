@@ -25,6 +25,18 @@ struct {
 	__type(value, struct agreement);
 } agreed SEC(".maps");
 
+struct sock___stored { /* the kernel's struct sock; it goes by the name before the underlines */
+	void *sk_bpf_storage;
+} __attribute__((preserve_access_index));
+
+/* Is anything stored with the socket, by whatever program? Most have nothing, and to ask is cheaper than to look for it. */
+INLINE int has_storage(const void *sock)
+{
+	const struct sock___stored *at = bpf_rdonly_cast(sock, kernel_type(struct sock___stored));
+
+	return at->sk_bpf_storage != 0;
+}
+
 #define CGROUP_DEPTH_MAX 32 /* deeper ones are not looked at */
 
 /* The agreement of the task that runs: the innermost cgroup that has one decides. Most often that is its own. */
@@ -51,7 +63,7 @@ INLINE struct agreement agreement_of_task(void)
 /* The agreement of a socket that its program uses this moment. `told`: it is in `agreed`. */
 INLINE struct agreement agreement_now(struct bpf_sock *sock, int *told)
 {
-	struct agreement *known = bpf_sk_storage_get(&agreed, sock, 0, 0);
+	struct agreement *known = has_storage(sock) ? bpf_sk_storage_get(&agreed, sock, 0, 0) : 0;
 
 	*told = known != 0;
 	return known ? *known : agreement_of_task();
@@ -84,7 +96,11 @@ INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
 	sock = sock ? bpf_sk_fullsock(sock) : 0;
 	if (!sock)
 		return found;
-	here = bpf_sk_storage_get(&agreed, sock, 0, 0);
+	here = has_storage(sock) ? bpf_sk_storage_get(&agreed, sock, 0, 0) : 0;
+	if (here)
+		return *here;
+	cgroup = bpf_skb_cgroup_id(skb);
+	here = bpf_map_lookup_elem(&agreements, &cgroup);
 	if (here)
 		return *here;
 	if (!bpf_map_sum_elem_count((const struct bpf_map *)&agreements)) /* asked of every packet of the host */

@@ -4,7 +4,7 @@
  *   granted to its user        -> allowed; any port of an address: as in an agreement
  *   in no agreement            -> refused (EPERM)
  *   excused                    -> allowed
- *   in an agreement, no port   -> a free one of the pool; where a TCP socket wants it late, when it connects
+ *   in an agreement, no port   -> a free one of the pool; where the socket wants it late, when it connects
  *   in an agreement, a port    -> allowed in a live slice of the pool, else refused (EADDRNOTAVAIL)
  *
  * Any other address is the host's, "any" too: what leaves from such a socket does so from an address of the host. */
@@ -20,8 +20,9 @@ INLINE int choose_port(struct bpf_sock_addr *context, struct search *search, con
 {
 	int yes = 1, reason;
 
-	if (ends->protocol == IPPROTO_TCP) /* others may be connected from there, to whom this one is not */
-		bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+	/* Others may be connected from there, to whom this one is not, and cannot be: connect and sendmsg see to that. The
+	 * search cannot know them all, and the kernel would refuse the port that was found. */
+	bpf_setsockopt(context, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
 	reason = find_port_at(context, search, pool, ends, 0);
 	if (!reason)
 		context->user_port = search->key.local_port;
@@ -61,6 +62,8 @@ INLINE int bind_to(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 p
 		return REASON_INTERNAL;
 	lasts = ends->protocol != IPPROTO_TCP || maps_independently(pool, IPPROTO_TCP);
 	begin_search(context, search, pool, pool_key, ends, 1, lasts);
+	if (chosen->held.local_port) /* the kernel refused that one */
+		free_own(cookie_of(search), &chosen->held, 0);
 	reason = ends->local_port ? claim_port(search, ends) : choose_port(context, search, pool, ends);
 	if (!reason)
 		hold_claim(chosen, search, lasts);
@@ -76,6 +79,8 @@ INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
 
 	if (!sock || is_loopback(ends->local) || whose(context) != WHOSE_OURS || !is_ours(ends->local))
 		return ALLOW;
+	if (sock->src_port) /* it has one: the kernel refuses, and what it has claimed stays */
+		return ALLOW;
 	if (is_granted_to_user(context, ends) && ends->local_port)
 		return ALLOW;
 	agreement = agreement_of(sock);
@@ -83,7 +88,7 @@ INLINE int bind(struct bpf_sock_addr *context, struct ends *ends)
 		return ALLOW;
 	if (agreement.kind != AGREEMENT_POOL || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP))
 		return refuse_socket(REASON_BIND_REFUSED, ends, 0);
-	if (!ends->local_port && ends->protocol == IPPROTO_TCP && wants_port_late(sock))
+	if (!ends->local_port && wants_port_late(sock))
 		return ALLOW; /* the port may be shared, which the kernel alone would not know either before */
 	desk = take_desk();
 	if (!desk)

@@ -32,6 +32,8 @@
 #define copy(to, from, bytes) __builtin_memcpy(to, from, bytes)
 #define zero_fill(to, bytes) __builtin_memset(to, 0, bytes)
 
+enum tcp_socket { STATE_SYN_SENT = 2, STATE_TIME_WAIT = 6, STATE_CLOSE = 7, STATE_LISTEN = 10 }; /* struct bpf_sock.state */
+
 #define HELPER(type, name, ...) \
 	static type (*const bpf_##name)(__VA_ARGS__) __attribute__((unused)) = (void *)BPF_FUNC_##name
 HELPER(void *, map_lookup_elem, void *map, const void *key);
@@ -66,6 +68,7 @@ HELPER(__u64, get_current_uid_gid, void);
 HELPER(long, xdp_adjust_head, void *xdp, int bytes);
 HELPER(long, tail_call, void *ctx, void *programs, __u32 index);
 HELPER(__u64, get_current_ancestor_cgroup_id, int level);
+HELPER(__u64, skb_cgroup_id, struct __sk_buff *skb);
 HELPER(__u64, skb_ancestor_cgroup_id, struct __sk_buff *skb, int level);
 HELPER(__u64, get_current_cgroup_id, void);
 HELPER(__u32, get_smp_processor_id, void);
@@ -76,9 +79,16 @@ HELPER(struct bpf_sock *, sk_fullsock, struct bpf_sock *sock);
 HELPER(long, bind, struct bpf_sock_addr *ctx, void *address, int bytes);
 HELPER(long, setsockopt, void *ctx, int level, int name, void *value, int bytes);
 HELPER(long, set_retval, int value);
+HELPER(long, probe_read_kernel_str, void *to, __u32 bytes, const void *from);
 HELPER(void *, skc_to_tcp_timewait_sock, void *sock);
 /* A function of the kernel (6.2): the pointer, as one to a struct of the kernel's that may be read. */
 extern void *bpf_rdonly_cast(const void *pointer, __u32 type) __attribute__((section(".ksyms")));
+/* A function of the kernel (6.2): what the kernel itself calls the packet, with all fields. */
+extern void *bpf_cast_to_kern_ctx(void *context) __attribute__((section(".ksyms")));
+/* Functions of the kernel (6.4): a loop that is verified once. */
+extern int bpf_iter_num_new(struct bpf_iter_num *steps, int start, int end) __attribute__((section(".ksyms")));
+extern int *bpf_iter_num_next(struct bpf_iter_num *steps) __attribute__((section(".ksyms")));
+extern void bpf_iter_num_destroy(struct bpf_iter_num *steps) __attribute__((section(".ksyms")));
 #define kernel_type(type) ((__u32)__builtin_btf_type_id(*(type *)0, 1))
 
 struct bpf_map { /* the kernel's */

@@ -43,8 +43,9 @@ INLINE void client_counts(const struct flow_key *key, int change)
 		__sync_fetch_and_add(flows_of(client, key->protocol), change);
 }
 
-/* A counted claim is gone; `over`: its conversation had ended, so that only memory comes back. */
-INLINE void client_returns(const struct flow_key *key, int over)
+/* A counted claim is gone; `over`: its conversation had ended, so that only memory comes back. Seldom, and deep in a search:
+ * not for each on its stack. */
+APART __attribute__((unused)) void client_returns(const struct flow_key *key, int over)
 {
 	struct client *client = client_of(key);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* A program connects a socket (TCP or UDP), cgroup/connect at the root of cgroup2.
  *
- *   in no agreement, excused, loopback    -> untouched
+ *   in no agreement, excused, loopback    -> untouched; but a resolver on loopback may be one of the pool's: dns.h
  *   not bound                             -> a free address and port of the agreement's pool is claimed, and bound
  *   bound to a shared address             -> exactly that tuple is claimed; without a port, a free one of that address
  *   bound to anything else                -> untouched here: it is translated at the uplink
@@ -10,6 +10,7 @@
  * knows neither slices nor the flows that are forwarded. */
 #pragma once
 
+#include "dns.h"
 #include "inside.h"
 #include "socket.h"
 
@@ -201,7 +202,7 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 	whole = !ends->local_port && maps_independently(pool, ends->protocol);
 	lasts = whole || sock->bound_dev_if;
 	/* Most have none: what they claimed is told by their two ends, and over soon. */
-	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, lasts ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	chosen = lasts || has_storage(sock) ? bpf_sk_storage_get(&chosen_of, sock, 0, lasts ? BPF_SK_STORAGE_GET_F_CREATE : 0) : 0;
 	if (lasts && !chosen)
 		return REASON_INTERNAL;
 	begin_search(context, search, pool, pool_key, ends, whole, lasts);
@@ -229,16 +230,22 @@ INLINE int knows_itself(struct bpf_sock *sock, const struct ends *ends)
 	       cgroup_of(sock) == bpf_get_current_cgroup_id();
 }
 
-INLINE int connect(struct bpf_sock_addr *context, struct ends *ends)
+/* `wide`: the address is one of IPv6, or written like one. */
+INLINE int connect(struct bpf_sock_addr *context, struct ends *ends, const int wide)
 {
 	struct bpf_sock *sock = context->sk;
 	struct agreement agreement;
 	struct desk *desk;
 	int reason, told;
 
-	if (!sock || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP) || is_loopback(ends->remote) ||
-	    is_multicast(ends->remote) || is_link_local(ends->remote))
+	if (!sock || (ends->protocol != IPPROTO_TCP && ends->protocol != IPPROTO_UDP) || is_multicast(ends->remote) ||
+	    is_link_local(ends->remote))
 		return ALLOW;
+	if (is_loopback(ends->remote)) {
+		reason = ask_pool(context, ends, 0, wide);
+		if (reason)
+			return reason == LEFT_ALONE ? ALLOW : refuse_socket(reason, ends, EADDRNOTAVAIL);
+	}
 	switch (whose(context)) {
 	case WHOSE_OTHERS:
 		return ALLOW;

@@ -8,6 +8,7 @@
  */
 #include "decapsulate.h"
 #include "encapsulate.h"
+#include "handed.h"
 
 INLINE int drop(struct __sk_buff *skb, enum reason reason, const struct packet *packet)
 {
@@ -68,6 +69,8 @@ INLINE int direct_buffer(struct __sk_buff *skb, const int behind)
 	default:
 		if (parsed == PARSED_ERROR)
 			learn_path(skb, &packet);
+		if (parsed == PARSED_OTHER)
+			return hand_over(skb, behind ? HANDED_TC_REMOTE : HANDED_TC_DIRECTOR);
 		return TC_ACT_UNSPEC;
 	}
 }

@@ -10,6 +10,7 @@
  * Neither conntrack nor a routing rule takes part. Packets for the server itself are passed up untouched.
  */
 #include "exempt.h"
+#include "handed.h"
 #include "link.h"
 #include "mss.h"
 #include "open.h"
@@ -208,8 +209,8 @@ int HOOK(egress_out)(struct __sk_buff *skb)
 	packet = &scratch->packet;
 	pull_headers(skb);
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
-	if (parsed == PARSED_OTHER) /* ARP and the like; the other family has its own program behind or before this one */
-		return TC_ACT_UNSPEC;
+	if (parsed == PARSED_OTHER) /* ARP and the like, and the other family */
+		return hand_over(skb, HANDED_TC_EGRESS_OUT);
 	onramp = bpf_map_lookup_elem(&onramps, &interface);
 	if (stays_on_link(packet)) {
 		if (!may_speak_on_link(skb, packet, onramp))
@@ -292,7 +293,11 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	__u64 now;
 	__u32 onramp;
 
-	if (is_others(skb) || passes_by(skb))
+	if (is_others(skb))
+		return TC_ACT_UNSPEC;
+	if (is_handed((void *)(long)skb->data, (void *)(long)skb->data_end))
+		return hand_over(skb, HANDED_TC_EGRESS_IN);
+	if (passes_by(skb))
 		return TC_ACT_UNSPEC;
 	if (!scratch)
 		return TC_ACT_SHOT;
@@ -303,6 +308,8 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 	parsed = parse((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, packet);
 	if (parsed == PARSED_ERROR)
 		return error_in(skb, packet);
+	if (parsed == PARSED_OTHER) /* its header was not at hand before */
+		return hand_over(skb, HANDED_TC_EGRESS_IN);
 	verdict = parsed == PARSED_FRAGMENT ? fragment_in(skb, packet) : GO_ON;
 	if (verdict != GO_ON)
 		return verdict;

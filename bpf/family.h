@@ -113,6 +113,7 @@ typedef __u32 ip_id; /* be: the identification of a datagram */
 #define blocks blocks6
 #define addresses addresses6
 #define pools pools6
+#define resolvers resolvers6
 #define onramps onramps6
 #define flows flows6
 #define claims claims6
@@ -131,6 +132,7 @@ typedef __u32 ip_id; /* be: the identification of a datagram */
 #define desks desks6
 #define recents recents6
 #define senders senders6
+#define asked_of asked_of6
 
 #define PROTOCOL_ICMP 58
 #define ICMP_SUM_COVERS_ADDRESSES 1

@@ -18,6 +18,7 @@
 #include "agreement.h"
 #include "count.h"
 #include "fragment.h"
+#include "handed.h"
 #include "quote.h"
 #include "rewrite.h"
 #include "slots.h"
@@ -60,9 +61,16 @@ INLINE int guard_fragment(struct __sk_buff *skb, struct packet *packet)
 	return write_id(skb, packet) ? drop(skb, REASON_GUARD_FRAGMENT, packet) : TC_ACT_UNSPEC;
 }
 
-/* Does a socket that nobody agreed with begin a conversation from a shared address? Packets that came in carry the socket
- * of their sender, perhaps: of another network namespace. A test run has a socket of no type. */
-ALONE int is_intruder(struct __sk_buff *skb, __u8 protocol, __u8 tcp_flags)
+/* Could the packet begin a conversation? Of UDP, each one. */
+INLINE int may_begin(const struct packet *packet)
+{
+	return packet->protocol == IPPROTO_TCP ? (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN :
+						 packet->protocol == IPPROTO_UDP;
+}
+
+/* Is it sent by a socket that nobody agreed with? Packets that came in carry the socket of their sender, perhaps: of
+ * another network namespace. A test run has a socket of no type. */
+ALONE int is_intruder(struct __sk_buff *skb)
 {
 	__u32 first = 0;
 	struct settings *self = bpf_map_lookup_elem(&settings, &first);
@@ -72,8 +80,6 @@ ALONE int is_intruder(struct __sk_buff *skb, __u8 protocol, __u8 tcp_flags)
 		return 0;
 	sock = bpf_sk_fullsock(sock);
 	if (!sock || !sock->type)
-		return 0;
-	if (protocol == IPPROTO_TCP ? (tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN : protocol != IPPROTO_UDP)
 		return 0;
 	return agreement_of_packet(skb).kind == AGREEMENT_NONE;
 }
@@ -91,7 +97,7 @@ int HOOK(guard)(struct __sk_buff *skb)
 	/* A raw socket can write tags in front of anything, and routers take priority tags (VLAN 0) for none. */
 	parsed = parse_behind((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, 2, &packet);
 	if (parsed == PARSED_OTHER)
-		return TC_ACT_UNSPEC;
+		return hand_over(skb, HANDED_TC_GUARD);
 	port = packet.source_port;
 	to_port = packet.destination_port;
 	if (parsed == PARSED_ERROR) {
@@ -120,7 +126,7 @@ int HOOK(guard)(struct __sk_buff *skb)
 			return drop(skb, REASON_GUARD_TUNNEL, &packet);
 		return TC_ACT_UNSPEC;
 	case PLACE_HERE:
-		if (parsed != PARSED_ERROR && is_intruder(skb, packet.protocol, packet.tcp_flags))
+		if (parsed != PARSED_ERROR && may_begin(&packet) && is_intruder(skb))
 			return drop(skb, REASON_GUARD_SOCKET, &packet);
 		return is_fragment(&packet) ? guard_fragment(skb, &packet) : TC_ACT_UNSPEC;
 	case PLACE_ELSEWHERE:

@@ -3,8 +3,7 @@
  * kernel has had for many versions; their places are looked up when the program is loaded (CO-RE). */
 #pragma once
 
-#include "abi.h"
-#include "bpf.h"
+#include "netns.h"
 
 struct kernfs_node {
 	__u64 id;
@@ -16,25 +15,6 @@ struct cgroup {
 
 struct sock_cgroup_data {
 	struct cgroup *cgroup;
-} __attribute__((preserve_access_index));
-
-struct atomic64 {
-	__s64 counter;
-};
-
-struct sock_common {
-#if FAMILY == 4
-	ip_address skc_daddr;
-	ip_address skc_rcv_saddr;
-#else
-	ip_address skc_v6_daddr;
-	ip_address skc_v6_rcv_saddr;
-#endif
-	__u16 skc_dport;
-	__u16 skc_num;
-	struct atomic64 skc_cookie;
-	volatile unsigned char skc_state;
-	unsigned long skc_flags;
 } __attribute__((preserve_access_index));
 
 struct sock {
@@ -53,7 +33,6 @@ struct tcp_sock {
 } __attribute__((preserve_access_index));
 
 #define SOCK_LINGER 4 /* of enum sock_flags */
-#define STATE_SYN_SENT 2
 #define INET_FLAGS_BIND_ADDRESS_NO_PORT 18
 
 INLINE const struct sock *inside(const void *sock)
@@ -104,7 +83,7 @@ INLINE int closes_abruptly(const struct bpf_sock *sock)
 	const struct sock *at = inside(sock);
 	const struct tcp_sock *tcp = bpf_rdonly_cast(sock, kernel_type(struct tcp_sock));
 
-	if (at->__sk_common.skc_state == STATE_SYN_SENT)
+	if (at->__sk_common.skc_state == STATE_SYN_SENT || at->__sk_common.skc_state == STATE_CLOSE)
 		return 0;
 	return (at->__sk_common.skc_flags >> SOCK_LINGER & 1 && !at->sk_lingertime) || tcp->rcv_nxt != tcp->copied_seq;
 }

@@ -94,6 +94,14 @@ struct {
 	__type(value, struct pool);
 } pools SEC(".maps");
 
+struct { /* by number of the pool; only of those that have some */
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct pool_dns);
+} resolvers SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -85,10 +85,9 @@ APART int find_mapping(struct __sk_buff *skb, struct trial *trial, const struct 
 	return REASON_NONE;
 }
 
-/* Claims the client's port towards key's remote end. Returns the reason why not, or REASON_NONE; `known` when
+/* Claims the client's port towards key's remote end. Returns the reason why not, or REASON_NONE; search->known when
  * another CPU has claimed it for this very conversation this moment. */
-APART int claim_mapped(struct __sk_buff *skb, struct trial *trial, const struct pool *pool, const struct flow_key *key,
-		       int *known)
+APART int claim_mapped(struct __sk_buff *skb, struct trial *trial, const struct pool *pool, const struct flow_key *key)
 {
 	struct search *search = &trial->search;
 	struct claim *claim;
@@ -102,10 +101,10 @@ APART int claim_mapped(struct __sk_buff *skb, struct trial *trial, const struct 
 	towards(search, key, &trial->flow);
 	if (!insert_claim(search)) {
 		claim = bpf_map_lookup_elem(&claims, &search->key);
-		*known = claim && same_flow(&claim->flow, key);
-		return *known ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
+		search->known = claim && same_flow(&claim->flow, key);
+		return search->known ? REASON_NONE : search->full ? REASON_TABLE_FULL : REASON_SLICE_FULL;
 	}
-	if (socket_holds(skb, &search->key)) {
+	if (holder_here(skb, search) != HOLDER_NONE) {
 		give_back(search);
 		return REASON_SLICE_FULL;
 	}
@@ -122,7 +121,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	struct ethhdr *eth = (void *)(long)skb->data;
 	struct flow *flow, *other;
 	struct search *search;
-	int reason, known = 0;
+	int reason;
 
 	if (!pool || !key || !trial)
 		return REASON_NO_POOL;
@@ -139,6 +138,7 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	copy(search->claim.client_mac, eth->h_source, ETH_ALEN);
 	copy(search->claim.onramp_mac, eth->h_dest, ETH_ALEN);
 	copy(flow->client_mac, eth->h_source, ETH_ALEN);
+	search->net = netns_of_packet(skb);
 	search->until_ns = search->claim.expires_ns = now + lifetime_ns(pool, key->protocol, 0);
 	search->closing_ns = pool->tcp_closing_ns;
 	search->claim.since_ticks = now / TICK_NS;
@@ -146,19 +146,19 @@ ALONE int open_flow(struct __sk_buff *skb, const struct flow_key *key, struct tr
 	search->key.protocol = key->protocol;
 	search->first_slice = (address_number(key->client) * 0x9e3779b1u ^ key->onramp) >> 8;
 	if (maps_independently(pool, key->protocol)) {
-		reason = claim_mapped(skb, trial, pool, key, &known);
+		reason = claim_mapped(skb, trial, pool, key);
 	} else {
 		towards(search, key, flow);
 		reason = find_port(skb, search, pool, 0);
 	}
-	if ((reason || known) && search->counted)
+	if ((reason || search->known) && search->counted)
 		client_returns(key, 0);
 	if (reason)
 		return reason;
 	flow->local = search->key.local;
 	flow->local_port = search->key.local_port;
 	flow->refresh_ns = key->protocol == IPPROTO_TCP ? 0 : search->now_ns + refresh_ns(pool, search->until_ns - search->now_ns);
-	if (known) /* and will remember it */
+	if (search->known) /* and will remember it */
 		return REASON_NONE;
 	if (bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST)) {
 		give_back(search);

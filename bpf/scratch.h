@@ -14,6 +14,8 @@ struct search { /* the state of one search for a free port, over all slices of a
 	struct flow_key former; /* who had the claim that is taken over */
 	struct exhausted_key slice; /* the one that is being searched, */
 	struct exhausted exhausted; /* and what is known of it so far */
+	struct bpf_sock_tuple tuple; /* `key` as the kernel's lookups want it */
+	__u64 net; /* the kernel's struct of the network namespace */
 	__u64 until_ns;
 	__u64 now_ns;
 	__u64 closing_ns; /* how long ended conversations keep their claim */
@@ -32,6 +34,7 @@ struct search { /* the state of one search for a free port, over all slices of a
 	__u8 early;   /* take these over */
 	__u8 socket;  /* it is a socket that wants the port, */
 	__u8 only;    /* of this very address, */
+	__u8 known;   /* its claim is there already: another CPU opens the flow, too */
 	__u8 unbound; /* and the kernel would not have it */
 };
 

@@ -15,47 +15,56 @@
 #pragma once
 
 #include "claim.h"
+#include "device.h"
 #include "scratch.h"
-
-#define STATE_TIME_WAIT 6 /* BPF_TCP_TIME_WAIT */
-#define STATE_LISTEN 10
 
 enum holder { HOLDER_NONE, HOLDER_SOCKET, HOLDER_TIME_WAIT };
 
-INLINE struct bpf_sock_tuple tuple_of(const struct claim_key *key)
+INLINE void fill_tuple(struct bpf_sock_tuple *tuple, const struct claim_key *key)
 {
-	struct bpf_sock_tuple tuple = {};
+	copy(&tuple->OF_FAMILY().saddr, &key->remote, sizeof(ip_address));
+	tuple->OF_FAMILY().sport = key->remote_port;
+	copy(&tuple->OF_FAMILY().daddr, &key->local, sizeof(ip_address));
+	tuple->OF_FAMILY().dport = key->local_port;
+}
 
-	copy(&tuple.OF_FAMILY().saddr, &key->remote, sizeof(ip_address));
-	tuple.OF_FAMILY().sport = key->remote_port;
-	copy(&tuple.OF_FAMILY().daddr, &key->local, sizeof(ip_address));
-	tuple.OF_FAMILY().dport = key->local_port;
-	return tuple;
+INLINE struct bpf_sock *tcp_socket_at(void *context, struct bpf_sock_tuple *tuple)
+{
+	return bpf_skc_lookup_tcp(context, tuple, sizeof(tuple->OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
+}
+
+INLINE struct bpf_sock *udp_socket_at(void *context, struct bpf_sock_tuple *tuple)
+{
+	return bpf_sk_lookup_udp(context, tuple, sizeof(tuple->OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
 }
 
 /* The kernel's socket of a tuple, to be released. */
 INLINE struct bpf_sock *tcp_socket_of(void *context, const struct claim_key *key)
 {
-	struct bpf_sock_tuple tuple = tuple_of(key);
+	struct bpf_sock_tuple tuple;
 
-	return bpf_skc_lookup_tcp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
+	fill_tuple(&tuple, key);
+	return tcp_socket_at(context, &tuple);
 }
 
 INLINE struct bpf_sock *udp_socket_of(void *context, const struct claim_key *key)
 {
-	struct bpf_sock_tuple tuple = tuple_of(key);
+	struct bpf_sock_tuple tuple;
 
-	return bpf_sk_lookup_udp(context, &tuple, sizeof(tuple.OF_FAMILY()), BPF_F_CURRENT_NETNS, 0);
+	fill_tuple(&tuple, key);
+	return udp_socket_at(context, &tuple);
 }
 
-/* Which kernel socket holds the tuple? TCP: of any state, TIME_WAIT and listeners included. */
-INLINE enum holder holder_of(void *context, const struct claim_key *key)
+/* Which kernel socket holds the tuple, of those that packets of the context's device can reach? TCP: of any state,
+ * TIME_WAIT and listeners included. */
+INLINE enum holder holder_of(void *context, const struct claim_key *key, struct bpf_sock_tuple *tuple)
 {
 	enum holder holder = HOLDER_SOCKET;
 	struct bpf_sock *sock;
 
+	fill_tuple(tuple, key);
 	if (key->protocol == IPPROTO_TCP) {
-		sock = tcp_socket_of(context, key);
+		sock = tcp_socket_at(context, tuple);
 		if (!sock)
 			return HOLDER_NONE;
 		if (sock->state == STATE_TIME_WAIT)
@@ -63,7 +72,7 @@ INLINE enum holder holder_of(void *context, const struct claim_key *key)
 		bpf_sk_release(sock);
 		return holder;
 	}
-	sock = key->protocol == IPPROTO_UDP ? udp_socket_of(context, key) : 0;
+	sock = key->protocol == IPPROTO_UDP ? udp_socket_at(context, tuple) : 0;
 	if (!sock)
 		return HOLDER_NONE;
 	bpf_sk_release(sock);
@@ -72,7 +81,17 @@ INLINE enum holder holder_of(void *context, const struct claim_key *key)
 
 INLINE int socket_holds(void *context, const struct claim_key *key)
 {
-	return holder_of(context, key) != HOLDER_NONE;
+	struct bpf_sock_tuple tuple;
+
+	return holder_of(context, key, &tuple) != HOLDER_NONE;
+}
+
+/* Likewise, of the tuple that a search has come to, whatever device the socket is for. */
+INLINE enum holder holder_here(void *context, struct search *search)
+{
+	enum holder holder = holder_of(context, &search->key, &search->tuple);
+
+	return holder == HOLDER_NONE && held_on_device(search->net, &search->key) ? HOLDER_SOCKET : holder;
 }
 
 /* Does somebody have the port of `key`, which has no remote end, towards everybody: because a user was granted it? */
@@ -109,6 +128,7 @@ INLINE int is_granted_here(struct search *search)
 struct searching { /* on the stack, where pointers can be kept */
 	void *context; /* the program's */
 	struct search *search;
+	const struct pool *pool;
 	__u64 connects; /* a socket, to where the port is to be free */
 };
 
@@ -194,7 +214,7 @@ INLINE int insert_claim(struct search *search)
 INLINE int is_held(struct searching *searching)
 {
 	struct search *search = searching->search;
-	enum holder holder = holder_of(searching->context, &search->key);
+	enum holder holder = holder_here(searching->context, search);
 
 	if (holder == HOLDER_TIME_WAIT && search->socket) {
 		search->endings = 1;
@@ -251,13 +271,13 @@ INLINE int known_exhausted(struct search *search, const struct pool_slice *slice
 static long try_slice(__u32 index, struct searching *searching)
 {
 	struct search *search = searching->search;
-	struct pool *pool = bpf_map_lookup_elem(&pools, &search->claim.pool);
-	struct pool_slice *slice;
+	const struct pool *pool = searching->pool;
+	const struct pool_slice *slice;
 	struct slot *slot;
 	__u64 at; /* 64 bits: the verifier loses track of a 32 bit remainder */
 	__u32 random, pass, others;
 
-	if (!pool || !pool->slice_count)
+	if (!pool->slice_count)
 		return 1;
 	pass = index / pool->slice_count;
 	others = pass == PASS_OTHERS || pass == PASS_OTHERS_EARLY;
@@ -301,7 +321,7 @@ static long try_slice(__u32 index, struct searching *searching)
 /* Finds a free port for search->claim towards search->key's remote end, none for a mapping. */
 INLINE int find_port(void *context, struct search *search, const struct pool *pool, const int connects)
 {
-	struct searching searching = {.context = context, .search = search, .connects = connects};
+	struct searching searching = {.context = context, .search = search, .pool = pool, .connects = connects};
 
 	bpf_loop(pool->slice_count * PASSES, try_slice, &searching, 0);
 	if (search->full)

@@ -5,10 +5,12 @@
  * hears of nothing that is dropped on the way. So it is asked here whether the pool could serve, and the call fails
  * with EPERM when it could not. The port that is found is given back: only the uplink knows the packet's source address.
  *
- *   in no agreement, excused, loopback         -> untouched
- *   bound to a shared address                  -> goes through, unless a conversation of another leaves from there
- *   to where the socket has a flow             -> goes through
+ *   in no agreement, excused, loopback         -> untouched; but a resolver on loopback may be one of the pool's: dns.h
+ *   bound to a shared address                  -> goes through, unless a conversation of another leaves from there, or
+ *                                                 the port is none of the pool's: the kernel's own choice
+ *   to where the socket has a flow             -> goes through, while that is alive
  *   to anywhere else                           -> goes through if there is a free port towards it */
+#include "dns.h"
 #include "sender.h"
 #include "socket.h"
 
@@ -17,16 +19,38 @@ INLINE int settle(struct searching *searching)
 	return 1;
 }
 
+/* Is there a flow, and will the uplink believe it still? It decides as `refresh` (flow.h). */
+INLINE int goes_on(const struct flow_key *key, __u64 now)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, key);
+	struct claim_key claim_key = {
+		.remote = key->remote, .remote_port = key->remote_port, .protocol = key->protocol};
+	struct claim *claim;
+	__u32 owner;
+
+	if (!flow)
+		return 0;
+	if (flow->refresh_ns > now)
+		return 1;
+	claim_key.local = flow->local;
+	claim_key.local_port = flow->local_port;
+	claim = bpf_map_lookup_elem(&claims, &claim_key);
+	return claim && alive(claim, now) && same_flow(&claim->flow, key) &&
+	       place_of(flow->local, flow->local_port, &owner) == PLACE_HERE;
+}
+
 /* Has the socket sent there before, or from a port that is its own towards everybody? */
 INLINE int has_flow(const struct pool *pool, struct flow_key *key)
 {
-	if (bpf_map_lookup_elem(&flows, key))
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (goes_on(key, now))
 		return 1;
 	if (!maps_independently(pool, key->protocol))
 		return 0;
 	key->remote = UNSPECIFIED;
 	key->remote_port = 0;
-	return bpf_map_lookup_elem(&flows, key) != 0;
+	return goes_on(key, now);
 }
 
 /* May the host have one flow more, by the limits of a client? */
@@ -76,27 +100,41 @@ INLINE int servable(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 
 	return reason;
 }
 
-/* The socket has a port of ours towards everybody, since it was bound; but not towards those to whom a client talked
- * from there before, for as long as that lasts, or another socket does. */
-INLINE int is_taken(struct bpf_sock_addr *context, struct bpf_sock *sock, const struct ends *ends)
+/* Is the claim a client's? */
+INLINE int is_forwarded(const struct claim_key *key)
+{
+	struct claim *claim = bpf_map_lookup_elem(&claims, key);
+
+	return claim && claim->flow.onramp && alive(claim, bpf_ktime_get_coarse_ns());
+}
+
+/* Why may the socket not send from the shared address that it has? A port of ours is its own towards everybody, since it
+ * was bound; but not towards those to whom a client talked from there before, for as long as that lasts, or another
+ * socket does. One that it got from the kernel, because it wanted one late and never connected, is none of ours, or
+ * perhaps a client's. */
+INLINE int why_not_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u32 pool_key, const struct ends *ends)
 {
 	struct claim_key key = {.local = ends->local,
 				.remote = ends->remote,
-				.local_port = be16(sock->src_port),
+				.local_port = ends->local_port,
 				.remote_port = ends->remote_port,
 				.protocol = ends->protocol};
-	struct claim *claim = bpf_map_lookup_elem(&claims, &key);
+	struct claim_key towards_all = {
+		.local = ends->local, .local_port = ends->local_port, .protocol = ends->protocol};
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_key);
 	struct bpf_sock *other;
 	int taken;
 
-	if (claim && claim->flow.onramp && alive(claim, bpf_ktime_get_coarse_ns()))
-		return 1;
+	if (!pool || !in_pool(pool, pool_key, ends))
+		return REASON_BIND_OUTSIDE;
+	if (is_forwarded(&key) || is_forwarded(&towards_all))
+		return REASON_SOCKET_TAKEN;
 	other = sock->dst_port ? 0 : udp_socket_of(context, &key);
 	if (!other)
-		return 0;
+		return REASON_NONE;
 	taken = other->dst_port != 0;
 	bpf_sk_release(other);
-	return taken;
+	return taken ? REASON_SOCKET_TAKEN : REASON_NONE;
 }
 
 INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
@@ -105,9 +143,13 @@ INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 	struct agreement agreement;
 	int reason;
 
-	if (!sock || ends->protocol != IPPROTO_UDP || is_loopback(ends->remote) || is_multicast(ends->remote) ||
-	    is_link_local(ends->remote))
+	if (!sock || ends->protocol != IPPROTO_UDP || is_multicast(ends->remote) || is_link_local(ends->remote))
 		return ALLOW;
+	if (is_loopback(ends->remote)) {
+		reason = ask_pool(context, ends, 1, FAMILY == 6);
+		if (reason)
+			return reason == LEFT_ALONE ? ALLOW : refuse_socket(reason, ends, 0);
+	}
 	switch (whose(context)) {
 	case WHOSE_OTHERS:
 		return ALLOW;
@@ -119,10 +161,11 @@ INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 	}
 	if (agreement.kind != AGREEMENT_POOL)
 		return ALLOW;
-	if (!is_unspecified(ends->local) && is_ours(ends->local))
-		return is_taken(context, sock, ends) ? refuse_socket(REASON_SOCKET_TAKEN, ends, 0) : ALLOW;
 	ends->local_port = be16(sock->src_port);
-	reason = servable(context, sock, agreement.pool, ends);
+	if (!is_unspecified(ends->local) && is_ours(ends->local))
+		reason = why_not_from(context, sock, agreement.pool, ends);
+	else
+		reason = servable(context, sock, agreement.pool, ends);
 	return reason ? refuse_socket(reason, ends, 0) : ALLOW;
 }
 

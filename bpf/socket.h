@@ -15,6 +15,7 @@
 
 #include "agreement.h"
 #include "count.h"
+#include "netns.h"
 #include "pairing.h"
 #include "search.h"
 #include "slots.h"
@@ -182,6 +183,7 @@ INLINE void begin_search(struct bpf_sock_addr *context, struct search *search, c
 
 	zero_fill(search, sizeof(*search));
 	search->now_ns = now;
+	search->net = netns_of(context->sk);
 	search->socket = 1;
 	search->until_ns = search->claim.expires_ns = now + (lasts ? UNTIL_CLOSED_NS : SOCKET_CLAIM_NS);
 	search->closing_ns = pool->tcp_closing_ns;

@@ -50,7 +50,7 @@ int socket_connect(struct bpf_sock_addr *context)
 
 	if (context->sk)
 		ends.local = context->sk->src_ip4;
-	return connect(context, &ends);
+	return connect(context, &ends, 0);
 }
 
 /* IPv4 by a socket of IPv6. */
@@ -63,7 +63,7 @@ int connect_mapped(struct bpf_sock_addr *context)
 		return ALLOW;
 	if (context->sk)
 		ends.local = context->sk->src_ip4;
-	return connect(context, &ends);
+	return connect(context, &ends, 1);
 }
 
 SEC("cgroup/bind4")
@@ -97,7 +97,7 @@ int socket_connect6(struct bpf_sock_addr *context)
 		ends.remote.words[i] = context->user_ip6[i];
 		ends.local.words[i] = sock ? sock->src_ip6[i] : 0;
 	}
-	return is_mapped(ends.remote) ? ALLOW : connect(context, &ends);
+	return is_mapped(ends.remote) ? ALLOW : connect(context, &ends, 1);
 }
 
 SEC("cgroup/bind6")
@@ -153,7 +153,7 @@ int HOOK(socket_release)(struct bpf_sock *sock)
 
 	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
 		return ALLOW;
-	chosen = bpf_sk_storage_get(&chosen_of, sock, 0, 0);
+	chosen = has_storage(sock) ? bpf_sk_storage_get(&chosen_of, sock, 0, 0) : 0;
 	if (chosen) {
 		if (chosen->held.local_port)
 			free_own(inner_cookie_of(sock), &chosen->held,

@@ -10,6 +10,7 @@
  * Packets of other sockets are none of ours, with one exception: the kernel answers in the name of sockets that are
  * gone (resets, ICMP errors), and an answer that belongs to a flow leaves as the flow does.
  */
+#include "handed.h"
 #include "icmp.h"
 #include "link.h"
 #include "mute.h"
@@ -178,6 +179,13 @@ INLINE int has_its_port(const struct bpf_sock *sock)
 	return has_slices(local);
 }
 
+/* Is it a TCP connection without a flow? With one, its sender would be stored, from its SYN on. Most of a host have none. */
+INLINE int is_settled(const struct bpf_sock *sock)
+{
+	return sock->type == SOCK_STREAM && sock->protocol == IPPROTO_TCP && sock->state != STATE_SYN_SENT &&
+	       !has_storage(sock);
+}
+
 /* A packet that this host sends, for `speaker`; `sock`: if that is in an agreement, its socket. */
 INLINE int own_packet(struct __sk_buff *skb, __u32 pool, enum speaker speaker, struct bpf_sock *sock)
 {
@@ -205,8 +213,9 @@ INLINE int own_packet(struct __sk_buff *skb, __u32 pool, enum speaker speaker, s
 		return drop(skb, REASON_FRAGMENT_LOST, HOOK_UPLINK, packet);
 	if (sock && begins(packet)) {
 		sender = bpf_sk_storage_get(&senders, sock, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-		if (sender)
-			sender->from = packet->source;
+		if (!sender) /* its next packets would be taken for those of a connection without a flow */
+			return drop(skb, REASON_INTERNAL, HOOK_UPLINK, packet);
+		sender->from = packet->source;
 	}
 	return translate_own(skb, scratch, pool, speaker);
 }
@@ -221,12 +230,14 @@ int HOOK(uplink)(struct __sk_buff *skb)
 	__u32 pool = 0;
 
 	/* It passes through only, or leaves by a VLAN, which is another interface, or has a program of its own. */
-	if (skb->ingress_ifindex || skb->vlan_present || is_other(skb))
+	if (skb->ingress_ifindex || skb->vlan_present)
 		return TC_ACT_UNSPEC;
+	if (is_other(skb))
+		return hand_over(skb, HANDED_TC_UPLINK);
 	sock = skb->sk;
 	if (sock)
 		full = bpf_sk_fullsock(sock);
-	if (full && has_its_port(full))
+	if (full && (is_settled(full) || has_its_port(full)))
 		return TC_ACT_UNSPEC;
 	agreement = agreement_of_packet(skb);
 	if (full && agreement.kind == AGREEMENT_POOL) {

@@ -17,7 +17,7 @@ declare -A needed=(
   [git]=/usr/share/doc/git [wget]=/usr/share/doc/wget [bind9-dnsutils]=/usr/share/doc/bind9-dnsutils
   [certinfo]=/usr/share/doc/certinfo
   [iperf3]=/usr/share/doc/iperf3 [wireguard-go]=/usr/share/doc/wireguard-go [wireguard-tools]=/usr/share/doc/wireguard-tools
-  [nftables]=/usr/share/doc/nftables
+  [nftables]=/usr/share/doc/nftables [systemd]=/usr/share/doc/systemd [crun]=/usr/share/doc/crun
 )
 # For single tests. Where systemd runs their packages would start servers now and at every boot: not ours to do.
 if [ ! -d /run/systemd/system ]; then

@@ -10,10 +10,11 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.bpf.place import Place
+    from tests.bpf.programs import Program
     from tests.bpf.world import World
 
 # Their assertions should explain themselves like those of test modules; before anything imports them.
-for part in ("far_end", "frames", "kernel_objects", "place", "short_way", "world"):
+for part in ("far_end", "frames", "kernel_objects", "place", "programs", "short_way", "world"):
     pytest.register_assert_rewrite(f"tests.bpf.{part}")
 
 
@@ -54,6 +55,36 @@ def family(request: pytest.FixtureRequest) -> Iterator[int]:
 def world(module_world: World, family: int) -> World:
     module_world.reset()
     return module_world
+
+
+@pytest.fixture(params=("ipv4", "ipv6", "mapped"))
+def how(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The sockets that a program makes: programs.HOWS."""
+    from tests.bpf import families
+
+    chosen: str = request.param
+    with families.family(6 if chosen == "ipv6" else 4):
+        yield chosen
+
+
+@pytest.fixture
+def small(sockets_world: World, how: str) -> Iterator[World]:
+    """Its slice has 16 ports (programs.SLICE); the next one is a neighbour's. The host has the address."""
+    from tests.bpf.programs import PORTS, SLOT, on_loopback
+    from tests.bpf.world import ADDRESS, state
+
+    sockets_world.reset(state(ports=PORTS, mine=(SLOT,), theirs=(SLOT + 1,), expired=()))
+    with on_loopback(str(ADDRESS)):
+        yield sockets_world
+
+
+@pytest.fixture
+def program(small: World, how: str) -> Iterator[Program]:
+    """Of this process, which is in an agreement."""
+    from tests.bpf.programs import Program, agreed
+
+    with agreed(small), Program(how) as made:
+        yield made
 
 
 @pytest.fixture

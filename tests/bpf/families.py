@@ -40,7 +40,6 @@ FAMILY_MAPS = (
     "datagrams",
     "held",
 )
-PROGRAMS = ("guard", "egress_out", "egress_in", "director_tc", "uplink", "remote")
 
 chosen = 4
 

@@ -67,9 +67,9 @@ class Wire:
 
 
 @contextmanager
-def far_end() -> Iterator[Wire]:
+def far_end(interface: str = "upp") -> Iterator[Wire]:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as made:
-        made.bind(("upp", 0))
+        made.bind((interface, 0))
         yield Wire(made)
 
 

@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.bpf.kernel_objects import running
-from tests.bpf.world import make_server, state
+from tests.bpf.world import ATTACH, LIMITS, ME, UPLINK, make_server, state
 
 from softunicast.agent.sockets import Sockets
 from softunicast.cli.main import main
 from softunicast.core.agreements import Board, PoolSign
+from softunicast.core.config_sockets import SocketsConfig
 from softunicast.kernel import cgroup_tree, cgroups
 from softunicast.kernel.agreements import Agreements
-from softunicast.kernel.joining import Joining
+from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.joining import Entry, Joining
 from softunicast.kernel.socket_hooks import netns_cookie
 
 COMMAND = Path(sys.executable).with_name("softunicast")
@@ -65,11 +66,8 @@ class Place:
         return child.returncode, *said
 
     def pools(self) -> dict[str, str | None]:
-        """Agreements: the cgroup's path below the root -> pool."""
-        return {
-            str(one.path.relative_to(self.root)) if one.path else "gone": one.pool
-            for one in self.joining.entries()
-        }
+        """Agreements: the cgroup's path below the root -> pool. A "+" behind it: of those that come after it, too."""
+        return {_name(one, self.root): one.pool for one in self.joining.entries()}
 
     def below(self) -> list[Path]:
         return [Path(folder) for folder, _, _ in os.walk(self.root)][1:]
@@ -89,6 +87,12 @@ class Place:
         assert what in err
         assert "; fix: " in err
         assert (self.pools(), self.below()) == before
+
+
+def _name(entry: Entry, root: Path) -> str:
+    found = entry.path or entry.place
+    lasts, there = "+" if entry.place else "", "" if entry.path else " gone"
+    return f"{found.relative_to(root) if found else '?'}{lasts}{there}"
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -113,7 +117,7 @@ def end_all(root: Path) -> None:
 def pools_made(folder: Path) -> Iterator[Path]:
     """The bpffs of a server with these pools: gb and fr with slices, late past its deadline, none without."""
     with make_server(folder) as mount:
-        datapath = running(mount)
+        datapath = Datapath.open(mount, UPLINK, ME, LIMITS, ATTACH, sockets=SocketsConfig(enabled=True))
         wanted = state(mine=(1, 4))
         gb, late = wanted.pools["gb"], state(mine=(3,)).pools["gb"]
         pools = {"gb": gb, "fr": gb, "none": replace(gb, slices=()), "late": late}
@@ -140,4 +144,4 @@ def place_in(mount: Path, folder: Path) -> Iterator[Place]:
             end_all(root)
             place.joining.root = mounted
             place.joining.tidy()
-        assert table.list() == ()
+        assert (table.list(), table.lasting()) == ((), ())

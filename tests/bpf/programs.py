@@ -8,12 +8,14 @@ import itertools
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 from tests.bpf import families
 from tests.bpf.world import ADDRESS, World
 
@@ -22,6 +24,14 @@ from softunicast.kernel.agreements import Agreements
 
 HOWS = ("ipv4", "ipv6", "mapped")
 REMOTE = "203.0.113.1:443"
+ELSEWHERE = "203.0.113.2:443"
+KINDS = ("tcp", "udp")
+PORTS = 16  # in a slice of the fixture `small`
+SLOT = 128
+SLICE = set(range(SLOT * PORTS, (SLOT + 1) * PORTS))
+IP_BIND_ADDRESS_NO_PORT = 24
+RTN_LOCAL = 2
+DEADLINE_S = 5.0
 _numbers = itertools.count()
 
 
@@ -61,6 +71,10 @@ def refusal_of(code: int) -> Iterator[None]:
     assert raised.value.errno == code
 
 
+def counted(world: World, before: dict[str, int]) -> dict[str, int]:
+    return {name: value - before[name] for name, value in world.counters().items() if value != before[name]}
+
+
 @contextmanager
 def agreed(world: World, pool: str | None = "gb") -> Iterator[Path]:
     """This process is in a cgroup that is in an agreement."""
@@ -93,7 +107,20 @@ def on_loopback(*addresses: str) -> Iterator[None]:
             there["prefixlen"] = 32 if families.chosen == 4 else 128
             netlink.addr("add", **there, flags=0x02)
             stack.callback(lambda there=there: netlink.addr("del", **there))
+            if families.chosen == 6:
+                wait_until_local(netlink, there["address"])
         yield
+
+
+def wait_until_local(netlink: IPRoute, address: str) -> None:
+    """IPv6 adds the route of an address a moment later, also without looking for duplicates. Until then the one of its
+    prefix says that it is unreachable: to whom its neighbour on this host wants to connect."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        with suppress(NetlinkError):
+            if netlink.route("get", family=socket.AF_INET6, dst=address)[0]["type"] == RTN_LOCAL:
+                return
+        assert time.monotonic() < deadline, address
 
 
 class Program:
@@ -146,11 +173,27 @@ class Program:
             raise OSError(code, os.strerror(code))
         return self.local(made)
 
+    def refused(self, code: int, kind: str, remote: str = REMOTE) -> None:
+        """It cannot be connected."""
+        with refusal_of(code):
+            self.connect(kind, remote)
+
     def bind(self, kind: str, local: str, reuse: bool = False) -> socket.socket:
         made = self.socket(kind)
         if reuse:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(self.end(local))
+        return made
+
+    def bind_refused(self, code: int, kind: str, local: str, reuse: bool = False) -> None:
+        with refusal_of(code):
+            self.bind(kind, local, reuse)
+
+    def bind_late(self, kind: str) -> socket.socket:
+        """To the shared address, without a port until it connects."""
+        made = self.socket(kind)
+        made.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        made.bind(self.end(f"{ADDRESS}:0"))
         return made
 
     def fill(self, kind: str, count: int, remote: str = REMOTE) -> set[int]:

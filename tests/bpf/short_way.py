@@ -16,7 +16,8 @@ from tests.bpf.frames import CLIENT, FROM_CLIENT, FROM_WIRE, REMOTE, TO_CLIENT, 
 from tests.bpf.talk import Conversation
 from tests.bpf.world import ATTACH, LIMITS, ME, ONRAMP, UPLINK, World, make_server, state
 
-from softunicast.kernel.datapath import Datapath, attach_pass
+from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.passing import attach_pass
 
 FAST_OUT, FAST_IN = {"out": 1, "fast_out": 1}, {"here": 1, "in": 1, "fast_in": 1}
 HOP_NS = 1 << 62

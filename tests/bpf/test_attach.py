@@ -11,6 +11,7 @@ import pytest
 from tests.bpf.place import TIMEOUT_S, Place, until
 
 from softunicast.kernel import cgroup_tree, cgroups
+from softunicast.kernel.agreements import AGREEMENTS_MAX, Agreements, Lasting
 
 CGROUP1 = Path("/sys/fs/cgroup/memory")
 
@@ -24,17 +25,121 @@ def test_attach_and_detach(place: Place) -> None:
         f"{unit} leaves from pool gb, as before\n",
         "",
     )
-    assert place.pools() == {"unit": "gb"}
+    assert place.pools() == {"unit+": "gb"}
     assert place.ask("attach", "--cgroup", "/unit", "--pool", "fr") == (
         0,
         f"{unit} leaves from pool fr\n",
         "",
     )
-    assert place.pools() == {"unit": "fr"}
+    assert place.pools() == {"unit+": "fr"}
     assert place.joining.tidy() == 0
     assert place.ask("detach", *where) == (0, f"{unit} is in no agreement any more\n", "")
     assert place.pools() == {}
     place.refused(2, "is in no agreement of its own", "detach", *where)
+
+
+def test_a_cgroup_that_is_made_in_the_place_of_another(place: Place) -> None:
+    """In the agreement before any process can be in it; nothing of the former one stays."""
+    unit = place.make("unit")
+    where = ["--cgroup", "/unit"]
+    assert place.ask("attach", *where, "--pool", "gb")[0] == 0
+    for _ in range(3):
+        unit.rmdir()
+        assert place.joining.tidy() == 0
+        assert place.pools() == {"unit+ gone": "gb"}
+        [listed] = place.sockets.members()
+        assert (listed.entry.path, listed.entry.place, listed.processes) == (None, unit, ())
+        place.make("unit")
+        assert place.pools() == {"unit+": "gb"}
+    assert place.ask("attach", *where, "--pool", "gb")[1] == f"{unit} leaves from pool gb, as before\n"
+    assert place.ask("attach", *where, "--pool", "fr")[0] == 0
+    unit.rmdir()
+    place.make("unit")
+    assert place.pools() == {"unit+": "fr"}
+    assert place.ask("detach", *where)[0] == 0
+    unit.rmdir()
+    place.make("unit")
+    assert place.pools() == {}
+
+
+def test_only_that_place(place: Place) -> None:
+    """Not the same name elsewhere, nor another name there."""
+    place.joining.attach(place.make("unit"), "gb")
+    for name in ("units", "uni", "other", "other/unit", "unit/unit"):
+        place.make(name)
+    assert place.pools() == {"unit+": "gb"}
+
+
+def test_detached_while_it_is_stopped(place: Place) -> None:
+    unit = place.make("unit")
+    where = ["--cgroup", "/unit"]
+    assert place.ask("attach", *where, "--pool", "gb")[0] == 0
+    unit.rmdir()
+    assert place.ask("detach", *where) == (0, f"{unit} is in no agreement any more\n", "")
+    place.refused(2, "is in no agreement of its own", "detach", *where)
+    place.make("unit")
+    assert place.pools() == {}
+
+
+def test_once_is_until_the_cgroup_goes(place: Place) -> None:
+    unit = place.make("unit")
+    attach = ["attach", "--cgroup", "/unit", "--pool", "gb"]
+    assert place.ask(*attach, "--once")[0] == 0
+    assert place.ask(*attach, "--once")[1] == f"{unit} leaves from pool gb, as before\n"
+    assert place.ask(*attach)[1] == f"{unit} leaves from pool gb\n"
+    assert place.pools() == {"unit+": "gb"}
+    assert place.ask(*attach, "--once")[1] == f"{unit} leaves from pool gb\n"
+    assert place.pools() == {"unit": "gb"}
+    unit.rmdir()
+    place.make("unit")
+    assert place.joining.tidy() == 1
+    assert place.pools() == {}
+
+
+def test_a_place_goes_with_the_cgroup_above(place: Place) -> None:
+    above, unit = place.make("slice"), place.make("slice/unit")
+    place.joining.attach(unit, "gb")
+    unit.rmdir()
+    above.rmdir()
+    assert place.joining.tidy() == 1
+    assert (place.pools(), place.joining._table.lasting()) == ({}, ())
+
+
+def test_a_unit_that_is_restarted_while_it_is_attached(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = place.make("unit")
+    table, real, made = place.joining._table, Agreements.set_lasting, []
+
+    def restarted(self: Agreements, one: Lasting, pool: str) -> None:
+        if not made:
+            unit.rmdir()
+            made.append(place.make("unit"))
+        real(self, one, pool)
+
+    monkeypatch.setattr(Agreements, "set_lasting", restarted)
+    assert place.joining.attach(unit, "gb")
+    assert cgroups.number(unit) in {one.cgroup for one in table.list()}
+    assert place.joining.tidy() == 1
+    assert place.pools() == {"unit+": "gb"}
+
+
+def test_a_full_table_has_room_for_what_lasts(place: Place) -> None:
+    """A cgroup in the place of another gets its room; for one more there is none, and nothing changes."""
+    unit, more = place.make("unit"), place.make("more")
+    place.joining.attach(unit, "gb")
+    table = place.joining._table
+    others = range(1 << 60, (1 << 60) + AGREEMENTS_MAX - 1)
+    try:
+        for number in others:
+            table.excuse(number)
+        unit.rmdir()
+        place.make("unit")
+        assert cgroups.number(unit) in {one.cgroup for one in table.list()}
+        code, _, complaint = place.ask("attach", "--cgroup", str(more), "--pool", "gb")
+        assert (code, "4096 cgroups are in agreements" in complaint) == (3, True)
+        assert [one.name for one in table.lasting()] == ["unit"]
+    finally:
+        for number in others:
+            table.remove(number)
 
 
 def test_what_the_agent_lists(place: Place) -> None:
@@ -69,9 +174,9 @@ def test_an_entry_goes_with_its_cgroup(
     if not permitted:  # as for an agent without CAP_DAC_READ_SEARCH
         monkeypatch.setattr(cgroup_tree, "_libc", Refusing())
     unit = place.make("unit")
-    place.joining.attach(unit, "gb")
+    place.joining.attach(unit, "gb", lasts=False)
     unit.rmdir()
-    assert place.pools() == {"gone": "gb"}
+    assert place.pools() == {"? gone": "gb"}
     again = place.make("unit")
     assert place.joining.tidy() == 1
     assert place.pools() == {}
@@ -100,7 +205,8 @@ def test_what_is_no_cgroup_of_ours(place: Place) -> None:
             if path == CGROUP1 and not CGROUP1.exists():
                 continue  # a host without the old hierarchies
             place.refused(2, what, "attach", "--pool", "gb", "--cgroup", str(path))
-            place.refused(2, what, "detach", "--cgroup", str(path))
+            if path.name != "nothing":  # that might come
+                place.refused(2, what, "detach", "--cgroup", str(path))
     finally:
         other.rmdir()
 

@@ -5,44 +5,28 @@ else. The slice has 16 ports, 2048-2063; the next one is a neighbour's.
 from __future__ import annotations
 
 import errno
-import socket
-from collections.abc import Iterator
 
 import pytest
-from tests.bpf import families
-from tests.bpf.programs import HOWS, REMOTE, Program, agreed, excused, on_loopback, refusal_of
-from tests.bpf.test_connect import ELSEWHERE, KINDS, PORTS, SLICE, SLOT, counted, refused
+from tests.bpf.programs import (
+    ELSEWHERE,
+    KINDS,
+    PORTS,
+    REMOTE,
+    SLICE,
+    SLOT,
+    Program,
+    agreed,
+    counted,
+    excused,
+    refusal_of,
+)
 from tests.bpf.test_search import Opener
 from tests.bpf.world import ADDRESS, World, state
 
+from softunicast.kernel.words import be16
+
 FIRST = SLOT * PORTS
-IP_BIND_ADDRESS_NO_PORT = 24
 OURS, THEIRS, NOBODYS = (f"{ADDRESS}:{FIRST + offset}" for offset in (3, 16, 40))
-
-
-@pytest.fixture(params=HOWS)
-def how(request: pytest.FixtureRequest) -> Iterator[str]:
-    chosen: str = request.param
-    with families.family(6 if chosen == "ipv6" else 4):
-        yield chosen
-
-
-@pytest.fixture
-def small(sockets_world: World, how: str) -> Iterator[World]:
-    sockets_world.reset(state(ports=PORTS, mine=(SLOT,), theirs=(SLOT + 1,), expired=()))
-    with on_loopback(str(ADDRESS)):
-        yield sockets_world
-
-
-@pytest.fixture
-def program(small: World, how: str) -> Iterator[Program]:
-    with agreed(small), Program(how) as made:
-        yield made
-
-
-def bind_refused(code: int, program: Program, kind: str, local: str, reuse: bool = False) -> None:
-    with refusal_of(code):
-        program.bind(kind, local, reuse)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,7 +34,7 @@ def bind_refused(code: int, program: Program, kind: str, local: str, reuse: bool
 def test_a_program_in_no_agreement_is_refused(small: World, how: str, kind: str, local: str) -> None:
     before = small.counters()
     with Program(how) as program:
-        bind_refused(errno.EPERM, program, kind, local)
+        program.bind_refused(errno.EPERM, kind, local)
     assert counted(small, before) == {"bind_refused": 1}
 
 
@@ -91,15 +75,15 @@ def test_a_port_of_the_slice(small: World, program: Program, kind: str) -> None:
 @pytest.mark.parametrize("local", [THEIRS, NOBODYS, f"{ADDRESS}:80", "198.51.100.77:3000"])
 def test_a_port_of_others(small: World, program: Program, kind: str, local: str) -> None:
     before = small.counters()
-    bind_refused(errno.EADDRNOTAVAIL, program, kind, local)
+    program.bind_refused(errno.EADDRNOTAVAIL, kind, local)
     assert counted(small, before) == {"bind_outside": 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slice_whose_lease_has_run_out(small: World, program: Program, kind: str) -> None:
     small.datapath.apply(state(ports=PORTS, mine=(), theirs=(), expired=(SLOT,), pool=(SLOT,)))
-    bind_refused(errno.EADDRNOTAVAIL, program, kind, OURS)
-    bind_refused(errno.EADDRNOTAVAIL, program, kind, f"{ADDRESS}:0")
+    program.bind_refused(errno.EADDRNOTAVAIL, kind, OURS)
+    program.bind_refused(errno.EADDRNOTAVAIL, kind, f"{ADDRESS}:0")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,10 +91,49 @@ def test_a_bound_port_is_chosen_in_the_slice(small: World, program: Program, kin
     """All of them, one after the other; and none after the last."""
     ports = {program.local(program.bind(kind, f"{ADDRESS}:0"))[1] for _ in range(PORTS)}
     assert ports == SLICE
-    bind_refused(errno.EADDRNOTAVAIL, program, kind, f"{ADDRESS}:0")
+    program.bind_refused(errno.EADDRNOTAVAIL, kind, f"{ADDRESS}:0")
     port = program.local(program.made[0])[1]
     program.made.pop(0).close()
     assert program.local(program.bind(kind, f"{ADDRESS}:0"))[1] == port
+
+
+def test_a_udp_port_is_chosen_where_others_are_connected(small: World, program: Program) -> None:
+    """They talk to one each; what is bound, to everybody else. The kernel's table shows them to nobody who asks for the
+    port alone, and would refuse it."""
+    program.fill("udp", PORTS - 1)
+    small.expire()
+    bound = [program.bind("udp", f"{ADDRESS}:0") for _ in range(PORTS)]
+    assert {program.local(one)[1] for one in bound} == SLICE
+    program.bind_refused(errno.EADDRNOTAVAIL, "udp", f"{ADDRESS}:0")
+    for one in bound:
+        one.sendto(b"words", program.end(ELSEWHERE))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_socket_is_bound_once(small: World, program: Program, kind: str) -> None:
+    """And keeps what it has, when it asks again."""
+    made = program.bind(kind, f"{ADDRESS}:0")
+    before = small.claims()
+    for local in (f"{ADDRESS}:0", OURS, THEIRS):
+        with refusal_of(errno.EINVAL):
+            made.bind(program.end(local))
+    assert small.claims() == before
+    made.close()
+    assert small.claims() == {}
+
+
+def test_nothing_is_left_of_a_port_that_the_kernel_refused(small: World, program: Program, how: str) -> None:
+    """A socket is there of which the search cannot know: connected, by a program that does not share."""
+    with excused(small), Program(how) as outside:
+        outside.connect("udp", REMOTE, outside.bind("udp", OURS))
+        with agreed(small):
+            made = program.socket("udp")
+            with refusal_of(errno.EADDRINUSE):
+                made.bind(program.end(OURS))
+            made.bind(program.end(f"{ADDRESS}:{FIRST + 4}"))
+            assert [be16(key.local_port) for key in small.claims()] == [FIRST + 4]
+            made.close()
+            assert small.claims() == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,9 +154,9 @@ def test_a_bound_socket_claims_its_tuple(small: World, program: Program, kind: s
 def test_a_udp_port_is_one_sockets(small: World, program: Program) -> None:
     """Bound, it may send to anybody: nobody else gets the port, whatever both say about sharing."""
     program.bind("udp", OURS, reuse=True)
-    bind_refused(errno.EADDRNOTAVAIL, program, "udp", OURS, reuse=True)
+    program.bind_refused(errno.EADDRNOTAVAIL, "udp", OURS, reuse=True)
     assert program.fill("udp", PORTS - 1) == SLICE - {FIRST + 3}
-    refused(errno.EADDRNOTAVAIL, program, "udp")
+    program.refused(errno.EADDRNOTAVAIL, "udp")
     assert {port for _, port in Opener(small, "udp", ELSEWHERE).fill(PORTS - 1)} == SLICE - {FIRST + 3}
 
 
@@ -166,35 +189,11 @@ def test_a_socket_that_is_bound_elsewhere_is_left_to_the_uplink(
     assert [flow for flow in small.datapath.flows(9)[1] if flow.onramp != "host"] == []
 
 
-def bind_late(program: Program, kind: str = "tcp") -> socket.socket:
-    made = program.socket(kind)
-    made.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-    made.bind(program.end(f"{ADDRESS}:0"))
-    return made
-
-
-def test_a_port_that_is_wanted_late_is_chosen_for_the_destination(small: World, program: Program) -> None:
-    """As nginx, HAProxy and Envoy bind: every port serves every destination."""
-    for remote in (REMOTE, ELSEWHERE):
-        ends = [program.connect("tcp", remote, bind_late(program)) for _ in range(PORTS)]
-        assert set(ends) == {(str(ADDRESS), port) for port in SLICE}
-        with refusal_of(errno.EADDRNOTAVAIL):
-            program.connect("tcp", remote, bind_late(program))
-    port = program.local(program.made[0])[1]
-    program.made.pop(0).close()
-    assert program.connect("tcp", REMOTE, bind_late(program))[1] == port
-
-
-def test_a_port_that_is_wanted_late_and_nobody_agreed(small: World, how: str) -> None:
-    with Program(how) as program, refusal_of(errno.EPERM):
-        bind_late(program)
-
-
 def test_a_listener_keeps_its_port(small: World, program: Program) -> None:
     listener = program.bind("tcp", OURS)
     listener.listen()
     assert program.fill("tcp", PORTS - 1) == SLICE - {FIRST + 3}
-    refused(errno.EADDRNOTAVAIL, program, "tcp")
+    program.refused(errno.EADDRNOTAVAIL, "tcp")
 
 
 def test_a_bound_socket_does_not_talk_into_a_flow(small: World, program: Program) -> None:

@@ -12,13 +12,25 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.bpf import families
-from tests.bpf.programs import HOWS, REMOTE, Program, agreed, cgroup, inside, on_loopback, refusal_of
+from tests.bpf.programs import (
+    ELSEWHERE,
+    KINDS,
+    PORTS,
+    REMOTE,
+    SLICE,
+    SLOT,
+    Program,
+    agreed,
+    cgroup,
+    counted,
+    inside,
+    on_loopback,
+    refusal_of,
+)
 from tests.bpf.test_search import Opener, check_full
 from tests.bpf.world import ADDRESS, DEPENDENT, World, namespace, state
 
@@ -27,51 +39,15 @@ from softunicast.core.pools import Timers
 from softunicast.kernel import cgroups
 from softunicast.kernel.agreements import Agreements
 
-PORTS = 16
-SLOT = 128
-SLICE = set(range(SLOT * PORTS, (SLOT + 1) * PORTS))
-ELSEWHERE = "203.0.113.2:443"
-KINDS = ("tcp", "udp")
-
-
-@pytest.fixture(params=HOWS)
-def how(request: pytest.FixtureRequest) -> Iterator[str]:
-    chosen: str = request.param
-    with families.family(6 if chosen == "ipv6" else 4):
-        yield chosen
-
-
-@pytest.fixture
-def small(sockets_world: World, how: str) -> Iterator[World]:
-    sockets_world.reset(state(ports=PORTS, mine=(SLOT,), theirs=(SLOT + 1,), expired=()))
-    with on_loopback(str(ADDRESS)):
-        yield sockets_world
-
-
-@pytest.fixture
-def program(small: World, how: str) -> Iterator[Program]:
-    """Of this process, which is in an agreement."""
-    with agreed(small), Program(how) as made:
-        yield made
-
-
-def refused(code: int, program: Program, kind: str, remote: str = REMOTE) -> None:
-    with refusal_of(code):
-        program.connect(kind, remote)
-
-
-def counted(world: World, before: dict[str, int]) -> dict[str, int]:
-    return {name: value - before[name] for name, value in world.counters().items() if value != before[name]}
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slice_is_filled_to_the_last_port(small: World, program: Program, kind: str) -> None:
     before = small.counters()
     assert program.fill(kind, PORTS) == SLICE
     for _ in range(3):
-        refused(errno.EADDRNOTAVAIL, program, kind)
+        program.refused(errno.EADDRNOTAVAIL, kind)
     assert program.fill(kind, PORTS, ELSEWHERE) == SLICE
-    refused(errno.EADDRNOTAVAIL, program, kind, ELSEWHERE)
+    program.refused(errno.EADDRNOTAVAIL, kind, ELSEWHERE)
     found = counted(small, before)
     assert (found["sockets"], found["slice_full"]) == (2 * PORTS, 4)
     assert len(small.flows()) == 0
@@ -80,13 +56,13 @@ def test_a_slice_is_filled_to_the_last_port(small: World, program: Program, kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_port_that_is_closed_is_free_at_once(program: Program, kind: str) -> None:
     program.fill(kind, PORTS)
-    refused(errno.EADDRNOTAVAIL, program, kind)
+    program.refused(errno.EADDRNOTAVAIL, kind)
     for _ in range(5):
         gone = program.made.pop(0)
         port = program.local(gone)[1]
         gone.close()
         assert program.connect(kind) == (str(ADDRESS), port)
-        refused(errno.EADDRNOTAVAIL, program, kind)
+        program.refused(errno.EADDRNOTAVAIL, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +73,7 @@ def test_forwarded_flows_use_the_same_ports(small: World, program: Program, kind
     theirs |= {port for _, port in opener.fill(5, 5)}
     assert ours | theirs == SLICE
     assert not ours & theirs
-    refused(errno.EADDRNOTAVAIL, program, kind)
+    program.refused(errno.EADDRNOTAVAIL, kind)
     check_full(small, kind, 10)
 
 
@@ -194,6 +170,19 @@ def test_nobody_overtakes_a_reset(small: World, program: Program, how_closed: st
         server.close()
 
 
+def test_a_refused_connection_holds_nothing(small: World, program: Program) -> None:
+    """The peer has reset it, and the kernel has no RST of its own to send: whatever the program asked for."""
+    with on_loopback("203.0.113.1"):
+        made = program.socket("tcp")
+        made.setblocking(True)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with pytest.raises(ConnectionRefusedError):
+            made.connect(program.end(REMOTE))
+        assert small.claims()
+        made.close()
+        assert small.claims() == {}
+
+
 def wait_for_end(made: socket.socket) -> None:
     made.settimeout(10)
     assert made.recv(1) == b""
@@ -231,7 +220,7 @@ def test_time_wait_is_used_again_where_the_kernel_would(
         assert program.fill("tcp", PORTS - 3, remote) == SLICE - waiting
         if timestamps:
             assert program.fill("tcp", 3, remote) == waiting
-        refused(errno.EADDRNOTAVAIL, program, "tcp", remote)
+        program.refused(errno.EADDRNOTAVAIL, "tcp", remote)
     finally:
         Path("/proc/sys/net/ipv4/tcp_timestamps").write_text("1")
 
@@ -253,7 +242,7 @@ def test_a_conversation_that_the_peer_has_not_ended_is_not_followed(small: World
         server.close()
     small.expire()
     assert program.fill("tcp", PORTS - 1, remote) == SLICE - half_open
-    refused(errno.EADDRNOTAVAIL, program, "tcp", remote)
+    program.refused(errno.EADDRNOTAVAIL, "tcp", remote)
     other.close()
 
 
@@ -261,7 +250,7 @@ def test_a_conversation_that_the_peer_has_not_ended_is_not_followed(small: World
 def test_a_lease_that_has_run_out(small: World, program: Program, kind: str) -> None:
     small.datapath.apply(state(ports=PORTS, mine=(), theirs=(), expired=(SLOT,), pool=(SLOT,)))
     before = small.counters()
-    refused(errno.EADDRNOTAVAIL, program, kind)
+    program.refused(errno.EADDRNOTAVAIL, kind)
     found = counted(small, before)
     found.pop("guard_expired", None)  # what the kernel still sends for sockets of other tests
     assert found == {"no_slice": 1}
@@ -272,7 +261,7 @@ def test_a_pool_that_is_gone(small: World, program: Program, kind: str) -> None:
     small.datapath.apply(state(ports=PORTS, mine=(SLOT,), theirs=(), expired=(), onramps={}))
     small.datapath.apply(replace(small.datapath.state, pools={}))
     before = small.counters()
-    refused(errno.EADDRNOTAVAIL, program, kind)
+    program.refused(errno.EADDRNOTAVAIL, kind)
     assert counted(small, before) == {"no_pool": 1}
 
 
@@ -282,7 +271,7 @@ def test_a_pool_of_the_other_family(small: World, program: Program, how: str, ki
     datapath = small.of_both
     datapath.apply(replace(datapath.state, pools={"gb": other}, onramps={}))
     before = small.counters()
-    refused(errno.EADDRNOTAVAIL, program, kind)
+    program.refused(errno.EADDRNOTAVAIL, kind)
     assert counted(small, before) == {"family": 1}
 
 
@@ -290,7 +279,7 @@ def test_the_address_is_not_on_the_host(sockets_world: World, how: str) -> None:
     sockets_world.reset(state(ports=PORTS, mine=(SLOT,), theirs=(), expired=()))
     before = sockets_world.counters()
     with agreed(sockets_world), Program(how) as program:
-        refused(errno.EADDRNOTAVAIL, program, "tcp")
+        program.refused(errno.EADDRNOTAVAIL, "tcp")
     assert counted(sockets_world, before) == {"no_address": 1}
     assert sockets_world.claims() == {}
 

@@ -35,9 +35,10 @@ from softunicast.core.config import Limits
 from softunicast.core.errors import HostError, KernelError
 from softunicast.core.slices import Slice
 from softunicast.kernel import abi
-from softunicast.kernel.datapath import Datapath, attach_pass
+from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.libbpf import load_library
 from softunicast.kernel.objects import Link, map_of_fd
+from softunicast.kernel.passing import attach_pass
 from softunicast.kernel.words import index_key
 
 NOBODY = "198.51.100.10:9000"
@@ -46,7 +47,7 @@ NOBODY = "198.51.100.10:9000"
 def test_removed_leaves_nothing(mount: Path) -> None:
     datapath = running(mount)
     held = numbers(datapath)
-    assert [len(held[kind]) for kind in ("prog", "link")] == [17, 11]
+    assert [len(held[kind]) for kind in ("prog", "link")] == [17, 6]
     assert left_of(held) == held
     datapath.remove()
     wait_until_gone(held)

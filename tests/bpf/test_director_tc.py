@@ -84,11 +84,8 @@ def test_a_veth_gets_tc(at_tc: World) -> None:
     assert not has_xdp(UPLINK)
     assert [one.program for one in attached(UPLINK)] == [
         "director_tc",
-        "director_tc6",
         "egress_in",
-        "egress_in6",
         "guard",
-        "guard6",
     ]
 
 
@@ -153,16 +150,15 @@ def names_at_tc(*programs: str) -> list[Attached]:
 
 def test_exchanged_while_it_runs(mount: Path) -> None:
     """An agent that is told otherwise takes over: the tables stay, the other director goes."""
-    at_tc = names_at_tc("director_tc", "director_tc6", "egress_in", "egress_in6")
-    behind = names_at_tc("remote", "remote6", "egress_in", "egress_in6")
+    at_tc = names_at_tc("director_tc", "egress_in")
+    behind = names_at_tc("remote", "egress_in")
     in_xdp = [Attached(UPLINK, "xdp", "director"), *behind]
     steps = (("tc", at_tc), ("xdp", in_xdp), ("auto", at_tc), (None, at_tc), ("xdp", in_xdp))
     for attach, expected in steps:
         datapath = opened(mount, attach)
         assert sorted(hooks(), key=str) == sorted(expected, key=str)
         order = [one.program for one in hooks()]
-        for director, behind in (("director_tc", "egress_in"), ("director_tc6", "egress_in6")):
-            assert director not in order or order.index(director) < order.index(behind)
+        assert order[-1] == "egress_in"
         frame = tcp(REMOTE, THERE, macs=FROM_WIRE)
         assert World(datapath).director_tc(frame).outcome == "steered"
         directors = {one.program for one in hooks() if one.program.startswith("director")}

@@ -240,7 +240,7 @@ WITHOUT_PORT = [
     ("fragment", frames.packet(content=Raw(b"x" * 31), frag=5, proto=17, flags="MF")),
     ("protocol", gre()),
     ("protocol", frames.packet(content=Raw(b"x" * 28), proto=50)),
-    ("protocol", frames.packet(content=ICMP(type=13) / Raw(b"x" * 12))),
+    ("protocol", frames.packet(content=ICMP(type=13, ts_ori=1, ts_rx=1, ts_tx=1) / Raw(b"x" * 12))),
     ("icmp_error", frames.packet(content=ICMP(type=3, code=3) / IP(src="203.0.113.1") / UDP())),
     ("icmp_error", frames.packet(content=ICMP(type=11) / IP(src="203.0.113.1") / UDP())),
 ]

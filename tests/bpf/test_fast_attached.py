@@ -17,7 +17,9 @@ from tests.bpf.world import LIMITS, ME, ONRAMP, ONRAMP2, UPLINK, World, state
 
 from softunicast.core.errors import HostError
 from softunicast.kernel import abi
-from softunicast.kernel.datapath import HANDED, Datapath
+from softunicast.kernel.datapath import Datapath
+from softunicast.kernel.handed import HANDED
+from softunicast.kernel.objects import ATTACH_TCX_EGRESS, ATTACH_TCX_INGRESS
 from softunicast.kernel.words import index_key
 
 FAMILIES = (4, 6)
@@ -86,7 +88,7 @@ def test_what_nobody_takes_goes_on_to_tc(mount: Path) -> None:
     with families.family(6):
         frame = in_ipv6(world)
         assert world.director(frame).reason == "no_owner"
-        for place in HANDED:
+        for place in range(len(HANDED["handed"])):
             assert datapath.map("handed").delete(index_key(place))
         for run in (world.director, world.fast):
             ran = run(frame)
@@ -135,3 +137,28 @@ def test_without_a_process_the_pin_keeps_the_programs(mount: Path) -> None:
     while World(again).counters()["no_owner"] == before:
         assert time.monotonic() < deadline
     again.remove()
+
+
+def test_what_an_agent_before_attached_beside_goes(mount: Path) -> None:
+    """It attached the programs of both families. Each packet meets those of IPv6 at least once meanwhile."""
+    first = running(mount)
+    first.apply(state())
+    wanted = {pin.name for pin in (mount / "links").iterdir()}
+    beside = (
+        ("director_tc6", "remote6", UPLINK, ATTACH_TCX_INGRESS),
+        ("egress6", "egress_in6", UPLINK, ATTACH_TCX_INGRESS),
+        ("guard6", "guard6", UPLINK, ATTACH_TCX_EGRESS),
+        ("egress6", "egress_out6", ONRAMP, ATTACH_TCX_INGRESS),
+    )
+    for name, program, interface, kind in beside:
+        index = socket.if_nametoindex(interface)
+        first._attach(name, program, interface, index, kind)
+    first.close()
+    second = opened(mount)
+    second.apply(state())
+    assert {pin.name for pin in (mount / "links").iterdir()} == wanted
+    world = World(second)
+    with families.family(6):
+        world.reset()
+        assert world.out(udp()).outcome == "out"
+    second.remove()

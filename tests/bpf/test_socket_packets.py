@@ -1,5 +1,5 @@
 """What the other programs make of the packets of sockets: replies go up to the kernel, and the guard lets nobody
-begin who is in no agreement. Ports as in test_connect.py."""
+begin who is in no agreement. Ports as in programs.py."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.bpf import families
 from tests.bpf.frames import FROM_WIRE, error, quoted, tcp, udp
-from tests.bpf.programs import REMOTE, Program, agreed, excused, on_loopback
-from tests.bpf.test_connect import KINDS, PORTS, SLOT, counted
+from tests.bpf.programs import KINDS, PORTS, REMOTE, SLOT, Program, agreed, counted, excused, on_loopback
 from tests.bpf.world import ADDRESS, World, state
 
 FAMILIES = (4, 6)

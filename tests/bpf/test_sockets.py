@@ -8,34 +8,17 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from pyroute2 import IPRoute
-from tests.bpf import families
 from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, tcp, udp
+from tests.bpf.programs import on_loopback
 from tests.bpf.test_search import Opener, check_full
-from tests.bpf.world import ADDRESS, UPLINK, World, state
+from tests.bpf.world import ADDRESS, World, state
 
 HELD = 20
 LOCAL = (str(ADDRESS), HELD)
 ELSEWHERE = "203.0.113.2:443"
 ALL = set(range(16, 32))
-
-
-@contextmanager
-def on_loopback(address: str) -> Iterator[None]:
-    there = {"index": 1, "address": families.current(address)}
-    there["prefixlen"] = 32 if families.chosen == 4 else 128
-    with IPRoute() as netlink:
-        if families.chosen == 6:
-            Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("0")
-        netlink.addr("add", **there, flags=0x02)
-        try:
-            yield
-        finally:
-            netlink.addr("del", **there)
 
 
 @pytest.fixture
@@ -198,20 +181,6 @@ def test_reused_is_only_what_was_taken_over(small: World) -> None:
             small.forget_exhausted()
     finally:
         held.close()
-
-
-@pytest.mark.xfail(
-    reason="the lookup helpers match SO_BINDTODEVICE against the on-ramp, not the uplink", strict=True
-)
-def test_a_socket_bound_to_the_uplink_device(small: World) -> None:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, UPLINK.encode())
-    made.bind(LOCAL)
-    try:
-        assert ports(Opener(small, "udp").fill(15)) == ALL - {HELD}
-        check_full(small, "udp", 15)
-    finally:
-        made.close()
 
 
 # -- a connection that nobody asked for (RFC 5382 REQ-4)

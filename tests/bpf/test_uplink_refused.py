@@ -30,9 +30,10 @@ from tests.bpf.frames import (
     quoted,
     source_of,
 )
-from tests.bpf.world import World, state
+from tests.bpf.test_mapping import MAPPING, behaving
+from tests.bpf.world import DEPENDENT, World, state
 
-from softunicast.core.pools import ClientLimits
+from softunicast.core.pools import Behaviour, ClientLimits
 
 FAMILIES = (4, 6)
 SLICE = range(2048, 4096)
@@ -91,6 +92,27 @@ def test_a_datagram_to_nowhere_fails_at_once(full: World, place: Path, wire: Wir
                 asks.sendto(b"question", to(REMOTE))
         assert full.counters()["no_slice"] == before + 1
     wire.check_silent()
+
+
+@pytest.mark.parametrize("behaviour", [DEPENDENT, MAPPING], ids=["dependent", "mapping"])
+def test_a_flow_that_has_ended_is_not_believed(
+    world: World, place: Path, wire: Wire, behaviour: Behaviour
+) -> None:
+    """Where the pool cannot serve any more, its socket hears of it at once."""
+    world.reset(behaving(behaviour))
+    with udp_in(place) as asks:
+        for ended in (world.expire, lambda: world.change_flows(refresh_ns=0)):
+            asks.sendto(b"question", to(REMOTE))
+            local = local_end(wire.next())
+            world.change_flows(refresh_ns=0)
+            asks.sendto(b"question", to(REMOTE))
+            assert local_end(wire.next()) == local
+            world.datapath.apply(behaving(behaviour, mine=()))  # the lease is lost
+            ended()
+            with pytest.raises(PermissionError):
+                asks.sendto(b"question", to(REMOTE))
+            wire.check_silent()
+            world.reset(behaving(behaviour))
 
 
 def test_the_pool_is_full_towards_one_destination(world: World, place: Path, wire: Wire) -> None:

@@ -50,7 +50,7 @@ LIMITS = Limits(
 # itself gives a reply to the client, "here" and "in".
 OUTCOMES = {"here", "steered", "out", "in", "to_host"}
 SPENT = {"held", "released", "cut"}
-XDP_PROGRAMS = {"director", "fast"}  # attached for both families: handed.h
+XDP_PROGRAMS = {"director", "fast"}
 REASONS = {reason.name.lower() for reason in abi.Reason}
 
 _numbers = itertools.count()
@@ -149,7 +149,7 @@ class World:
     # running packets
 
     def director(self, frame: bytes) -> Ran:
-        """In XDP: the program that is attached, which hands IPv6 on."""
+        """In XDP."""
         return self._run("director", frame, UPLINK)
 
     def director_tc(self, frame: bytes) -> Ran:
@@ -201,8 +201,7 @@ class World:
         )
 
     def program(self, name: str) -> int:
-        if families.chosen == 6:
-            name += "6" if name in families.PROGRAMS else ""
+        """One that is attached: of both families, handed.h."""
         found: int = next(
             obj.programs[name] for obj in self.datapath._objects.values() if name in obj.programs
         )

@@ -160,9 +160,15 @@ def test_onramp_that_went_while_the_agent_was_dead_is_waited_for(lab: PairLab) -
     serves(lab, "server1", "client1")
 
 
+def losses(lab: PairLab) -> list[str]:
+    """Slices that server1's agent has lost so far: on a busy machine, also one of a test before."""
+    return [event["slice"] for event in lab.log("server1") if event["event"] == "slice lost"]
+
+
 def test_frozen_agent_stops_at_the_deadline_and_wakes_without_reviving_it(lab: PairLab) -> None:
     old, epoch = held(lab, "server1")
     serves(lab, "server1", "client1")
+    before = len(losses(lab))
     lab.send_agent("server1", signal.SIGSTOP)
     try:
         # Nobody is left to stop the kernel: it does so by itself, and the client is told.
@@ -174,8 +180,7 @@ def test_frozen_agent_stops_at_the_deadline_and_wakes_without_reviving_it(lab: P
     new, later = held(lab, "server1")
     assert later > epoch
     serves(lab, "server1", "client1")
-    lost = [event for event in lab.log("server1") if event["event"] == "slice lost"]
-    assert [event["slice"] for event in lost] == [str(old)]
+    assert losses(lab)[before:] == [str(old)]
     assert lease_of(lab, "server1", new)
     assert new.ports == old.ports
 

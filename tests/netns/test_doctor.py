@@ -14,9 +14,10 @@ import pytest
 from softunicast.core.config import Limits
 from softunicast.kernel import links, namespaces, sysctl
 from softunicast.kernel.attached import Attached, attached
-from softunicast.kernel.datapath import Datapath, attach_pass
+from softunicast.kernel.datapath import Datapath
 from softunicast.kernel.doctor import Finding, Scope, Severity, examine
 from softunicast.kernel.native_xdp import have_native_xdp
+from softunicast.kernel.passing import attach_pass
 
 SHARED = IPv4Address("198.51.100.10")
 FORWARDING = sysctl.ipv4_conf("clients", "forwarding")
@@ -69,9 +70,7 @@ def test_a_data_path_without_an_agent_is_found_until_it_is_removed(host: Host) -
     datapath = data_path(host)
     datapath.close()
     programs, pins = host.problems()
-    assert programs.what.startswith(
-        "programs without an agent: director_tc on uplink, director_tc6 on uplink, egress_in on uplink"
-    )
+    assert programs.what.startswith("programs without an agent: director_tc on uplink, egress_in on uplink")
     assert pins.what.endswith(f"pins in {host.scope.bpffs} and no agent")
     assert host.problems(replace(host.scope, agent_answers=None)) == []
     data_path(host).remove()
@@ -83,7 +82,7 @@ def test_what_the_running_data_path_lacks_is_found(host: Host) -> None:
     (finding,) = host.problems(scope)
     assert finding.what == (
         "the agent answers, but uplink is without director (xdp or tcx ingress), egress_in (tcx ingress), "
-        "guard (tcx egress), egress_in6 (tcx ingress), guard6 (tcx egress)"
+        "guard (tcx egress)"
     )
     datapath = data_path(host)
     assert host.problems(scope) == []
@@ -95,11 +94,8 @@ def test_programs_are_listed_where_they_are(host: Host) -> None:
     datapath = data_path(host)
     assert namespaces.run_in(host.netns, attached, "uplink") == (
         Attached("uplink", "tcx ingress", "director_tc"),
-        Attached("uplink", "tcx ingress", "director_tc6"),
         Attached("uplink", "tcx ingress", "egress_in"),
-        Attached("uplink", "tcx ingress", "egress_in6"),
         Attached("uplink", "tcx egress", "guard"),
-        Attached("uplink", "tcx egress", "guard6"),
     )
     assert namespaces.run_in(host.netns, attached, "clients") == ()
     datapath.remove()

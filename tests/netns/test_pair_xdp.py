@@ -11,7 +11,7 @@ import pytest
 from tests.netns.pair_lab import PairLab
 
 from softunicast.kernel import namespaces, offload
-from softunicast.kernel.datapath import attach_pass
+from softunicast.kernel.passing import attach_pass
 from softunicast.lab import pattern
 from softunicast.lab.pair import INTERNET
 from softunicast.lab.pair6 import INTERNET6, ONRAMP6, ROUTER6

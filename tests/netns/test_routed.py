@@ -14,8 +14,8 @@ import pytest
 from tests.netns.pair_lab import PairLab, eventually
 
 from softunicast.kernel import namespaces
-from softunicast.kernel.datapath import attach_pass
 from softunicast.kernel.offload import set_tx_checksum
+from softunicast.kernel.passing import attach_pass
 from softunicast.lab.pair import CLIENT, ECHO_PORT, INTERNET, SERVER_OF
 from softunicast.lab.pair6 import CLIENT6, INTERNET6
 from softunicast.lab.routed import UPLINK_OF

@@ -28,7 +28,7 @@ def a_good_report() -> Report:
     return Report(
         {"sockets": Counter(half), "forwarded": Counter(half)},
         {"counts": {}, "shared": [], "live": live},
-        {"begun": 0, "shared": [], "lost": 0},
+        {"begun": 0, "shared": [], "resets": [], "lost": 0},
         SLICE,
         0,
     )

@@ -37,7 +37,10 @@ TYPES = {
 def test_every_map() -> None:
     headers = "".join(
         (ROOT / "bpf" / name).read_text()
-        for name in ("maps.h", "scratch.h", "handed.h", "agreement.h", "socket.h", "sender.h", "granted.h")
+        for name in (
+            *("maps.h", "scratch.h", "handed.h", "agreement.h", "remade.bpf.c", "socket.h", "sender.h"),
+            *("granted.h", "asked.h"),
+        )
     )
     header = re.sub(r"#else.*?#endif", "", headers, flags=re.DOTALL)  # IPv6
     maps = {name: body for body, name in MAP.findall(header)}
@@ -58,7 +61,12 @@ def test_every_map() -> None:
 
 
 def value_name(constant: str) -> str:
-    return {"REASON_MAX": "reason", "TRAFFIC_MAX": "counter", "HANDED_MAX": "program"}[constant]
+    return {
+        "REASON_MAX": "reason",
+        "TRAFFIC_MAX": "counter",
+        "HANDED_MAX": "program",
+        "HANDED_TC_MAX": "program",
+    }[constant]
 
 
 def enum_of_header(prefix: str) -> set[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from typing import Final, cast
 
@@ -39,6 +40,9 @@ AUDIT_S: Final = 60.0  # the same for the kernel's tables, which take longer to 
 LOOK_AGAIN_S: Final = 2.0  # for free slices, while a pool has fewer than it may have, and for lapsed leases
 DRAIN_S: Final = 1.0  # between two looks whether the last flow of a draining slice is over
 RETRY_MAX_S: Final = 10.0  # between two tries to reach the ledger or the kernel
+READY_MAX_S: Final = (
+    5.0  # after the slices could be settled; whoever waits is better off with an agent in trouble than none
+)
 
 
 class Daemon:
@@ -101,11 +105,12 @@ class Daemon:
         self.snapshot = await self.keeper.ask(self.ledger.snapshot())
         await self._apply()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set. Raises HostError when the uplink went away; a defect raises what it is."""
+    async def run(self, stop: asyncio.Event, ready: Callable[[], object] = lambda: None) -> None:
+        """Until `stop` is set. Raises HostError when the uplink went away; a defect raises what it is. `ready` is
+        called once: when the slices that there are open flows, and programs that leave from them can start."""
         kernel, effects = self.kernel, self.effects
         tasks = [
-            asyncio.create_task(self._follow()),
+            asyncio.create_task(self._follow(ready)),
             asyncio.create_task(chores.sweep(kernel, effects, self.watch, self._log)),
             asyncio.create_task(chores.report_drops(kernel, effects, self.watch, self.event_log)),
             asyncio.create_task(chores.tidy(kernel, effects, self._log)),
@@ -157,12 +162,16 @@ class Daemon:
 
     # -- following the ledger --------------------------------------------------------------------------------
 
-    async def _follow(self) -> None:
+    async def _follow(self, ready: Callable[[], object]) -> None:
+        is_ready = False
         while True:
             generation = self.keeper.generation
             await self.ledger_trouble.meet(self._follow_ledger)
             await self.kernel_trouble.meet(self._follow_kernel)
             self._note_expired()
+            if not is_ready and self._opens_flows():
+                is_ready = True
+                ready()
             if self.ledger_trouble.text or self.kernel_trouble.text:
                 self._failures += 1
                 ceiling_s = min(RETRY_MAX_S, self._timing.ttl_s / 10)
@@ -216,6 +225,14 @@ class Daemon:
                 self.keeper.forget(slice_)
                 await self._apply()
                 await self.keeper.release(lease, clean=True)
+
+    def _opens_flows(self) -> bool:
+        """Whether the kernel opens flows in every slice that this server has, or it takes too long."""
+        patience_ns = int((self._timing.settle_s + READY_MAX_S) * 1e9)
+        usable = self.keeper.usable()
+        settled = set(self.keeper.holdings) <= usable | set(self.keeper.draining())
+        there = settled and self._applied == self._basis()
+        return there or self._timing.now_ns() > self._started_ns + patience_ns
 
     def _note_expired(self) -> None:
         expired = set(self.keeper.expired())

@@ -13,19 +13,18 @@ import asyncio
 import errno
 import os
 import socket
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from softunicast.agent.borrowing import Leases
+from softunicast.agent.callers import Callers
 from softunicast.agent.daemon import Daemon
-from softunicast.agent.listening import listen
 from softunicast.agent.peers import Holders, Peer
+from softunicast.core.agreements import choose
 from softunicast.core.config import Config
 from softunicast.core.errors import InputError, KernelError, SoftunicastError
-from softunicast.core.pools import choose_pool
 from softunicast.kernel.grants import Grants
 from softunicast.observe.logs import Log
 from softunicast.wire import lending as wire
@@ -34,7 +33,6 @@ REQUEST_S: Final = 2.0  # until a program that connected has said what it wants
 IDLE_S: Final = 30.0  # between two questions of one that has leased nothing
 CONNECTIONS_MAX: Final = 256
 CONNECTIONS_OF_USER_MAX: Final = 64
-REST_S: Final = 0.1  # after the kernel had no descriptor for a connection
 _BYTES_OF_DESCRIPTOR: Final = 4
 
 
@@ -51,71 +49,44 @@ class Lending:
         self._grants = grants
         self._leases = Leases(daemon, grants, log)
         self._borrowers = borrowers
-        self._path = Path(daemon.config.agent.pool_socket)
         self._log = log
-        self._listener: socket.socket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._connected: Counter[int] = Counter()
+        self._prolonging: asyncio.Task[None] | None = None
+        self._callers = Callers(
+            Path(daemon.config.agent.pool_socket),
+            "pool_socket",
+            self._serve,
+            lambda all_, of_user: all_ < CONNECTIONS_MAX and of_user < CONNECTIONS_OF_USER_MAX,
+        )
 
     async def start(self) -> None:
         """Raises HostError when the socket cannot be made, or when another agent answers on it."""
-        self._listener = listen(self._path, socket.SOCK_SEQPACKET, "pool_socket")
-        self._listener.setblocking(False)
-        self._begin(asyncio.create_task(self._accept(self._listener)))
-        self._begin(asyncio.create_task(self._leases.prolong()))
+        await self._callers.start()
+        self._prolonging = asyncio.create_task(self._leases.prolong())
 
     async def stop(self) -> None:
         """Ends what is under way, takes back what is leased, and removes the socket."""
-        if self._listener is None:
+        if self._prolonging is None:
             return
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._prolonging.cancel()
+        await asyncio.gather(self._prolonging, return_exceptions=True)
+        self._prolonging = None
+        await self._callers.stop()
         await self._leases.end()
-        self._listener.close()
-        self._listener = None
-        self._path.unlink(missing_ok=True)
-
-    def _begin(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError:
-                await asyncio.sleep(REST_S)
-                continue
-            peer = Peer.of(connection)
-            if (
-                self._connected.total() >= CONNECTIONS_MAX
-                or self._connected[peer.uid] >= CONNECTIONS_OF_USER_MAX
-            ):
-                connection.close()
-                continue
-            self._connected[peer.uid] += 1
-            self._begin(asyncio.create_task(self._serve(connection, peer)))
 
     async def _serve(self, connection: socket.socket, peer: Peer) -> None:
         wait_s = REQUEST_S
         try:
-            with connection:
-                while True:
-                    async with asyncio.timeout(None if self._leases.any_of(connection) else wait_s):
-                        data, descriptors = await _receive(connection)
-                    if not data:
-                        break
-                    # A program that does not read its answers is not waited for: BlockingIOError.
-                    connection.send(await self._answer(connection, peer, data, descriptors))
-                    wait_s = IDLE_S
+            while True:
+                async with asyncio.timeout(None if self._leases.any_of(connection) else wait_s):
+                    data, descriptors = await _receive(connection)
+                if not data:
+                    break
+                # A program that does not read its answers is not waited for: BlockingIOError.
+                connection.send(await self._answer(connection, peer, data, descriptors))
+                wait_s = IDLE_S
         except (TimeoutError, OSError) as error:  # it says nothing, or is gone
             self._log.debug("borrower left", uid=peer.uid, pid=peer.pid, why=str(error))
         finally:
-            self._connected[peer.uid] -= 1
-            if not self._connected[peer.uid]:
-                del self._connected[peer.uid]
             await self._leases.release_all(connection)
 
     async def _answer(
@@ -164,7 +135,7 @@ class Lending:
             raise _denied(f"user {peer.uid} may use no pool")
         if choice.name in self._borrowers and choice.name not in {pool.name for pool in mine}:
             raise _denied(f"user {peer.uid} may not use pool {choice.name}")
-        return choose_pool(mine, choice.name, choice.tags).name
+        return choose(mine, choice.name, choice.tags).name
 
 
 def _denied(what: str) -> KernelError:

@@ -47,7 +47,7 @@ def look_after(config: SocketsConfig) -> tuple[SocketsConfig | None, str | None]
 def board_of(config: Config, sockets: SocketsConfig | None, off: str | None) -> Board:
     """What to tell programs; `sockets` and `off` as `look_after` says."""
     root = root_of(sockets)
-    pools = tuple(PoolSign(pool.name, pool.tags) for pool in config.pools)
+    pools = tuple(PoolSign(pool.name, pool.tags, tuple(map(str, pool.dns))) for pool in config.pools)
     cgroup = None if root is None else str(root)
     return Board(config.server.name, config.agent.bpffs, netns_cookie(), cgroup, off, pools)
 
@@ -96,12 +96,16 @@ class Sockets:
             return Joining(table, Path(self._board.cgroup)).tidy()
 
     def members(self) -> list[Member]:
-        """Every agreement of a cgroup that is there, by path."""
+        """Every agreement of a cgroup that is there or to come, by path."""
         if self._board.cgroup is None:
             return []
         with Agreements.open(Path(self._board.bpffs)) as table:
             found = list(Joining(table, Path(self._board.cgroup)).entries())
-        return [Member(one, _named(cgroup_tree.processes(one.path))) for one in found if one.path is not None]
+        return [
+            Member(one, _named(cgroup_tree.processes(one.path)) if one.path else ())
+            for one in found
+            if one.path or one.place
+        ]
 
 
 def _named(pids: Iterable[int]) -> tuple[tuple[int, str], ...]:

@@ -33,7 +33,7 @@ from softunicast.agent.privileges import require_privileges
 from softunicast.agent.sockets import Sockets, board_of, look_after
 from softunicast.core.config import Config
 from softunicast.core.errors import HostError, InputError, SoftunicastError
-from softunicast.core.pools import select
+from softunicast.core.pools import check_dns, select
 from softunicast.core.records import Server
 from softunicast.kernel import links, probe
 from softunicast.kernel.datapath import Datapath
@@ -113,7 +113,7 @@ async def _run(
     try:
         addresses = (await ledger.snapshot()).addresses
         for pool in config.pools:
-            select(pool, addresses, me.site)
+            check_dns(pool, select(pool, addresses, me.site))
         host = HostChanges.open(Path(config.agent.state_dir))
         datapath = await kernel(
             Datapath.open,
@@ -148,8 +148,7 @@ async def _run(
         daemon.event_log.info(
             "agent ready", version=__version__, adopted=datapath.adopted, address=me.address
         )
-        notify("READY=1")
-        await daemon.run(stop)
+        await daemon.run(stop, partial(notify, "READY=1"))
         restore = config.agent.on_stop == "restore"
     except Exception as error:
         # One line is enough for what the operator can do something about; a defect needs the whole story.

@@ -156,7 +156,7 @@ def agreements(members: Iterable[Member]) -> list[Row]:
     """Who leaves from which pool, by cgroup."""
     rows = [
         {
-            "cgroup": str(one.entry.path),
+            "cgroup": str(one.entry.path or one.entry.place),
             "number": one.entry.number,
             "by": "excused" if one.entry.pool is None else "run" if one.entry.joined else "attach",
             "pool": one.entry.pool,

@@ -94,6 +94,8 @@ def intentions(config: Config) -> Iterator[str]:
         yield f"would hold {slices} for pool {pool.name} ({tags})"
         if clients:
             yield f"would translate what comes in by {', '.join(clients)} into pool {pool.name}"
+        if pool.dns:
+            yield f"would answer lookups on loopback in pool {pool.name} by {', '.join(map(str, pool.dns))}"
         if whose := _holders(pool.users, pool.groups):
             yield f"would let programs of {whose} use pool {pool.name}, at {agent.pool_socket}"
     yield f"would renew leases of {agent.ttl_s:g} s every {agent.ttl_s / 3:g} s and listen on {agent.socket}"

@@ -16,7 +16,8 @@ from softunicast.cli import choice
 def command(socket: str, cgroup: str, state_dir: Path | None) -> None:
     """Let new connections of a unit or container leave as they would without softunicast.
 
-    Connections that are open stay as they are. Works while the agent is down. Needs root.
+    Connections that are open stay as they are. Also for a unit that is stopped. Works while the agent is down. Needs
+    root.
 
     \b
     Examples:
@@ -25,6 +26,6 @@ def command(socket: str, cgroup: str, state_dir: Path | None) -> None:
     from softunicast.kernel import cgroup_tree
 
     agreements = choice.open_agreements(choice.read_board(socket, state_dir), None)
-    path = cgroup_tree.find(cgroup, agreements.root)
+    path = cgroup_tree.find_place(cgroup, agreements.root)
     agreements.detach(path)
     click.echo(f"{path} is in no agreement any more")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -18,8 +17,8 @@ import click
 
 from softunicast.cli import choice, show
 from softunicast.core.errors import NoProgramError, NotExecutableError
+from softunicast.kernel import lookups
 
-RESOLVERS = Path("/etc/resolv.conf")
 SHELL: Final = b"/bin/sh"
 
 
@@ -50,31 +49,11 @@ def command(
     agreements = choice.open_agreements(board, chosen)
     cgroup = agreements.join(chosen.name)
     try:
-        if (resolver := loopback_resolver()) is not None:
-            show.remark(
-                f"softunicast: note: {RESOLVERS} names {resolver}: another process looks names up, and "
-                "asks from the host's own address"
-            )
+        for what in lookups.outside(chosen.name, chosen.dns):
+            show.remark(f"softunicast: note: {what}")
         become(argv)
     finally:  # not reached when it worked
         agreements.leave(cgroup)
-
-
-def loopback_resolver() -> str | None:
-    """A name server of /etc/resolv.conf that is a process of this host."""
-    try:
-        lines = RESOLVERS.read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        words = line.split()
-        if len(words) > 1 and words[0] == "nameserver":
-            try:
-                if ip_address(words[1].partition("%")[0]).is_loopback:
-                    return words[1]
-            except ValueError:
-                continue
-    return None
 
 
 def become(argv: list[bytes]) -> NoReturn:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from ipaddress import ip_address
+from typing import Final, Protocol, TypeVar
 
 from softunicast.core.errors import InputError, UnknownNameError
 
@@ -21,10 +22,23 @@ NAMES_SHOWN_MAX: Final = 10  # enough to spot the typing mistake, few enough for
 
 @dataclass(frozen=True, slots=True)
 class PoolSign:
-    """A pool as programs may ask for it."""
+    """A pool as programs may ask for it. `dns`: the addresses of its resolvers."""
 
     name: str
     tags: Mapping[str, str]
+    dns: tuple[str, ...] = ()
+
+
+class Choosable(Protocol):
+    """A pool, or the sign of one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+
+
+Chosen = TypeVar("Chosen", bound=Choosable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +70,17 @@ class Board:
                 int(found["cookie"]),
                 None if found["cgroup"] is None else str(found["cgroup"]),
                 None if found["off"] is None else str(found["off"]),
-                tuple(PoolSign(str(one["name"]), dict(one["tags"])) for one in found["pools"]),
+                tuple(
+                    PoolSign(str(one["name"]), dict(one["tags"]), _addresses(one.get("dns", ())))
+                    for one in found["pools"]
+                ),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _addresses(texts: Iterable[object]) -> tuple[str, ...]:
+    return tuple(str(ip_address(str(text))) for text in texts)
 
 
 def parse_tags(texts: Iterable[str]) -> dict[str, str]:
@@ -76,14 +97,14 @@ def parse_tags(texts: Iterable[str]) -> dict[str, str]:
     return tags
 
 
-def choose(pools: Iterable[PoolSign], name: str | None, tags: Mapping[str, str]) -> PoolSign:
+def choose(pools: Iterable[Chosen], name: str | None, tags: Mapping[str, str]) -> Chosen:
     """The pool called `name`, or the one that carries all of `tags` (any tags: the only pool there is).
 
     UnknownNameError when there is none, InputError when several would do, or a name and tags are given.
     """
     every = tuple(pools)
     if name is not None and tags:
-        raise InputError("a pool and tags are given", "choose by --pool or by --tag")
+        raise InputError("a pool and tags are given", "choose by name or by tags")
     if name is not None:
         for pool in every:
             if pool.name == name:
@@ -98,12 +119,12 @@ def choose(pools: Iterable[PoolSign], name: str | None, tags: Mapping[str, str])
         which = _text(tags) if tags else "no tag"
         raise InputError(
             f"{which} fits {len(fitting)} pools",
-            f"choose one with --pool: {_names(one.name for one in fitting)}",
+            f"choose one by name: {_names(one.name for one in fitting)}",
         )
     return fitting[0]
 
 
-def _unknown(pools: tuple[PoolSign, ...], tags: Mapping[str, str]) -> UnknownNameError:
+def _unknown(pools: tuple[Choosable, ...], tags: Mapping[str, str]) -> UnknownNameError:
     """Why no pool carries these tags."""
     if not pools:
         return UnknownNameError("the agent has no pools", "give its configuration a [[pools]] section")

@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import Final
 
 from softunicast.core.config_sharing import client_limits, holders, thresholds
-from softunicast.core.config_sockets import SocketsConfig, parse_sockets
+from softunicast.core.config_sockets import SocketsConfig, parse_sockets, resolvers
 from softunicast.core.errors import InputError
 from softunicast.core.leases import QUARANTINE_DEFAULT_S, TTL_DEFAULT_S
 from softunicast.core.onramp_rules import OnrampRules
@@ -240,6 +240,7 @@ def _pools(document: Section, limits: Limits) -> tuple[Pool, ...]:
             *thresholds(section),
             holders(section, "users"),
             holders(section, "groups"),
+            resolvers(section),
         )
         section.done()
         if name:

@@ -54,7 +54,7 @@ class PoolSlices:
     """A pool on this server: its timers, the slices, in order, that may open new flows, how it maps, what one
     client may take, how many ICMP errors it is sent per second, and of which families (4, 6) it has addresses:
     clients of another are refused by name. `several`: a client may get a second address, so that clients'
-    addresses have to be remembered."""
+    addresses have to be remembered. `dns`: who is asked in place of resolvers on loopback, IPv4 first."""
 
     timers: Timers
     slices: tuple[Slice, ...]
@@ -64,6 +64,7 @@ class PoolSlices:
     when_full: str = WHEN_FULL[0]
     several: bool = False
     families: frozenset[int] = frozenset({4})
+    dns: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ def desired(
                 pool.when_full,
                 pool.slices_max > 1,
                 _families(pool, addresses.values()),
+                tuple(sorted(pool.dns, key=lambda resolver: resolver.version)),
             )
             for pool in pools
         },

@@ -14,6 +14,7 @@ from typing import Final
 
 from softunicast.core.errors import InputError, UnknownNameError
 from softunicast.core.records import Address
+from softunicast.core.slices import IPAddress
 
 TAG_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _KNOWN_SHOWN_MAX: Final = 10  # names an error lists: enough to spot the typing mistake, few enough for a line
@@ -92,6 +93,8 @@ class Pool:
     "refuse" (RFC 6888 REQ-2, RFC 7857 section 4).
 
     `users`, `groups`: whose programs may have sockets and ports of the pool (names or numbers); root's always.
+
+    `dns`: the resolvers that its programs ask in place of those on loopback; none: these, which ask from elsewhere.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Pool:
     warn_clear_at: float = WARN_CLEAR_AT
     users: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    dns: tuple[IPAddress, ...] = ()
 
     def matches(self, address: Address) -> bool:
         """Whether the address carries every tag of the pool. Says nothing about its site."""
@@ -147,26 +151,15 @@ def select(pool: Pool, addresses: Iterable[Address], site: str) -> tuple[Address
     return tuple(sorted(chosen, key=lambda item: (item.address.version, int(item.address))))
 
 
-def choose_pool(pools: Iterable[Pool], name: str | None, tags: Mapping[str, str]) -> Pool:
-    """The pool of this name, or without one the only pool that carries all of `tags`.
-
-    UnknownNameError when there is none, InputError when several would do.
-    """
-    every = {pool.name: pool for pool in pools}
-    if name is not None:
-        if name not in every:
-            raise UnknownNameError(f"there is no pool {name[:40]!r}", _known_fix("pools", every))
-        return every[name]
-    fitting = [one for one in every.values() if tags.items() <= dict(one.tags).items()]
-    text = " ".join(f"{key[:40]}={value[:40]}" for key, value in sorted(tags.items())) or "no tag"
-    if not every:
-        raise UnknownNameError("the agent has no pools", "add a [[pools]] to its configuration")
-    if not fitting:
-        raise UnknownNameError(f"no pool has {text}", _known_fix("pools", every))
-    if len(fitting) > 1:
-        names = ", ".join(sorted(one.name for one in fitting)[:_KNOWN_SHOWN_MAX])
-        raise InputError(f"{text} fits {len(fitting)} pools", f"choose one by name: {names}")
-    return fitting[0]
+def check_dns(pool: Pool, addresses: Iterable[Address]) -> None:
+    """InputError when a resolver of the pool cannot be asked from any of `addresses`, those that `select` gave."""
+    families = {address.address.version for address in addresses}
+    for resolver in pool.dns:
+        if families and resolver.version not in families:
+            raise InputError(
+                f"pool {pool.name}: dns has {resolver}, and no IPv{resolver.version} address could ask there",
+                "take it from dns, or give such an address the pool's tags in the ledger",
+            )
 
 
 def _known_fix(what: str, names: Iterable[str]) -> str:

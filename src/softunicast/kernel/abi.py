@@ -47,14 +47,16 @@ class Reason(IntEnum):
     SOCKET_TAKEN = 31
     NO_ADDRESS = 32
     NAMESPACE = 33
-    GUARD_FOREIGN = 34
-    GUARD_NOBODY = 35
-    GUARD_EXPIRED = 36
-    GUARD_FRAGMENT = 37
-    GUARD_PROTOCOL = 38
-    GUARD_TUNNEL = 39
-    GUARD_SOCKET = 40
-    MAX = 41
+    NO_RESOLVER = 34
+    NOT_UPLINK = 35
+    GUARD_FOREIGN = 36
+    GUARD_NOBODY = 37
+    GUARD_EXPIRED = 38
+    GUARD_FRAGMENT = 39
+    GUARD_PROTOCOL = 40
+    GUARD_TUNNEL = 41
+    GUARD_SOCKET = 42
+    MAX = 43
 
 
 class Traffic(IntEnum):
@@ -92,6 +94,16 @@ class Handed(IntEnum):
     DIRECTOR = 0
     FAST = 1
     MAX = 2
+
+
+class HandedTc(IntEnum):
+    TC_DIRECTOR = 0
+    TC_REMOTE = 1
+    TC_EGRESS_IN = 2
+    TC_EGRESS_OUT = 3
+    TC_UPLINK = 4
+    TC_GUARD = 5
+    TC_MAX = 6
 
 
 class ServerKind(IntEnum):
@@ -145,6 +157,7 @@ class AbiLimit(IntEnum):
     GROUP_TRIES = 8
     TICK_NS = 67108864
     ONRAMP_SOURCES_MAX = 16
+    RESOLVERS_MAX = 4
 
 
 class Settings(NamedTuple):
@@ -429,6 +442,42 @@ _pool6 = Struct("<QQQQQQIIIIIIIII4x48s6144s")
 POOL6_BYTES: Final = 6280
 
 
+class PoolDns(NamedTuple):
+    resolver_count: int
+    turn: int
+    owes_since_ns: bytes
+    addresses: bytes
+
+    def pack(self) -> bytes:
+        return _pool_dns.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolDns:
+        return cls._make(_pool_dns.unpack(data))
+
+
+_pool_dns = Struct("<II32s16s")
+POOL_DNS_BYTES: Final = 56
+
+
+class PoolDns6(NamedTuple):
+    resolver_count: int
+    turn: int
+    owes_since_ns: bytes
+    addresses: bytes
+
+    def pack(self) -> bytes:
+        return _pool_dns6.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PoolDns6:
+        return cls._make(_pool_dns6.unpack(data))
+
+
+_pool_dns6 = Struct("<II32s64s")
+POOL_DNS6_BYTES: Final = 104
+
+
 class Source(NamedTuple):
     address: int
     mask: int
@@ -553,6 +602,39 @@ class Agreement(NamedTuple):
 
 _agreement = Struct("<II")
 AGREEMENT_BYTES: Final = 8
+
+
+class CgroupName(NamedTuple):
+    parent: int
+    name: bytes
+
+    def pack(self) -> bytes:
+        return _cgroup_name.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> CgroupName:
+        return cls._make(_cgroup_name.unpack(data))
+
+
+_cgroup_name = Struct("<Q256s")
+CGROUP_NAME_BYTES: Final = 264
+
+
+class Lasting(NamedTuple):
+    cgroup: int
+    pool: int
+    unused: int
+
+    def pack(self) -> bytes:
+        return _lasting.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Lasting:
+        return cls._make(_lasting.unpack(data))
+
+
+_lasting = Struct("<QII")
+LASTING_BYTES: Final = 16
 
 
 class GrantKey(NamedTuple):

@@ -2,6 +2,8 @@
 while an agent runs or not; the data path asks it (bpf/agreement.h).
 
 A cgroup is known by its number (kernel/cgroups.py). What is below it follows, unless it has an agreement of its own.
+One that lasts is also known by the cgroup's place, its name in the one above it: the next cgroup there is in it, too
+(bpf/remade.bpf.c).
 """
 
 from __future__ import annotations
@@ -32,11 +34,22 @@ class Agreement:
     pool: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """An agreement of whichever cgroup has this name in the one with the number `parent`; the latest is `cgroup`."""
+
+    parent: int
+    name: str
+    cgroup: int
+
+
 class Agreements:
     """The agreements of the data path that is pinned in a folder. Close it, or use it in `with`."""
 
-    def __init__(self, table: Map, pools: tuple[Map, ...]) -> None:
+    def __init__(self, folder: Path, table: Map, lasting: Map, pools: tuple[Map, ...]) -> None:
+        self.folder = folder
         self._table = table
+        self._lasting = lasting
         self._pools = pools
 
     @classmethod
@@ -44,16 +57,16 @@ class Agreements:
         """Raises HostError when no data path is there, or none that knows agreements."""
         opened = list[Map]()
         try:
-            for name in ("agreements", *(family.named("pools") for family in FAMILIES)):
+            for name in ("agreements", "lasting", *(family.named("pools") for family in FAMILIES)):
                 opened.append(_pinned(bpffs / "maps" / name))
         except BaseException:
             for table in opened:
                 os.close(table.fd)
             raise
-        return cls(opened[0], tuple(opened[1:]))
+        return cls(bpffs, opened[0], opened[1], tuple(opened[2:]))
 
     def close(self) -> None:
-        for table in (self._table, *self._pools):
+        for table in (self._table, self._lasting, *self._pools):
             os.close(table.fd)
 
     def __enter__(self) -> Self:
@@ -69,28 +82,60 @@ class Agreements:
     def set(self, cgroup: int, pool: str) -> None:
         """Sockets of programs in the cgroup leave from the pool from now on, or not at all; those that it has already
         stay as they are. Raises UnknownNameError when there is no such pool."""
+        self._write(self._table, _key(cgroup), self._leaving(pool))
+
+    def set_lasting(self, one: Lasting, pool: str) -> None:
+        """Likewise, and each cgroup that is made in its place."""
+        entry = abi.Lasting(one.cgroup, self._leaving(pool).pool, 0)
+        self._write(self._lasting, _place(one.parent, one.name), entry)
+        self.set(one.cgroup, pool)
+
+    def _leaving(self, pool: str) -> abi.Agreement:
         numbers = self.pools()
         if pool not in numbers:
             raise UnknownNameError(
                 f"no pool {pool!r}", f"name one of: {', '.join(sorted(numbers)) or 'none yet'}"
             )
-        self._write(cgroup, abi.Agreement(abi.AgreementKind.POOL, numbers[pool]))
+        return abi.Agreement(abi.AgreementKind.POOL, numbers[pool])
 
     def excuse(self, cgroup: int) -> None:
         """Programs in the cgroup may use any port, and leave as they would without softunicast."""
-        self._write(cgroup, abi.Agreement(abi.AgreementKind.EXCUSED, 0))
+        self._write(self._table, _key(cgroup), abi.Agreement(abi.AgreementKind.EXCUSED, 0))
 
-    def _write(self, cgroup: int, agreement: abi.Agreement) -> None:
+    def _write(self, table: Map, key: bytes, entry: abi.Agreement | abi.Lasting) -> None:
         try:
-            self._table.set(_key(cgroup), agreement.pack())
+            table.set(key, entry.pack())
         except KernelError as error:
             if error.errno not in (errno.E2BIG, errno.ENOSPC):
                 raise
-            raise HostError(f"{AGREEMENTS_MAX} cgroups are in agreements", "detach some") from error
+            raise HostError(
+                f"{AGREEMENTS_MAX} cgroups are in agreements",
+                "detach some; attach those that do not come back with --once",
+            ) from error
 
     def remove(self, cgroup: int) -> bool:
         """Sockets that are new from now on are none of ours. False when the cgroup was in none."""
         return self._table.delete(_key(cgroup))
+
+    def remove_lasting(self, one: Lasting) -> None:
+        self._lasting.delete(_place(one.parent, one.name))
+
+    def lasting(self) -> tuple[Lasting, ...]:
+        """Those that last."""
+        found = []
+        for key, value in self._lasting.items():
+            place = abi.CgroupName.unpack(key)
+            name = os.fsdecode(place.name.rstrip(b"\0"))
+            found.append(Lasting(place.parent, name, abi.Lasting.unpack(value).cgroup))
+        return tuple(found)
+
+    def watched(self) -> frozenset[int]:
+        """Cgroups at which is looked at what their programs send (strays.py): those in an agreement, and those above
+        one that lasts, because who is next in its place begins at once."""
+        lasting = self.lasting()
+        latest = {one.cgroup for one in lasting}
+        now = {one.cgroup for one in self.list() if one.pool is not None and one.cgroup not in latest}
+        return frozenset(now | {one.parent for one in lasting})
 
     def list(self) -> tuple[Agreement, ...]:
         """All of them, by the number of the cgroup."""
@@ -119,6 +164,10 @@ def pool_numbers(pools: tuple[Map, ...]) -> dict[str, int]:
 
 def _key(cgroup: int) -> bytes:
     return cgroup.to_bytes(8, "little")
+
+
+def _place(parent: int, name: str) -> bytes:
+    return abi.CgroupName(parent, os.fsencode(name)).pack()
 
 
 def _pinned(pin: Path) -> Map:

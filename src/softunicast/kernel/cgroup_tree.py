@@ -81,6 +81,17 @@ def find(text: str, root: Path) -> Path:
     return path
 
 
+def find_place(text: str, root: Path) -> Path:
+    """As `find`; also where there is no cgroup now, in one that is there."""
+    below = root / text.lstrip("/")
+    if not Path(text).exists() and not below.exists():
+        for place in (below, Path(text)):
+            parent = place.parent.resolve()
+            if parent.is_dir() and root in (parent, *parent.parents):
+                return parent / place.name
+    return find(text, root)
+
+
 def own(root: Path) -> Path:
     """The cgroup of the calling process where it is at or below `root`, else `root`."""
     line = next(

@@ -21,11 +21,11 @@ from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.onramp_rules import NO_RULES, OnrampRules
 from softunicast.core.onramps import IPNetwork
 from softunicast.core.slices import Slice
-from softunicast.kernel import abi, layout, links, socket_hooks
+from softunicast.kernel import abi, handed, layout, links, socket_hooks
 from softunicast.kernel.address_places import group_lines
 from softunicast.kernel.attachment import choose_attachment, suits_xdp
 from softunicast.kernel.exempt import set_exempt
-from softunicast.kernel.families import FAMILIES, IPV4, IPV6
+from softunicast.kernel.families import FAMILIES, IPV6
 from softunicast.kernel.flows import Drop, Flow, count_by_slice, list_flows, read_drops, read_traffic
 from softunicast.kernel.maps import Map
 from softunicast.kernel.native_xdp import takes_redirected
@@ -48,15 +48,13 @@ OBJECTS: Final = (
     *("director", "director_tc", "guard", "egress", "wrap", "fast", "sweep"),
     *("director6", "director_tc6", "guard6", "egress6", "fast6", "sweep6"),
 )
-ON_ONRAMPS: Final = ("fast", "egress_out", "egress_out6", "wrap")  # the order in which they go
+ON_ONRAMPS: Final = ("fast", "egress_out", "wrap")  # the order in which they go
 FAMILY_TABLES: Final = ("blocks", "addresses", "pools", "onramps", "exempt")  # IPv6 has its own
 TABLES: Final = (
     *("settings", "groups", "owners", "slots", "servers", "peers"),
     *(family.named(name) for family in FAMILIES for name in FAMILY_TABLES),
 )
 OF_EACH_FAMILY: Final = ("addresses", "flows", "claims", "clients", "datagrams", "held")  # of [limits]
-HANDED: Final = {abi.Handed.DIRECTOR: "director6", abi.Handed.FAST: "fast6"}  # see bpf/handed.h
-TRANSLATORS: Final = tuple(family.named("egress_out") for family in FAMILIES)
 SERVERS_MAX: Final = 1024  # of one site; as in bpf/maps.h
 
 
@@ -147,11 +145,10 @@ class Datapath:
         index = links.interface(self.uplink).index
         drop_links_of_others(self.folder, self.uplink, ON_ONRAMPS)
         self._write_settings(index, self._settings().self)  # whose it is, only `apply` may change
-        for place, program in HANDED.items():
-            handed = self._objects[program].programs[program]
-            self._maps["handed"].set(index_key(place), handed.to_bytes(4, "little"))
+        handed.hand_on(self._objects, self._maps)
         self._attach_uplink(index)
         self._attach_sockets(index)
+        self._attach_answers(state)
         for interface, pool in state.onramps.items():
             with suppress(HostError):  # an on-ramp that is gone is removed by the next `apply`
                 self._attach_onramp(interface, pool)
@@ -173,33 +170,31 @@ class Datapath:
         if self._cgroup is None:
             socket_hooks.detach(self.folder / "links", self.uplink)
             return
-        for name in socket_hooks.AT_UPLINK:
-            self._attach(name, name, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
+        uplink = socket_hooks.AT_UPLINK
+        self._attach(uplink, uplink, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
         socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
         for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
             self._keep(name, link)
+
+    def _attach_answers(self, state: KernelState) -> None:
+        root = self._cgroup if any(pool.dns for pool in state.pools.values()) else None
+        socket_hooks.attach_answers(root, self._objects, self.folder / "links", self._links)
 
     def _pin(self, program: str, interface: str) -> Path:
         return self.folder / "links" / f"{program}@{interface}"
 
     def _attach_uplink(self, index: int) -> None:
-        """The director in XDP or at tc; the other, of an agent that was told otherwise, goes when all is there.
-
-        At tc each program of IPv6 is behind that of IPv4, which has most to do, and lets IPv6 pass."""
+        """The director in XDP or at tc; the other, of an agent that was told otherwise, goes when all is there."""
         device, wanted = links.interface(self.uplink), self._attach_by.get(self.uplink, "auto")
         in_xdp = wanted == "xdp" or (wanted == "auto" and suits_xdp(device))
         self.director, behind = ("director", "remote") if in_xdp else ("director_tc", "director_tc")
-        for family in (IPV6, IPV4):  # each in front of all: that of IPv4, which opens tunnels, comes first
-            names = family.named("director_tc"), family.named(behind)
-            self._attach(*names, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
+        self._attach("director_tc", behind, self.uplink, index, ATTACH_TCX_INGRESS, TCX_FIRST)
         if in_xdp:
             program = self._objects["director"].programs["director"]
             self._keep("director", attach_xdp(program, index, self._pin("director", self.uplink)))
         self._attach("guard", "guard", self.uplink, index, ATTACH_TCX_EGRESS)
         self._attach("egress", "egress_in", self.uplink, index, ATTACH_TCX_INGRESS)
-        self._attach("guard6", "guard6", self.uplink, index, ATTACH_TCX_EGRESS)
-        self._attach("egress6", "egress_in6", self.uplink, index, ATTACH_TCX_INGRESS)
-        for other in ("director_tc", "director_tc6") if in_xdp else ("director", "remote", "remote6"):
+        for other in (*(("director_tc",) if in_xdp else ("director", "remote")), *handed.ON_UPLINK_BEFORE):
             if (pin := self._pin(other, self.uplink)).exists():
                 link_of(pin).remove()
 
@@ -224,11 +219,10 @@ class Datapath:
         set_exempt(self._maps, device.index, rules.exempt)
         if device.bare:
             if not self._pin("wrap", interface).exists():
-                for program in TRANSLATORS:
-                    self._detach(program, interface)  # programs run in the order in which they were attached
+                self._detach("egress_out", interface)  # programs run in the order in which they were attached
             self._attach("wrap", "wrap", interface, device.index, ATTACH_TCX_INGRESS)
         self._attach("egress", "egress_out", interface, device.index, ATTACH_TCX_INGRESS)
-        self._attach("egress6", "egress_out6", interface, device.index, ATTACH_TCX_INGRESS)
+        self._detach(handed.ON_ONRAMP_BEFORE, interface)
         if not device.bare:
             self._detach("wrap", interface)
         if attach == "xdp":
@@ -278,6 +272,8 @@ class Datapath:
         changes = tables.set_servers(wanted)
         if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)
+        if any(pool.dns for pool in wanted.pools.values()):
+            self._attach_answers(wanted)
         changes += tables.add(wanted)
         for interface, pool in wanted.onramps.items():
             changed = tables.state.onramps.get(interface) != pool or self._has_other_mtu(interface)
@@ -289,7 +285,9 @@ class Datapath:
                 self._detach(program, interface)
             set_exempt(self._maps, tables.remove_onramp(interface), ())
             changes += 1
-        return changes + tables.remove(wanted)
+        changes += tables.remove(wanted)
+        self._attach_answers(wanted)
+        return changes
 
     def _detach(self, program: str, interface: str) -> None:
         link = self._links.pop(f"{program}@{interface}", None)
@@ -301,7 +299,7 @@ class Datapath:
     def _is_attached(self, interface: str) -> bool:
         """Not when the interface was made anew under its old name: the attachment went with the old one."""
         index = links.index_of(interface)
-        attached = all(f"{program}@{interface}" in self._links for program in TRANSLATORS)
+        attached = f"egress_out@{interface}" in self._links
         return attached and self._tables.onramp_index(interface) == index
 
     def attachment(self, onramp: str) -> str:
@@ -389,12 +387,3 @@ class Datapath:
             self._links.pop(name).remove()
         remove_pins(self.folder)
         self.close()
-
-
-def attach_pass(interface: str, pin: Path) -> None:
-    """Attaches the XDP program that lets everything pass, and pins it: see bpf/pass.bpf.c."""
-    obj = BpfObject.load("pass")
-    try:
-        attach_xdp(obj.programs["pass"], links.interface(interface).index, pin).close()
-    finally:
-        obj.close()

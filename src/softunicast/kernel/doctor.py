@@ -17,25 +17,21 @@ from typing import Final
 from softunicast.core.endpoints import address_order
 from softunicast.core.errors import HostError, SoftunicastError
 from softunicast.core.slices import IPAddress
-from softunicast.kernel import cgroups, links, probe, sysctl
+from softunicast.kernel import cgroups, links, lookups, probe, sysctl
 from softunicast.kernel.attached import TCX_EGRESS, TCX_INGRESS, XDP, Attached, attached
 from softunicast.kernel.native_xdp import have_native_xdp
 from softunicast.kernel.probe import Feature
 
 JIT: Final = "net/core/bpf_jit_enable"
-IN_XDP: Final = (XDP, "director")  # of both families; else one at tc for each
-AT_TC: Final = ((TCX_INGRESS, "director_tc"), (TCX_INGRESS, "director_tc6"))
-ON_UPLINK: Final = (
-    *((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard")),
-    *((TCX_INGRESS, "egress_in6"), (TCX_EGRESS, "guard6")),
-)
+IN_XDP: Final = (XDP, "director")
+AT_TC: Final = (TCX_INGRESS, "director_tc")
+ON_UPLINK: Final = ((TCX_INGRESS, "egress_in"), (TCX_EGRESS, "guard"))
 ON_ONRAMPS: Final = (
     (TCX_INGRESS, "egress_out"),
-    (TCX_INGRESS, "egress_out6"),
     (TCX_INGRESS, "wrap"),
     (XDP, "fast"),
 )
-OURS: Final = frozenset({IN_XDP, *AT_TC, *ON_UPLINK, *ON_ONRAMPS})
+OURS: Final = frozenset({IN_XDP, AT_TC, *ON_UPLINK, *ON_ONRAMPS})
 START_AGAIN: Final = "start the agent again, it takes over; stopped cleanly it removes everything"
 
 
@@ -89,6 +85,7 @@ class Facts:
     pins: int = 0
     loopback: frozenset[IPAddress] = frozenset()
     have_cgroup2: bool = True
+    asks_resolved: bool = False
 
 
 def examine(scope: Scope) -> tuple[Finding, ...]:
@@ -126,6 +123,7 @@ def look(scope: Scope) -> Facts:
         pins=_pins(scope.bpffs),
         loopback=links.loopback_addresses(),
         have_cgroup2=cgroups.find_root() is not None,
+        asks_resolved=lookups.asks_resolved(),
     )
 
 
@@ -192,6 +190,11 @@ def _features(facts: Facts) -> Iterator[Finding]:
     if not facts.have_cgroup2:
         what = "cgroup2 is not mounted: programs of this host cannot leave from pools (softunicast run)"
         yield Finding(Severity.NOTE, what, "mount -t cgroup2 none DIR, then restart the agent")
+    if facts.asks_resolved:
+        what = (
+            f"{lookups.SWITCH} names resolve: lookups of programs in pools leave from this host's own address"
+        )
+        yield Finding(Severity.NOTE, what, "take resolve from its line hosts, and give the pools dns")
 
 
 def _interfaces(scope: Scope, facts: Facts) -> Iterator[Finding]:
@@ -243,9 +246,8 @@ def _programs(scope: Scope, facts: Facts) -> Iterator[Finding]:
             fix = f'ip link set dev {one.interface} xdp off, or stop its owner; or [uplink] attach = "tc"'
             yield Finding(Severity.ERROR, what, fix)
     if scope.agent_answers and facts.may_load and scope.uplink in facts.interfaces:
-        missing = [] if there & {IN_XDP, *AT_TC} else ["director (xdp or tcx ingress)"]
-        needed = (*AT_TC, *ON_UPLINK) if there & set(AT_TC) and IN_XDP not in there else ON_UPLINK
-        missing += [f"{program} ({hook})" for hook, program in needed if (hook, program) not in there]
+        missing = [] if there & {IN_XDP, AT_TC} else ["director (xdp or tcx ingress)"]
+        missing += [f"{program} ({hook})" for hook, program in ON_UPLINK if (hook, program) not in there]
         if missing:
             what = f"the agent answers, but {scope.uplink} is without {', '.join(missing)}"
             yield Finding(Severity.ERROR, what, "restart the agent, it attaches them again")

@@ -22,6 +22,7 @@ class Family:
     pool_slice: Any
     pool_slice_bytes: int
     pool: Any
+    pool_dns: Any
     onramp: Any
     source: Any
     source_bytes: int
@@ -45,6 +46,7 @@ IPV4: Final = Family(
     abi.PoolSlice,
     abi.POOL_SLICE_BYTES,
     abi.Pool,
+    abi.PoolDns,
     abi.Onramp,
     abi.Source,
     abi.SOURCE_BYTES,
@@ -63,6 +65,7 @@ IPV6: Final = Family(
     abi.PoolSlice6,
     abi.POOL_SLICE6_BYTES,
     abi.Pool6,
+    abi.PoolDns6,
     abi.Onramp6,
     abi.Source6,
     abi.SOURCE6_BYTES,

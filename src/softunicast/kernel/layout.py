@@ -23,6 +23,7 @@ from softunicast.kernel.words import index_key
 RENEWED: Final = frozenset(
     {"drops", "traffic", "scratch", "cuttings", "told", "exhausted", "hops", "paths"}
     | {"scratch6", "told6", "exhausted6"}
+    | {"desks", "desks6"}
 )
 OTHER_VERSION: Final = (
     'start the version of softunicast that made it once more, stop that with on_stop = "restore", '

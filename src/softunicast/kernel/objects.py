@@ -196,6 +196,18 @@ class Link:
             raise
         return cls(fd, pin)
 
+    @classmethod
+    def attach_anew(cls, program: int, kind: int, pin: Path) -> Self:
+        """To what is no device and whose links take no other program: the new one is there before the old one goes."""
+        fresh = pin.with_name(f"{pin.name}-new")
+        fresh.unlink(missing_ok=True)  # somebody ended between two steps
+        made = cls.attach(program, 0, kind, fresh)
+        try:
+            return cls(made.fd, fresh.rename(pin))
+        except OSError as error:
+            made.remove()
+            raise kernel_error(error.errno or 0, f"pinning {pin}") from error
+
     def close(self) -> None:
         """Lets go of the descriptor; the pin keeps the attachment."""
         os.close(self.fd)

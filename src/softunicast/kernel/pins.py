@@ -1,5 +1,5 @@
 """The pins of a data path: links to what it is attached to, and maps. links/PROGRAM@INTERFACE, or links/PROGRAM for
-what is attached to a cgroup; maps/NAME."""
+what is attached to a cgroup; maps/NAME; programs/NAME, of those that others attach (strays.py)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def drop_links_of_others(folder: Path, uplink: str, on_onramps: Collection[str])
 
 def remove_pins(folder: Path) -> None:
     """Everything of the data path, and the folders."""
-    for name in ("links", "maps"):
+    for name in ("links", "programs", "maps"):
         for pin in (folder / name).glob("*"):
             pin.unlink()
         with suppress(FileNotFoundError):

@@ -41,10 +41,11 @@ int unshare(int flags);
 ffi.cdef(DECLARATIONS)
 
 # <linux/bpf.h>: program, map and attach types, flags.
-_SCHED_CLS, _XDP, _SOCK, _SOCK_ADDR, _SYSCALL = 3, 6, 9, 18, 31
+_SCHED_CLS, _XDP, _SOCK, _RAW_TRACEPOINT, _SOCK_ADDR, _SYSCALL = 3, 6, 9, 17, 18, 31
 _HASH, _PERCPU_ARRAY, _LPM_TRIE = 1, 6, 11
 _ATTACH_XDP, _ATTACH_TCX_INGRESS = 37, 46
 _BIND, _CONNECT, _SENDMSG, _RELEASE = (8, 9), (10, 11), (14, 15), (34,)  # hooks of cgroups, IPv4 and IPv6
+_RECVMSG, _GETPEERNAME = (19, 20), (29, 30)
 _NO_PREALLOC = 1
 _XDP_HAS_FRAGS = 1 << 5
 
@@ -212,6 +213,13 @@ def _have_cgroup_hook(kind: int, attach_types: tuple[int, ...]) -> Callable[[], 
     return attempt
 
 
+def _have_tracepoint(name: str) -> Callable[[], bool]:
+    """As programs that read the kernel's structs find it."""
+    return lambda: f"\0btf_trace_{name}\0".encode() in BTF_VMLINUX.read_bytes()
+
+
+_RESTARTED: Final = "units that stay attached when they are restarted"
+
 _PROBES: Final[dict[str, _Probe]] = {
     "btf": _Probe("5.4", "programs that fit this kernel's structures", _have_btf, "CONFIG_DEBUG_INFO_BTF"),
     "bpffs": _Probe("4.4", "a data path that outlives the agent", _have_filesystem("bpf")),
@@ -246,6 +254,9 @@ _PROBES: Final[dict[str, _Probe]] = {
     "bpf_sk_fullsock": _Probe("5.1", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 95)),
     "bpf_sk_storage_get": _Probe(
         "5.2", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 107), "CONFIG_INET"
+    ),
+    "bpf_skb_cgroup_id": _Probe(
+        "4.18", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 79), "CONFIG_CGROUPS"
     ),
     "bpf_skb_ancestor_cgroup_id": _Probe(
         "4.19", "telling whose a packet of this host is", _have_helper(_SCHED_CLS, 83), "CONFIG_CGROUPS"
@@ -283,6 +294,20 @@ _PROBES: Final[dict[str, _Probe]] = {
         "CONFIG_CGROUP_BPF",
         required=False,
     ),
+    "cgroup-recvmsg": _Probe(
+        "5.7",
+        "lookups on loopback",
+        _have_cgroup_hook(_SOCK_ADDR, _RECVMSG),
+        "CONFIG_CGROUP_BPF",
+        required=False,
+    ),
+    "cgroup-getpeername": _Probe(
+        "5.8",
+        "lookups on loopback",
+        _have_cgroup_hook(_SOCK_ADDR, _GETPEERNAME),
+        "CONFIG_CGROUP_BPF",
+        required=False,
+    ),
     "cgroup-bind": _Probe(
         "5.7",
         "sockets that choose their ports",
@@ -293,12 +318,22 @@ _PROBES: Final[dict[str, _Probe]] = {
     "cgroup-release": _Probe(
         "5.9", "egress of sockets", _have_cgroup_hook(_SOCK, _RELEASE), "CONFIG_CGROUP_BPF", required=False
     ),
+    "bpf_probe_read_kernel_str": _Probe(
+        "5.5", _RESTARTED, _have_helper(_RAW_TRACEPOINT, 115), "CONFIG_BPF_EVENTS", required=False
+    ),
+    "cgroup-mkdir": _Probe(
+        "5.19",
+        _RESTARTED,
+        _have_tracepoint("cgroup_mkdir"),
+        "CONFIG_BPF_EVENTS",
+        required=False,
+    ),
 }
 
 FOR_SOCKETS: Final = tuple(name for name, probe in _PROBES.items() if not probe.required)
 
 # Questions that need no privilege.
-_ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2"))
+_ANYBODY: Final = frozenset(_PROBES[name].ask for name in ("btf", "bpffs", "cgroup2", "cgroup-mkdir"))
 
 
 # -- asking --------------------------------------------------------------------------------------------------

@@ -40,7 +40,10 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.BIND_OUTSIDE: "A program wants a shared address, or a port of it, that its pool does not have here now.",
     Reason.SOCKET_TAKEN: "A bound socket wants a port or a destination that another flow or socket has from there.",
     Reason.NO_ADDRESS: "A shared address is not on this host: is the agent starting, stopping or without uplink?",
-    Reason.NAMESPACE: "A program in an agreement, but in another network namespace, tried to connect. It got EPERM.",
+    Reason.NAMESPACE: "A program in an agreement wanted to connect or send in another network namespace. It got EPERM.",
+    Reason.NO_RESOLVER: "A program asks a resolver on loopback: its pool's dns has none of that family, "
+    "or the socket is bound there.",
+    Reason.NOT_UPLINK: "A program in an agreement wanted to send by another interface than the uplink. It got EPERM.",
     Reason.GUARD_FOREIGN: "Tried to leave with a source port of a slice that another server holds.",
     Reason.GUARD_NOBODY: "Tried to leave with a soft-unicast source that nobody holds.",
     Reason.GUARD_EXPIRED: "Tried to leave from a slice of this server whose lease has run out.",

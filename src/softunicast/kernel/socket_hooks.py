@@ -1,5 +1,6 @@
 """The programs that sockets of this host meet: attached once, to the root of cgroup2, for every program of the host;
-they leave alone what is in another network namespace (by its cookie), so several servers can be on one host.
+they leave alone what is in another network namespace (by its cookie), so several servers can be on one host. And the
+one that every new cgroup meets.
 
 Which cgroups are excused is written here; which are in agreements, others write (agreements.py).
 """
@@ -8,14 +9,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.errors import HostError
-from softunicast.kernel import abi, cgroups
+from softunicast.kernel import abi, cgroup_tree, cgroups, strays
+from softunicast.kernel.agreements import Agreements
 from softunicast.kernel.maps import Map
 from softunicast.kernel.objects import BpfObject, Link
 from softunicast.kernel.pins import link_of
@@ -34,9 +36,24 @@ HOOKS: Final = (
     ("sendmsg", "socket_send", 14),
     ("sendmsg6", "socket_send6", 15),
 )
-AT_UPLINK: Final = ("uplink", "uplink6")  # objects and their programs
+# Programs are told that they talk to whom they asked: only where a pool has resolvers, because they run for every
+# datagram that the host receives.
+ANSWERS: Final = (
+    ("dns", "socket_receive", 19),
+    ("dns", "receive_mapped", 20),
+    ("dns6", "socket_receive6", 20),
+    ("dns", "socket_peer", 29),
+    ("dns", "peer_mapped", 30),
+    ("dns6", "socket_peer6", 30),
+)
+REMADE: Final = "remade", "cgroup_remade"  # object and program
+_TRACEPOINT: Final = 23
+AT_UPLINK: Final = "uplink"  # object and program
 RUN: Final = ("grant", "grant6")  # by grants.py
-OBJECTS: Final = (*dict.fromkeys(name for name, _, _ in HOOKS), *AT_UPLINK, *RUN)
+OBJECTS: Final = (
+    *dict.fromkeys(name for name, _, _ in (*HOOKS, *ANSWERS)),
+    *(AT_UPLINK, "uplink6", *RUN, REMADE[0], strays.OBJECT, "stray6"),
+)
 _SO_NETNS_COOKIE: Final = 71
 _BY_CONFIGURATION: Final = 1  # in the place of the pool: others excuse cgroups, too
 
@@ -66,9 +83,34 @@ def netns_cookie(of: socket.socket | None = None) -> int:
 
 
 def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
-    """Attaches every hook, or gives its link the new program; by the name of the program."""
+    """Attaches every hook, or gives its link the new program; by the name of the program. Last, what the cgroups have
+    that are in agreements already."""
+    yield from _attach(HOOKS, root, objects, links)
+    name, program = REMADE
+    yield program, Link.attach_anew(objects[name].programs[program], _TRACEPOINT, links / program)
+    _attach_strays(root, objects, links.parent)
+
+
+def attach_answers(
+    root: Path | None, objects: Mapping[str, BpfObject], links: Path, held: MutableMapping[str, Link]
+) -> None:
+    """Likewise ANSWERS, among the links that are `held`; with no root, detaches them."""
+    names = [program for _, program, _ in ANSWERS]
+    if root is None:
+        for name in names:
+            if (link := held.pop(name, None)) is not None:
+                link.remove()
+            elif (links / name).exists():
+                link_of(links / name).remove()
+    elif not held.keys() >= set(names):
+        held.update(_attach(ANSWERS, root, objects, links))
+
+
+def _attach(
+    hooks: Sequence[tuple[str, str, int]], root: Path, objects: Mapping[str, BpfObject], links: Path
+) -> Iterator[tuple[str, Link]]:
     with _folder(root) as descriptor:
-        for name, program, kind in HOOKS:
+        for name, program, kind in hooks:
             link = Link.attach(objects[name].programs[program], descriptor, kind, links / program)
             yield program, link
 
@@ -76,11 +118,19 @@ def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterato
 def detach(links: Path, uplink: str) -> None:
     """What another configuration has attached."""
     for name in (
-        *(program for _, program, _ in reversed(HOOKS)),
-        *(f"{name}@{uplink}" for name in AT_UPLINK),
+        REMADE[1],
+        *(program for _, program, _ in (*ANSWERS, *reversed(HOOKS))),
+        f"{AT_UPLINK}@{uplink}",
     ):
         if (links / name).exists():
             link_of(links / name).remove()
+    strays.detach_all(links.parent)
+
+
+def _attach_strays(root: Path, objects: Mapping[str, BpfObject], folder: Path) -> None:
+    strays.pin_program(folder, objects)
+    with Agreements.open(folder) as table:
+        strays.attach_all(folder, table.watched, lambda number: cgroup_tree.path_of(root, number))
 
 
 def set_excused(agreements: Map, root: Path, excused: Sequence[str]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from softunicast.core.slices import IPAddress, Slice, slice_of_port
 from softunicast.kernel import abi
 from softunicast.kernel.families import FAMILIES, Family, family_of
 from softunicast.kernel.maps import Map
+from softunicast.kernel.resolvers import read_dns, set_dns
 from softunicast.kernel.room import check_room
 from softunicast.kernel.slot_tables import SlotTables
 from softunicast.kernel.words import address_word, bytes_name, index_key, mac_bytes, name_bytes, word_address
@@ -160,6 +161,7 @@ class Tables:
                     WHEN_FULL[bool(pool.behaviour & abi.Behaviour.ONE_ADDRESS)],
                     bool(pool.behaviour & abi.Behaviour.SEVERAL),
                     frozenset({family.version}) | (before.families if before else frozenset()),
+                    read_dns(self.maps, self._pools[name]),
                 )
         return found
 
@@ -225,6 +227,7 @@ class Tables:
             index = self._pools.pop(name)
             for family in FAMILIES:
                 self.maps[family.named("pools")].delete(index_key(index))
+            set_dns(self.maps, index, ())
             removed += 1
         for address, table in self.state.addresses.items():
             removed += self._slots.clear(self.maps, address, table, wanted.addresses.get(address))
@@ -267,6 +270,7 @@ class Tables:
             index, taken = max(1, crc32(name.encode())), set(self._pools.values())
             while index in taken:
                 index = index % 0xFFFFFFFF + 1
+        set_dns(self.maps, index, pool.dns)
         for family in FAMILIES:
             table = self.maps[family.named("pools")]
             if family.version in pool.families:

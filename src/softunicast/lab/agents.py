@@ -77,6 +77,7 @@ flows_max = {FLOWS_MAX}
         f"timers = {_table(asdict(pool.timers))}\n"
         f"mapping = {_table(_by_protocol(pool.behaviour.independent_mapping))}\n"
         f"filtering = {_table(_by_protocol(pool.behaviour.independent_filtering))}\n"
+        f"dns = [{', '.join(_toml(str(one)) for one in pool.dns)}]\n"
         for pool in role.pools
     ]
     onramps = [

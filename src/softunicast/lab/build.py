@@ -215,11 +215,11 @@ def _start_agents(lab: Lab, topology: Topology, say: Say) -> Lab:
 
 
 def _attach_pass(lab: Lab, port: Port) -> None:
-    from softunicast.kernel import datapath  # loads libbpf: only when there are agents
+    from softunicast.kernel import passing  # loads libbpf: only when there are agents
 
     directory = lab.bpffs / port.node
     directory.mkdir(exist_ok=True)
-    datapath.attach_pass(port.interface, directory / f"pass-{port.interface}")
+    passing.attach_pass(port.interface, directory / f"pass-{port.interface}")
 
 
 def _recorded(lab: Lab, process: Process) -> Lab:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 from tests.unit.agent.fakes import INVENTORY, part
-from tests.unit.agent.test_daemon import Node, until
+from tests.unit.agent.node import Node, until
 
 from softunicast.agent import api as api_module
 from softunicast.agent.api import Api

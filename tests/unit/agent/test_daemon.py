@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 from tests.unit.agent import fakes
-from tests.unit.agent.fakes import INVENTORY, ME, NEIGHBOUR, POOL, SHARED, Calls, DataPath, part
+from tests.unit.agent.fakes import INVENTORY, ME, NEIGHBOUR, POOL, SHARED, DataPath, part
+from tests.unit.agent.node import TTL_S, WAIT_S, Node, until
 
 from softunicast.agent import chores
 from softunicast.agent import daemon as daemon_module
-from softunicast.agent.daemon import Daemon
-from softunicast.agent.effects import NodeEffects
-from softunicast.agent.host import HostChanges
-from softunicast.agent.keeper import Timing
-from softunicast.agent.kernel_thread import KernelThread
 from softunicast.agent.sockets import Member
-from softunicast.core.config import AgentConfig, Config, LedgerConfig, Limits, ServerConfig, UplinkConfig
 from softunicast.core.desired import KernelState
 from softunicast.core.errors import HostError, LedgerError, UnknownNameError
 from softunicast.core.leases import LeaseState
@@ -33,90 +24,6 @@ from softunicast.kernel.flows import Drop
 from softunicast.kernel.joining import Entry
 from softunicast.kernel.usage import Usage
 from softunicast.ledger.sqlite import SqliteLedger
-from softunicast.observe.logs import Log
-
-TTL_S = 6.0  # none of these tests waits for it to pass
-WAIT_S = 10.0
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for it; fails when it does not come."""
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.005)
-
-
-class Node:
-    """One agent with everything around it."""
-
-    def __init__(self, path: Path, *pools: Pool, me: Server = ME) -> None:
-        self.path = path
-        self.me = me
-        self.config = Config(
-            path="agent.toml",
-            server=ServerConfig(me.name, me.site),
-            uplink=UplinkConfig("uplink"),
-            ledger=LedgerConfig("sqlite", str(path / "ledger.db")),
-            agent=AgentConfig(ttl_s=TTL_S, quarantine_s=60, poll_s=0.02, settle_s=0.05),
-            limits=Limits(),
-            pools=pools or (POOL,),
-            onramps={"clients": "gb"},
-        )
-        self.calls = Calls()
-        self.calls.settings = {
-            f"net/ipv4/conf/{name}/{key}": 0
-            for name in ("uplink", "clients")
-            for key in ("arp_ignore", "arp_announce", "forwarding")
-        }
-        self.datapath = DataPath()
-        self.sockets = fakes.Sockets()
-        self.indices = {"uplink": 2, "clients": 3}
-        self.log = fakes.Log()
-        self.stopping = asyncio.Event()
-        self.ledger: SqliteLedger
-        self.daemon: Daemon
-
-    def index_of(self, name: str) -> int | None:
-        return 50 if name in self.calls.tuns else self.indices.get(name)
-
-    async def make(self) -> Daemon:
-        """A new process on what the kernel and the host have."""
-        self.ledger = await SqliteLedger.open(self.path / "ledger.db", quarantine_s=60)
-        host = HostChanges(self.path / f"{self.me.name}.json", "boot", self.calls)
-        host._load()
-        here = self.me.name, self.index_of, self.config.tuns
-        effects = NodeEffects(self.datapath, host, self.sockets, "uplink", *here)
-        timing = Timing(TTL_S, self.config.agent.settle_s, time.monotonic_ns, lambda: 0.5)
-        log = cast(Log, self.log)
-        self.daemon = Daemon(self.config, self.me, self.ledger, KernelThread(), effects, timing, log)
-        return self.daemon
-
-    @asynccontextmanager
-    async def running(self, restore: bool = True) -> AsyncIterator[Daemon]:
-        self.stopping = asyncio.Event()
-        daemon = await self.make()
-        try:
-            await daemon.begin()
-        except BaseException:
-            await daemon.end(restore=not self.datapath.adopted)
-            raise
-        run = asyncio.create_task(daemon.run(self.stopping))
-        try:
-            yield daemon
-        finally:
-            self.stopping.set()
-            async with asyncio.timeout(WAIT_S):
-                await asyncio.wait([run])
-                await daemon.end(restore)
-            self.datapath.adopted = not restore
-        run.result()
-
-    def opening(self) -> tuple[object, ...]:
-        """The slices that the kernel may open flows from."""
-        pool = self.datapath.state.pools.get("gb")
-        return pool.slices if pool else ()
 
 
 @pytest.fixture
@@ -167,6 +74,30 @@ async def test_new_slice_is_closed_until_it_settled(node: Node) -> None:
         await until(lambda: 1 in node.datapath.state.addresses[SHARED].owners)
         assert node.opening() == ()
         assert (await daemon.status())["leases_held"] == 0
+
+
+async def test_ready_is_told_once_and_not_before_flows_open(node: Node) -> None:
+    told: list[tuple[object, ...]] = []
+    node.ready = lambda: told.append(node.opening())
+    async with node.running() as daemon:
+        await until(lambda: bool(told))
+        turns = daemon.keeper.generation
+        daemon.keeper.generation += 1  # something else to apply
+        await until(lambda: daemon._applied[1] > turns)  # type: ignore[operator]
+    assert told == [(part(1),)]
+
+
+async def test_ready_is_told_in_the_end_of_an_agent_in_trouble(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd would end it, and start it anew, for ever."""
+    node.config = replace(node.config, agent=replace(node.config.agent, settle_s=60.0))
+    monkeypatch.setattr(daemon_module, "READY_MAX_S", -59.9)
+    told: list[tuple[object, ...]] = []
+    node.ready = lambda: told.append(node.opening())
+    async with node.running():
+        await until(lambda: bool(told))
+    assert told == [()]
 
 
 async def test_live_flows_make_a_stop_unclean(node: Node) -> None:

@@ -15,7 +15,7 @@ from typing import cast
 
 import pytest
 from tests.unit.agent.fakes import INVENTORY
-from tests.unit.agent.test_daemon import Node, until
+from tests.unit.agent.node import Node, until
 
 from softunicast.agent import descriptors as module
 from softunicast.agent.descriptors import Descriptors
@@ -151,7 +151,7 @@ async def test_one_user_cannot_keep_others_out(service: Service, stranger: Peer)
     service.descriptors._holders = {"apps": Holders(frozenset({stranger.uid, 5000}), frozenset())}
     waiting = [service.connected() for _ in range(module.REQUESTS_OF_USER_MAX)]
     try:
-        await until(lambda: service.descriptors._asking[stranger.uid] == module.REQUESTS_OF_USER_MAX)
+        await until(lambda: service.descriptors._callers._here[stranger.uid] == module.REQUESTS_OF_USER_MAX)
         with pytest.raises(AgentUnreachableError):
             await service.open()
         other = pytest.MonkeyPatch()
@@ -161,7 +161,7 @@ async def test_one_user_cannot_keep_others_out(service: Service, stranger: Peer)
     finally:
         for one in waiting:
             one.close()
-    await until(lambda: not service.descriptors._asking)
+    await until(lambda: not service.descriptors._callers._here)
     (await service.open()).close()
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from softunicast.cli import run as module
 from softunicast.core.agreements import Board, PoolSign
 
 from .conftest import Ended
@@ -47,25 +46,6 @@ def test_no_program(run: Run, arguments: list[str]) -> None:
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "; fix: see softunicast run --help" in ended.err
-
-
-@pytest.mark.parametrize(
-    ("text", "resolver"),
-    [
-        ("nameserver 127.0.0.53\noptions edns0\n", "127.0.0.53"),
-        ("# nameserver 127.0.0.53\nnameserver 192.0.2.53\n", None),
-        ("nameserver 192.0.2.53\n\tnameserver   ::1 \n", "::1"),
-        ("nameserver fe80::1%lo\nnameserver nonsense\nnameserver\n", None),
-        ("", None),
-    ],
-)
-def test_resolver_on_this_host(
-    text: str, resolver: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "RESOLVERS", tmp_path / "resolv.conf")
-    assert module.loopback_resolver() is None
-    (tmp_path / "resolv.conf").write_text(text)
-    assert module.loopback_resolver() == resolver
 
 
 def become(*argv: str, **surroundings: str) -> tuple[int, str]:

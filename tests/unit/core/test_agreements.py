@@ -11,7 +11,7 @@ from softunicast.core.errors import InputError, UnknownNameError
 
 GB = PoolSign("gb", {"country": "gb", "product": "proxy"})
 DE = PoolSign("de", {"country": "de", "product": "proxy"})
-VPN = PoolSign("vpn", {"country": "gb", "product": "vpn"})
+VPN = PoolSign("vpn", {"country": "gb", "product": "vpn"}, ("192.0.2.53", "2001:db8::53"))
 POOLS = (GB, DE, VPN)
 
 
@@ -59,10 +59,10 @@ def test_the_only_one_needs_no_name() -> None:
             None,
             {"country": "gb"},
             InputError,
-            "country=gb fits 2 pools; fix: choose one with --pool: gb, vpn",
+            "country=gb fits 2 pools; fix: choose one by name: gb, vpn",
         ),
-        (None, {}, InputError, "no tag fits 3 pools; fix: choose one with --pool: de, gb, vpn"),
-        ("gb", {"country": "gb"}, InputError, "a pool and tags are given; fix: choose by --pool or by --tag"),
+        (None, {}, InputError, "no tag fits 3 pools; fix: choose one by name: de, gb, vpn"),
+        ("gb", {"country": "gb"}, InputError, "a pool and tags are given; fix: choose by name or by tags"),
     ],
 )
 def test_refused(name: str | None, tags: dict[str, str], kind: type[InputError], says: str) -> None:
@@ -100,6 +100,13 @@ def test_a_board_is_read_as_it_was_written() -> None:
         assert Board.parse(board.text()) == board
 
 
+def test_a_board_of_before_there_were_resolvers() -> None:
+    board = json.loads(Board("server1", "/sys/fs/bpf/softunicast", 1, None, None, (GB, DE)).text())
+    for pool in board["pools"]:
+        del pool["dns"]
+    assert Board.parse(json.dumps(board)).pools == (GB, DE)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -107,6 +114,7 @@ def test_a_board_is_read_as_it_was_written() -> None:
         {"pools": 3},
         {"pools": [{}]},
         {"pools": [{"name": "a", "tags": 1}]},
+        {"pools": [{"name": "a", "tags": {}, "dns": ["resolver"]}]},
         {"cookie": "x"},
         {"cookie": None},
     ],

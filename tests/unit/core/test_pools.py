@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from softunicast.core.errors import InputError, UnknownNameError
-from softunicast.core.pools import Pool, Timers, check_tags, choose_pool, select
+from softunicast.core.pools import Pool, Timers, check_dns, check_tags, select
 from softunicast.core.records import Address
 
 ADDRESSES = (
@@ -87,40 +87,24 @@ def test_default_timers_are_not_below_the_rfcs() -> None:
     assert timers.icmp_s >= 60  # RFC 5508 REQ-2
 
 
-# -- choosing one for a program ------------------------------------------------------------------------------
-
-GB, FR, BOTH = (
-    Pool("gb", {"country": "gb"}),
-    Pool("fr", {"country": "fr"}),
-    Pool("gb-proxy", {"country": "gb", "product": "proxy"}),
-)
-
-
-def test_a_pool_by_name_or_tags() -> None:
-    assert choose_pool([GB, FR], "fr", {}) is FR
-    assert choose_pool([GB, FR], None, {"country": "gb"}) is GB
-    assert choose_pool([GB, FR, BOTH], None, {"product": "proxy"}) is BOTH
-    assert choose_pool([FR], None, {}) is FR
-
-
 @pytest.mark.parametrize(
-    ("pools", "name", "tags", "kind", "says"),
+    ("site", "dns", "refused"),
     [
-        ([GB, FR], "de", {}, UnknownNameError, "there is no pool 'de'; fix: known pools: fr, gb"),
-        ([GB, FR], None, {"country": "de"}, UnknownNameError, "no pool has country=de; fix: known pools: fr"),
-        (
-            [GB, BOTH],
-            None,
-            {"country": "gb"},
-            InputError,
-            "country=gb fits 2 pools; fix: .* name: gb, gb-proxy",
-        ),
-        ([GB, FR], None, {}, InputError, "no tag fits 2 pools"),
-        ([], None, {}, UnknownNameError, r"the agent has no pools; fix: add a \[\[pools\]\]"),
+        ("lab", (), None),
+        ("lab", ("192.0.2.53", "2001:db8::53"), None),
+        ("far", ("192.0.2.53",), None),
+        ("far", ("192.0.2.53", "2001:db8::53"), "2001:db8::53, and no IPv6 address could ask there"),
+        ("nowhere", ("2001:db8::53",), None),  # it has no addresses at all, so far
     ],
 )
-def test_no_pool(
-    pools: list[Pool], name: str | None, tags: dict[str, str], kind: type[InputError], says: str
+def test_resolvers_are_asked_from_addresses_of_the_pool(
+    site: str, dns: tuple[str, ...], refused: str | None
 ) -> None:
-    with pytest.raises(kind, match=says):
-        choose_pool(pools, name, tags)
+    pool = Pool("p", {}, dns=tuple(map(ip_address, dns)))
+    addresses = select(pool, ADDRESSES, site)
+    if refused is None:
+        check_dns(pool, addresses)
+        return
+    with pytest.raises(InputError) as caught:
+        check_dns(pool, addresses)
+    assert caught.value.what == f"pool p: dns has {refused}"
