@@ -329,9 +329,8 @@ int HOOK(egress_in)(struct __sk_buff *skb)
 		mapping->local = key->local;
 		mapping->local_port = key->local_port;
 		claim = bpf_map_lookup_elem(&claims, mapping);
+		/* Without an on-ramp a user was granted it, for sockets of this host. */
 		if (!claim || !alive(claim, now) || !claim->flow.onramp)
-			return nobodys(skb, packet, key);
-		if (!claim->flow.onramp) /* a user was granted it, for sockets of this host */
 			return nobodys(skb, packet, key);
 		if (socket_holds(skb, key))
 			return TC_ACT_UNSPEC;

@@ -82,7 +82,7 @@ class Sockets:
             return ()
         try:
             with Agreements.open(Path(self._board.bpffs)) as table:
-                Joining(table, Path(self._board.cgroup)).remove_strays()
+                Joining(table, Path(self._board.cgroup)).tidy_tree()
             members = self.members()
         except HostError:  # there is no table: nothing to tidy
             return ()

@@ -121,7 +121,7 @@ class Joining:
         self._unwatch()
         return done
 
-    def remove_strays(self) -> None:
+    def tidy_tree(self) -> None:
         """Empty cgroups of `join` without an entry, too: it was killed in the moment between the two. Looks through
         the whole tree."""
         cgroup_tree.remove_empty(self.root)
