@@ -56,7 +56,8 @@ def test_what_is_remembered_is_believed_and_ends(world: World) -> None:
     opener.fill(2048)
     assert opener.open(3000) is None
     [(key, _)] = world.datapath.map("exhausted").items()
-    world.datapath.map("exhausted").set(key, struct.pack("<QQ", FAR_NS, FAR_NS))  # however slow the machine is
+    # However slow the machine is:
+    world.datapath.map("exhausted").set(key, struct.pack("<QQ", FAR_NS, FAR_NS))
     port = free_one(world)
     assert opener.open(3001) is None
     world.datapath.map("exhausted").set(key, struct.pack("<QQ", 1, 1))
