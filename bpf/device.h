@@ -1,22 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Sockets that are bound to a device (SO_BINDTODEVICE). The kernel's lookups show them only to what comes by that very
- * device, and a search is asked by packets of others, or by programs. So they are looked for here in the tables that
- * the kernel keeps by port: of UDP its sockets, of TCP what is bound (connections and ended ones are, too).
+/* The tables of sockets that the kernel keeps by port: of UDP its sockets, of TCP what is bound (connections and ended ones
+ * are, too). They are walked for two reasons:
  *
- * Nothing is locked. A table that changes this moment can hide a socket, as it does from the kernel's own lookups, or
- * lead astray: what is read is never written to, and the number of steps is bounded. Who has more sockets at one port than
- * that, is taken to hold it. */
+ * Sockets that are bound to a device (SO_BINDTODEVICE) are nowhere else to be seen: the kernel's lookups show them only to
+ * what comes by that very device, and a search is asked by packets of others, or by programs.
+ *
+ * A port that no socket has is free, and the lookups, which find their way by both ends, need not be made. Most are.
+ *
+ * Nothing is locked. Ports of TCP (since Linux 6.15) and sockets of UDP stay where a walk finds them until all walks are
+ * over (RCU), so none is missed that was there all the time. What else changes this moment can lead astray: what is read
+ * is never written to, and the number of steps is bounded. Who has more sockets at one port than that, is taken to hold
+ * it. */
 #pragma once
 
 #include "netns.h"
 
 #define STEPS_MAX 8192
 
+struct callback_head {
+	void *next;
+} __attribute__((preserve_access_index));
+
 struct inet_bind_bucket { /* a port */
 	struct possible_net ib_net;
 	unsigned short port;
 	struct hlist_node node;
 	struct hlist_head bhash2; /* 6.8 */
+	struct callback_head rcu; /* 6.15 */
 } __attribute__((preserve_access_index));
 
 struct inet_bind2_bucket { /* a port at one address */
@@ -35,11 +45,11 @@ struct inet_bind2_bucket { /* a port at one address */
 				       kernel_type(type)))
 #define HAS_FIELD(type, member) __builtin_preserve_field_info(((type *)0)->member, 2 /* exists */)
 
-/* Is this a socket that is bound to a device, and has the tuple, or the port towards all? What is in the way of one family
- * only because a socket of IPv6 has any address, counts even if it wants IPv6 alone. */
-INLINE int holds_on_device(const struct sock_common *sock, const struct net *net, const struct claim_key *key)
+/* Is this a socket, one that has the port, that is bound to a device, and has the tuple, or the port towards all? What is in
+ * the way of one family only because a socket of IPv6 has any address, counts even if it wants IPv6 alone. */
+INLINE int holds_on_device(const struct sock_common *sock, const struct claim_key *key)
 {
-	if (!sock->skc_bound_dev_if || sock->skc_num != be16(key->local_port) || sock->skc_net.net != net)
+	if (!sock->skc_bound_dev_if)
 		return 0;
 #if FAMILY == 4
 	if (!is_unspecified(sock->skc_rcv_saddr) && !same_address(sock->skc_rcv_saddr, key->local))
@@ -56,75 +66,88 @@ INLINE int holds_on_device(const struct sock_common *sock, const struct net *net
 	return key->protocol == IPPROTO_UDP || sock->skc_state == STATE_LISTEN;
 }
 
-INLINE int udp_held_on_device(const struct net *net, const struct claim_key *key)
+enum at_port {
+	PORT_FREE, /* no socket has it */
+	PORT_HELD, /* one that is bound to a device has the tuple */
+	PORT_USED, /* by somebody: the lookups say whether the tuple is theirs */
+};
+
+INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key)
 {
 	const struct udp_table *table = net->ipv4.udp_table;
 	const struct hlist_node *at =
 		ELEMENT(struct udp_hslot, table->hash, (be16(key->local_port) + net->hash_mix) & table->mask)->head.first;
+	enum at_port found = PORT_HELD, seen = PORT_FREE;
 	struct bpf_iter_num steps;
-	int held = 0;
 
 	if (!at)
-		return 0;
+		return PORT_FREE;
 	bpf_iter_num_new(&steps, 0, STEPS_MAX);
-	held = 1;
 	while (bpf_iter_num_next(&steps)) {
+		const struct sock_common *sock;
+
 		if (!at) {
-			held = 0;
+			found = seen;
 			break;
 		}
-		if (holds_on_device(AROUND(struct sock_common, skc_node, at), net, key))
-			break;
+		sock = AROUND(struct sock_common, skc_node, at);
+		if (sock->skc_num == be16(key->local_port) && sock->skc_net.net == net) {
+			if (holds_on_device(sock, key))
+				break;
+			seen = PORT_USED;
+		}
 		at = at->next;
 	}
 	bpf_iter_num_destroy(&steps);
-	return held;
+	return found;
 }
 
-INLINE int tcp_held_on_device(const struct net *net, const struct claim_key *key)
+INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key)
 {
 	const struct inet_hashinfo *info = net->ipv4.tcp_death_row.hashinfo;
 	const struct hlist_node *bucket = ELEMENT(struct inet_bind_hashbucket, info->bhash,
 						  (be16(key->local_port) + net->hash_mix) & (info->bhash_size - 1))
 						  ->chain.first,
 				*place = 0, *at = 0;
+	enum at_port found = PORT_HELD, seen = HAS_FIELD(struct inet_bind_bucket, rcu) ? PORT_FREE : PORT_USED;
 	struct bpf_iter_num steps;
-	int held = 1;
 
 	if (!bucket || !HAS_FIELD(struct inet_bind_bucket, bhash2))
-		return 0;
+		return bucket ? PORT_USED : seen;
 	bpf_iter_num_new(&steps, 0, STEPS_MAX);
 	while (bpf_iter_num_next(&steps)) {
 		if (at) {
-			if (holds_on_device(AROUND(struct sock_common, skc_bind_node, at), net, key))
+			if (holds_on_device(AROUND(struct sock_common, skc_bind_node, at), key))
 				break;
 			at = at->next;
 		} else if (place) {
-			const struct inet_bind2_bucket *found = AROUND(struct inet_bind2_bucket, bhash_node, place);
+			const struct inet_bind2_bucket *part = AROUND(struct inet_bind2_bucket, bhash_node, place);
 
-			at = found->owners.first;
+			at = part->owners.first;
 			place = place->next;
 		} else if (bucket) {
-			const struct inet_bind_bucket *found = AROUND(struct inet_bind_bucket, node, bucket);
+			const struct inet_bind_bucket *port = AROUND(struct inet_bind_bucket, node, bucket);
 
-			if (found->port == be16(key->local_port))
-				place = found->bhash2.first;
+			if (port->port == be16(key->local_port) && port->ib_net.net == net) {
+				place = port->bhash2.first;
+				seen = PORT_USED;
+			}
 			bucket = bucket->next;
 		} else {
-			held = 0;
+			found = seen;
 			break;
 		}
 	}
 	bpf_iter_num_destroy(&steps);
-	return held;
+	return found;
 }
 
-/* Does a socket of the network namespace `of` hold the tuple that is bound to a device? */
-INLINE int held_on_device(__u64 of, const struct claim_key *key)
+/* Who has the port of the tuple in the network namespace `of`, as far as it can be said without its remote end? */
+INLINE enum at_port at_port(__u64 of, const struct claim_key *key)
 {
 	const struct net *net = bpf_rdonly_cast((void *)of, kernel_type(struct net));
 
 	if (key->protocol == IPPROTO_UDP)
-		return udp_held_on_device(net, key);
-	return key->protocol == IPPROTO_TCP && tcp_held_on_device(net, key);
+		return udp_port(net, key);
+	return key->protocol == IPPROTO_TCP ? tcp_port(net, key) : PORT_FREE;
 }

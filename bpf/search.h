@@ -89,9 +89,11 @@ INLINE int socket_holds(void *context, const struct claim_key *key)
 /* Likewise, of the tuple that a search has come to, whatever device the socket is for. */
 INLINE enum holder holder_here(void *context, struct search *search)
 {
-	enum holder holder = holder_of(context, &search->key, &search->tuple);
+	enum at_port known = at_port(search->net, &search->key);
 
-	return holder == HOLDER_NONE && held_on_device(search->net, &search->key) ? HOLDER_SOCKET : holder;
+	if (known == PORT_USED)
+		return holder_of(context, &search->key, &search->tuple);
+	return known == PORT_HELD ? HOLDER_SOCKET : HOLDER_NONE;
 }
 
 /* Does somebody have the port of `key`, which has no remote end, towards everybody: because a user was granted it? */
