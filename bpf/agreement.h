@@ -37,15 +37,49 @@ INLINE int has_storage(const void *sock)
 	return at->sk_bpf_storage != 0;
 }
 
+#define OUTSIDERS 4096
+
+/* Cgroups that are in no agreement, nor below one: most of a host, and to find that out takes a question for each one above.
+ * User space changes the tag, the first entry, with each agreement that begins: what was found before is void then. While
+ * it is at that, the tag is 0 and nothing is known. An entry is the cgroup's number ^ the tag, which is random: no two of both are
+ * alike. One word, so that a reader sees it whole. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4097); /* 1 + OUTSIDERS */
+	__type(key, __u32);
+	__type(value, __u64);
+} outsiders SEC(".maps");
+
+/* Is it one of them? Leaves the tag, for when that is to be found out: it has to be read before. */
+INLINE int is_outsider(__u64 cgroup, __u64 *tag)
+{
+	__u32 first = 0, at = 1 + cgroup % OUTSIDERS;
+	volatile __u64 *now = bpf_map_lookup_elem(&outsiders, &first), *known = bpf_map_lookup_elem(&outsiders, &at);
+
+	*tag = now ? *now : 0;
+	return *tag && known && *known == (cgroup ^ *tag);
+}
+
+INLINE void note_outsider(__u64 cgroup, __u64 tag)
+{
+	__u32 at = 1 + cgroup % OUTSIDERS;
+	volatile __u64 *known = bpf_map_lookup_elem(&outsiders, &at);
+
+	if (known && tag)
+		*known = cgroup ^ tag;
+}
+
 #define CGROUP_DEPTH_MAX 32 /* deeper ones are not looked at */
 
 /* The agreement of the task that runs: the innermost cgroup that has one decides. Most often that is its own. */
 INLINE struct agreement agreement_of_task(void)
 {
 	struct agreement found = {}, *here;
-	__u64 cgroup = bpf_get_current_cgroup_id();
+	__u64 own = bpf_get_current_cgroup_id(), cgroup, tag;
 
-	here = bpf_map_lookup_elem(&agreements, &cgroup);
+	if (is_outsider(own, &tag))
+		return found;
+	here = bpf_map_lookup_elem(&agreements, &own);
 	if (here)
 		return *here;
 #pragma clang loop unroll(disable)
@@ -57,6 +91,8 @@ INLINE struct agreement agreement_of_task(void)
 		if (here)
 			found = *here;
 	}
+	if (!found.kind)
+		note_outsider(own, tag);
 	return found;
 }
 
@@ -91,7 +127,7 @@ INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
 {
 	struct bpf_sock *sock = skb->sk;
 	struct agreement found = {}, *here;
-	__u64 cgroup;
+	__u64 own, cgroup, tag;
 
 	sock = sock ? bpf_sk_fullsock(sock) : 0;
 	if (!sock)
@@ -99,12 +135,12 @@ INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
 	here = has_storage(sock) ? bpf_sk_storage_get(&agreed, sock, 0, 0) : 0;
 	if (here)
 		return *here;
-	cgroup = bpf_skb_cgroup_id(skb);
-	here = bpf_map_lookup_elem(&agreements, &cgroup);
+	own = bpf_skb_cgroup_id(skb);
+	if (is_outsider(own, &tag))
+		return found;
+	here = bpf_map_lookup_elem(&agreements, &own);
 	if (here)
 		return *here;
-	if (!bpf_map_sum_elem_count((const struct bpf_map *)&agreements)) /* asked of every packet of the host */
-		return found;
 #pragma clang loop unroll(disable)
 	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
 		cgroup = bpf_skb_ancestor_cgroup_id(skb, level);
@@ -114,5 +150,7 @@ INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
 		if (here)
 			found = *here;
 	}
+	if (!found.kind)
+		note_outsider(own, tag);
 	return found;
 }

@@ -95,5 +95,3 @@ struct bpf_map { /* the kernel's */
 	__u32 max_entries;
 } __attribute__((preserve_access_index));
 
-/* How many entries there are. A function of the kernel's, not a helper. */
-extern __s64 bpf_map_sum_elem_count(const struct bpf_map *map) __attribute__((section(".ksyms")));

@@ -222,12 +222,12 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 	return REASON_NONE;
 }
 
-/* Need its agreement not be remembered? A TCP socket that is not bound is asked for it once more only, when its SYN leaves,
- * this moment; then the cgroup of the program that made it answers, unless it has another one. */
+/* Need its agreement not be remembered? Until a socket that gets its port here has sent something (of UDP, the uplink remembers
+ * then), the cgroup of the program that made it answers, unless that is another one. Of TCP only the SYN is asked for it. Many
+ * a UDP socket is connected only to see which address it would leave from. */
 INLINE int knows_itself(struct bpf_sock *sock, const struct ends *ends)
 {
-	return ends->protocol == IPPROTO_TCP && !sock->src_port && is_unspecified(ends->local) &&
-	       cgroup_of(sock) == bpf_get_current_cgroup_id();
+	return !sock->src_port && is_unspecified(ends->local) && cgroup_of(sock) == bpf_get_current_cgroup_id();
 }
 
 /* `wide`: the address is one of IPv6, or written like one. */

@@ -5,6 +5,7 @@
 #include "agreement.h"
 
 #define SOCK_STREAM 1 /* struct bpf_sock.type */
+#define SOCK_DGRAM 2
 #define SOCK_RAW 3
 
 struct sender { /* of a socket in an agreement */

@@ -241,6 +241,8 @@ int HOOK(uplink)(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	agreement = agreement_of_packet(skb);
 	if (full && agreement.kind == AGREEMENT_POOL) {
+		if (full->type == SOCK_DGRAM)
+			remember_agreement(full, &agreement); /* connect() leaves that to its first packet */
 		pool = agreement.pool;
 		agreed_with = full;
 		sender = bpf_sk_storage_get(&senders, full, 0, 0);

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.bpf.frames import end
 from tests.bpf.programs import (
     ELSEWHERE,
     KINDS,
@@ -325,13 +326,31 @@ def test_the_innermost_cgroup_decides(small: World, how: str) -> None:
                 assert local_of(program) == str(ADDRESS)
 
 
+OTHER_PORT = "203.0.113.1:444"
+
+
 def test_a_socket_keeps_its_agreement(small: World, how: str) -> None:
-    """Wherever its program moves."""
+    """Wherever its program moves, once it has sent something. Until then nothing is stored with it."""
     with Program(how) as program:
         with agreed(small):
             made = program.socket("udp")
-            assert program.connect("udp", REMOTE, made)[0] == str(ADDRESS)
-        assert program.connect("udp", ELSEWHERE, made)[0] == str(ADDRESS)
+            program.connect("udp", REMOTE, made)
+            key = made.fileno().to_bytes(4, "little")
+            assert small.datapath.map("agreed").get(key) is None
+            made.send(b"x")
+            assert small.datapath.map("agreed").get(key) is not None
+        port = program.connect("udp", OTHER_PORT, made)[1]
+        assert towards(small, OTHER_PORT) == {port}
+        made.send(b"x")
+
+
+def towards(small: World, remote: str) -> set[int]:
+    """The ports that are claimed towards it."""
+    return {
+        int.from_bytes(key.local_port.to_bytes(2, "little"), "big")
+        for key in small.claims()
+        if int.from_bytes(key.remote_port.to_bytes(2, "little"), "big") == end(remote)[1]
+    }
 
 
 def test_another_network_namespace_is_untouched(small: World, how: str) -> None:

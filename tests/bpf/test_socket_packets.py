@@ -3,6 +3,7 @@ begin who is in no agreement. Ports as in programs.py."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -68,16 +69,24 @@ def test_the_guard_lets_no_intruder_begin(small: World, program: Program, kind: 
 
 
 def test_the_guard_asks_the_cgroup_when_no_hook_has(small: World, program: Program) -> None:
-    """Of the program that made the socket."""
+    """Of the program that made the socket, while that is in an agreement; with the first packet it is remembered."""
     with agreed(small):
-        made = program.bind("udp", f"{ADDRESS}:2051")
-        program.connect("udp", REMOTE, made)
-        assert small.datapath.map("agreed").delete(made.fileno().to_bytes(4, "little"))
+        one, other = (forgotten(small, program, f"{ADDRESS}:{port}") for port in (2051, 2052))
         before = small.counters()
-        made.send(b"x")
+        one.send(b"x")
         assert counted(small, before) == {}
-    made.send(b"x")
+    one.send(b"x")
+    assert counted(small, before) == {}
+    other.send(b"x")
     assert counted(small, before) == {"guard_socket": 1}
+
+
+def forgotten(small: World, program: Program, local: str) -> socket.socket:
+    """A socket in an agreement of which no hook has told."""
+    made = program.bind("udp", local)
+    program.connect("udp", REMOTE, made)
+    assert small.datapath.map("agreed").delete(made.fileno().to_bytes(4, "little"))
+    return made
 
 
 def test_a_listener_on_any_address_may_answer(small: World, program: Program) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -21,9 +23,10 @@ from softunicast.kernel.families import FAMILIES
 from softunicast.kernel.libbpf import check, load_library
 from softunicast.kernel.maps import Map
 from softunicast.kernel.objects import map_of_fd
-from softunicast.kernel.words import bytes_name
+from softunicast.kernel.words import bytes_name, index_key
 
 AGREEMENTS_MAX: Final = 4096  # as in bpf/agreement.h
+TAG: Final = index_key(0)  # of `outsiders`
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,12 @@ class Lasting:
 class Agreements:
     """The agreements of the data path that is pinned in a folder. Close it, or use it in `with`."""
 
-    def __init__(self, folder: Path, table: Map, lasting: Map, pools: tuple[Map, ...]) -> None:
+    def __init__(
+        self, folder: Path, table: Map, outsiders: Map, lasting: Map, pools: tuple[Map, ...]
+    ) -> None:
         self.folder = folder
         self._table = table
+        self._outsiders = outsiders
         self._lasting = lasting
         self._pools = pools
 
@@ -57,16 +63,21 @@ class Agreements:
         """Raises HostError when no data path is there, or none that knows agreements."""
         opened = list[Map]()
         try:
-            for name in ("agreements", "lasting", *(family.named("pools") for family in FAMILIES)):
+            for name in (
+                "agreements",
+                "outsiders",
+                "lasting",
+                *(family.named("pools") for family in FAMILIES),
+            ):
                 opened.append(_pinned(bpffs / "maps" / name))
         except BaseException:
             for table in opened:
                 os.close(table.fd)
             raise
-        return cls(bpffs, opened[0], opened[1], tuple(opened[2:]))
+        return cls(bpffs, opened[0], opened[1], opened[2], tuple(opened[3:]))
 
     def close(self) -> None:
-        for table in (self._table, self._lasting, *self._pools):
+        for table in (self._table, self._outsiders, self._lasting, *self._pools):
             os.close(table.fd)
 
     def __enter__(self) -> Self:
@@ -82,12 +93,13 @@ class Agreements:
     def set(self, cgroup: int, pool: str) -> None:
         """Sockets of programs in the cgroup leave from the pool from now on, or not at all; those that it has already
         stay as they are. Raises UnknownNameError when there is no such pool."""
-        self._write(self._table, _key(cgroup), self._leaving(pool))
+        self._begin(cgroup, self._leaving(pool))
 
     def set_lasting(self, one: Lasting, pool: str) -> None:
         """Likewise, and each cgroup that is made in its place."""
         entry = abi.Lasting(one.cgroup, self._leaving(pool).pool, 0)
-        self._write(self._lasting, _place(one.parent, one.name), entry)
+        with _room():
+            self._lasting.set(_place(one.parent, one.name), entry.pack())
         self.set(one.cgroup, pool)
 
     def _leaving(self, pool: str) -> abi.Agreement:
@@ -100,18 +112,11 @@ class Agreements:
 
     def excuse(self, cgroup: int) -> None:
         """Programs in the cgroup may use any port, and leave as they would without softunicast."""
-        self._write(self._table, _key(cgroup), abi.Agreement(abi.AgreementKind.EXCUSED, 0))
+        self._begin(cgroup, abi.Agreement(abi.AgreementKind.EXCUSED, 0))
 
-    def _write(self, table: Map, key: bytes, entry: abi.Agreement | abi.Lasting) -> None:
-        try:
-            table.set(key, entry.pack())
-        except KernelError as error:
-            if error.errno not in (errno.E2BIG, errno.ENOSPC):
-                raise
-            raise HostError(
-                f"{AGREEMENTS_MAX} cgroups are in agreements",
-                "detach some; attach those that do not come back with --once",
-            ) from error
+    def _begin(self, cgroup: int, entry: abi.Agreement) -> None:
+        with _room():
+            begin(self._table, self._outsiders, cgroup, entry)
 
     def remove(self, cgroup: int) -> bool:
         """Sockets that are new from now on are none of ours. False when the cgroup was in none."""
@@ -149,6 +154,34 @@ class Agreements:
             yield Agreement(
                 int.from_bytes(key, "little"), None if excused else names.get(found.pool, f"#{found.pool}")
             )
+
+
+def begin(agreements: Map, outsiders: Map, cgroup: int, entry: abi.Agreement) -> None:
+    """Writes an agreement. What the data path knows of cgroups that are in none is void from then on, and not used
+    meanwhile (bpf/agreement.h); who dies in the middle leaves it unused."""
+    outsiders.set(TAG, bytes(8))
+    try:
+        agreements.set(_key(cgroup), entry.pack())
+    finally:
+        outsiders.set(TAG, new_tag())
+
+
+def new_tag() -> bytes:
+    """One that no agreement had before."""
+    return (secrets.randbits(64) | 1).to_bytes(8, "little")
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except KernelError as error:
+        if error.errno not in (errno.E2BIG, errno.ENOSPC):
+            raise
+        raise HostError(
+            f"{AGREEMENTS_MAX} cgroups are in agreements",
+            "detach some; attach those that do not come back with --once",
+        ) from error
 
 
 def pool_numbers(pools: tuple[Map, ...]) -> dict[str, int]:

@@ -172,7 +172,7 @@ class Datapath:
             return
         uplink = socket_hooks.AT_UPLINK
         self._attach(uplink, uplink, self.uplink, index, ATTACH_TCX_EGRESS, TCX_FIRST)
-        socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
+        socket_hooks.set_excused(self._maps, self._cgroup, self._excused)
         for name, link in socket_hooks.attach(self._cgroup, self._objects, self.folder / "links"):
             self._keep(name, link)
 
@@ -268,7 +268,7 @@ class Datapath:
     def _apply(self, wanted: KernelState) -> int:
         tables = self._tables
         if self._cgroup is not None:  # a cgroup comes with its service
-            socket_hooks.set_excused(self._maps["agreements"], self._cgroup, self._excused)
+            socket_hooks.set_excused(self._maps, self._cgroup, self._excused)
         changes = tables.set_servers(wanted)
         if (me := tables.server_index(tables.me)) != self._settings().self:
             self._write_settings(links.interface(self.uplink).index, me)

@@ -17,7 +17,7 @@ from typing import Final
 from softunicast.core.config_sockets import SocketsConfig
 from softunicast.core.errors import HostError
 from softunicast.kernel import abi, cgroup_tree, cgroups, strays
-from softunicast.kernel.agreements import Agreements
+from softunicast.kernel.agreements import TAG, Agreements, begin, new_tag
 from softunicast.kernel.maps import Map
 from softunicast.kernel.objects import BpfObject, Link
 from softunicast.kernel.pins import link_of
@@ -85,6 +85,7 @@ def netns_cookie(of: socket.socket | None = None) -> int:
 def attach(root: Path, objects: Mapping[str, BpfObject], links: Path) -> Iterator[tuple[str, Link]]:
     """Attaches every hook, or gives its link the new program; by the name of the program. Last, what the cgroups have
     that are in agreements already."""
+    objects[HOOKS[0][0]].maps["outsiders"].set(TAG, new_tag())  # it is 0 in a new map
     yield from _attach(HOOKS, root, objects, links)
     name, program = REMADE
     yield program, Link.attach_anew(objects[name].programs[program], _TRACEPOINT, links / program)
@@ -133,20 +134,20 @@ def _attach_strays(root: Path, objects: Mapping[str, BpfObject], folder: Path) -
         strays.attach_all(folder, table.watched, lambda number: cgroup_tree.path_of(root, number))
 
 
-def set_excused(agreements: Map, root: Path, excused: Sequence[str]) -> tuple[str, ...]:
+def set_excused(maps: Mapping[str, Map], root: Path, excused: Sequence[str]) -> tuple[str, ...]:
     """Makes the excused cgroups be these. Returns those that are not there (yet)."""
-    entry = abi.Agreement(abi.AgreementKind.EXCUSED, _BY_CONFIGURATION).pack()
-    numbers, missing = set[bytes](), list[str]()
+    table, entry = maps["agreements"], abi.Agreement(abi.AgreementKind.EXCUSED, _BY_CONFIGURATION)
+    numbers, missing = set[int](), list[str]()
     for cgroup in excused:
         try:
-            numbers.add(cgroups.number(cgroups.path_below(root, cgroup)).to_bytes(8, "little"))
+            numbers.add(cgroups.number(cgroups.path_below(root, cgroup)))
         except HostError:
             missing.append(cgroup)
-    for key, value in list(agreements.items()):
-        if value == entry and key not in numbers:
-            agreements.delete(key)
-    for key in numbers:
-        agreements.set(key, entry)
+    before = {int.from_bytes(key, "little") for key, value in list(table.items()) if value == entry.pack()}
+    for number in before - numbers:
+        table.delete(number.to_bytes(8, "little"))
+    for number in numbers - before:
+        begin(table, maps["outsiders"], number, entry)
     return tuple(missing)
 
 
