@@ -50,7 +50,7 @@ struct {
 	__type(value, __u64);
 } outsiders SEC(".maps");
 
-/* Is it one of them? Leaves the tag, for when that is to be found out: it has to be read before. */
+/* Is it one of them? Leaves the tag, for when that is to be found out: it is read before anything else is. */
 INLINE int is_outsider(__u64 cgroup, __u64 *tag)
 {
 	__u32 first = 0, at = 1 + cgroup % OUTSIDERS;
@@ -58,6 +58,14 @@ INLINE int is_outsider(__u64 cgroup, __u64 *tag)
 
 	*tag = now ? *now : 0;
 	return *tag && known && *known == (cgroup ^ *tag);
+}
+
+/* What is asked from here on, is read after what was asked before, on CPUs that would do otherwise, too. */
+INLINE void in_order(void)
+{
+	__u64 nothing = 0;
+
+	__sync_fetch_and_add(&nothing, 1);
 }
 
 INLINE void note_outsider(__u64 cgroup, __u64 tag)
@@ -82,6 +90,7 @@ INLINE struct agreement agreement_of_task(void)
 	here = bpf_map_lookup_elem(&agreements, &own);
 	if (here)
 		return *here;
+	in_order();
 #pragma clang loop unroll(disable)
 	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
 		cgroup = bpf_get_current_ancestor_cgroup_id(level);
@@ -91,7 +100,7 @@ INLINE struct agreement agreement_of_task(void)
 		if (here)
 			found = *here;
 	}
-	if (!found.kind)
+	if (!found.kind && bpf_get_current_cgroup_id() == own) /* else it was moved meanwhile */
 		note_outsider(own, tag);
 	return found;
 }
@@ -141,6 +150,7 @@ INLINE struct agreement agreement_of_packet(struct __sk_buff *skb)
 	here = bpf_map_lookup_elem(&agreements, &own);
 	if (here)
 		return *here;
+	in_order();
 #pragma clang loop unroll(disable)
 	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
 		cgroup = bpf_skb_ancestor_cgroup_id(skb, level);

@@ -225,9 +225,10 @@ INLINE int leave_from(struct bpf_sock_addr *context, struct bpf_sock *sock, __u3
 /* Need its agreement not be remembered? Until a socket that gets its port here has sent something (of UDP, the uplink remembers
  * then), the cgroup of the program that made it answers, unless that is another one. Of TCP only the SYN is asked for it. Many
  * a UDP socket is connected only to see which address it would leave from. */
-INLINE int knows_itself(struct bpf_sock *sock, const struct ends *ends)
+INLINE int knows_itself(struct bpf_sock *sock, const struct ends *ends, const struct agreement *agreement)
 {
-	return !sock->src_port && is_unspecified(ends->local) && cgroup_of(sock) == bpf_get_current_cgroup_id();
+	return !sock->src_port && is_unspecified(ends->local) && cgroup_of(sock) == bpf_get_current_cgroup_id() &&
+	       (ends->protocol == IPPROTO_TCP || agreement->kind == AGREEMENT_POOL);
 }
 
 /* `wide`: the address is one of IPv6, or written like one. */
@@ -253,11 +254,11 @@ INLINE int connect(struct bpf_sock_addr *context, struct ends *ends, const int w
 		agreement = agreement_of_task();
 		return agreement.kind == AGREEMENT_POOL ? refuse_socket(REASON_NAMESPACE, ends, 0) : ALLOW;
 	default:
-		agreement = agreement_now(sock, &told);
+		agreement = agreement_here(sock, ends->local, &told);
 	}
 	if (agreement.kind == AGREEMENT_NONE)
 		return ALLOW;
-	if (!told && !knows_itself(sock, ends))
+	if (!told && !knows_itself(sock, ends, &agreement))
 		remember_agreement(sock, &agreement);
 	if (agreement.kind != AGREEMENT_POOL)
 		return ALLOW;

@@ -2,15 +2,17 @@
 /* The tables of sockets that the kernel keeps by port: of UDP its sockets, of TCP what is bound (connections and ended ones
  * are, too). They are walked for two reasons:
  *
+ * A port that no socket has is free, and the lookups, which find their way by both ends, need not be made. Most are. One thing of
+ * TCP is only in the table by both ends: a connection that somebody has asked for, whose listener closes this moment, or has
+ * another port (a transparent proxy). So this is for sockets, which the kernel itself looks for there when they connect; and
+ * for UDP.
+ *
  * Sockets that are bound to a device (SO_BINDTODEVICE) are nowhere else to be seen: the kernel's lookups show them only to
  * what comes by that very device, and a search is asked by packets of others, or by programs.
  *
- * A port that no socket has is free, and the lookups, which find their way by both ends, need not be made. Most are.
- *
- * Nothing is locked. Ports of TCP (since Linux 6.15) and sockets of UDP stay where a walk finds them until all walks are
- * over (RCU), so none is missed that was there all the time. What else changes this moment can lead astray: what is read
- * is never written to, and the number of steps is bounded. Who has more sockets at one port than that, is taken to hold
- * it. */
+ * Nothing is locked. Ports of TCP (since Linux 6.15) and sockets of UDP are there until all walks are over (RCU), and one of UDP
+ * that takes another port meanwhile shows it. What else changes this moment can lead astray: what is read is never
+ * written to, and the number of steps is bounded. Who has more sockets at one port than that, is taken to hold it. */
 #pragma once
 
 #include "netns.h"
@@ -68,15 +70,15 @@ INLINE int holds_on_device(const struct sock_common *sock, const struct claim_ke
 
 enum at_port {
 	PORT_FREE, /* no socket has it */
-	PORT_HELD, /* one that is bound to a device has the tuple */
 	PORT_USED, /* by somebody: the lookups say whether the tuple is theirs */
+	PORT_HELD, /* one that is bound to a device has the tuple; not told when asked `briefly` */
 };
 
-INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key)
+INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key, const int briefly)
 {
 	const struct udp_table *table = net->ipv4.udp_table;
-	const struct hlist_node *at =
-		ELEMENT(struct udp_hslot, table->hash, (be16(key->local_port) + net->hash_mix) & table->mask)->head.first;
+	__u32 slot = (be16(key->local_port) + net->hash_mix) & table->mask;
+	const struct hlist_node *at = ELEMENT(struct udp_hslot, table->hash, slot)->head.first;
 	enum at_port found = PORT_HELD, seen = PORT_FREE;
 	struct bpf_iter_num steps;
 
@@ -85,6 +87,7 @@ INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key)
 	bpf_iter_num_new(&steps, 0, STEPS_MAX);
 	while (bpf_iter_num_next(&steps)) {
 		const struct sock_common *sock;
+		__u16 port;
 
 		if (!at) {
 			found = seen;
@@ -92,17 +95,24 @@ INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key)
 		}
 		sock = AROUND(struct sock_common, skc_node, at);
 		if (sock->skc_num == be16(key->local_port) && sock->skc_net.net == net) {
-			if (holds_on_device(sock, key))
-				break;
 			seen = PORT_USED;
+			if (briefly || holds_on_device(sock, key)) {
+				found = briefly ? PORT_USED : PORT_HELD;
+				break;
+			}
 		}
-		at = at->next;
+		at = *(const struct hlist_node *volatile *)&at->next;
+		port = sock->skc_num;
+		if (((port + net->hash_mix) & table->mask) != slot) { /* it has moved, and the way leads elsewhere */
+			seen = PORT_USED;
+			at = 0;
+		}
 	}
 	bpf_iter_num_destroy(&steps);
 	return found;
 }
 
-INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key)
+INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key, const int briefly)
 {
 	const struct inet_hashinfo *info = net->ipv4.tcp_death_row.hashinfo;
 	const struct hlist_node *bucket = ELEMENT(struct inet_bind_hashbucket, info->bhash,
@@ -129,6 +139,10 @@ INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key)
 			const struct inet_bind_bucket *port = AROUND(struct inet_bind_bucket, node, bucket);
 
 			if (port->port == be16(key->local_port) && port->ib_net.net == net) {
+				if (briefly) {
+					found = PORT_USED;
+					break;
+				}
 				place = port->bhash2.first;
 				seen = PORT_USED;
 			}
@@ -143,11 +157,11 @@ INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key)
 }
 
 /* Who has the port of the tuple in the network namespace `of`, as far as it can be said without its remote end? */
-INLINE enum at_port at_port(__u64 of, const struct claim_key *key)
+INLINE enum at_port at_port(__u64 of, const struct claim_key *key, const int briefly)
 {
 	const struct net *net = bpf_rdonly_cast((void *)of, kernel_type(struct net));
 
 	if (key->protocol == IPPROTO_UDP)
-		return udp_port(net, key);
-	return key->protocol == IPPROTO_TCP ? tcp_port(net, key) : PORT_FREE;
+		return udp_port(net, key, briefly);
+	return key->protocol == IPPROTO_TCP ? tcp_port(net, key, briefly) : PORT_FREE;
 }

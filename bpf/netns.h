@@ -67,7 +67,7 @@ struct sock_common {
 	ip_address skc_v6_rcv_saddr;
 #endif
 	__u16 skc_dport;
-	__u16 skc_num;
+	volatile __u16 skc_num;
 	struct atomic64 skc_cookie;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;

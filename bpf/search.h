@@ -89,11 +89,12 @@ INLINE int socket_holds(void *context, const struct claim_key *key)
 /* Likewise, of the tuple that a search has come to, whatever device the socket is for. */
 INLINE enum holder holder_here(void *context, struct search *search)
 {
-	enum at_port known = at_port(search->net, &search->key);
+	enum holder holder;
 
-	if (known == PORT_USED)
-		return holder_of(context, &search->key, &search->tuple);
-	return known == PORT_HELD ? HOLDER_SOCKET : HOLDER_NONE;
+	if ((search->socket || search->key.protocol == IPPROTO_UDP) && at_port(search->net, &search->key, 1) == PORT_FREE)
+		return HOLDER_NONE;
+	holder = holder_of(context, &search->key, &search->tuple);
+	return holder == HOLDER_NONE && at_port(search->net, &search->key, 0) == PORT_HELD ? HOLDER_SOCKET : holder;
 }
 
 /* Does somebody have the port of `key`, which has no remote end, towards everybody: because a user was granted it? */

@@ -141,7 +141,7 @@ INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 {
 	struct bpf_sock *sock = context->sk;
 	struct agreement agreement;
-	int reason;
+	int reason, told;
 
 	if (!sock || ends->protocol != IPPROTO_UDP || is_multicast(ends->remote) || is_link_local(ends->remote))
 		return ALLOW;
@@ -157,7 +157,9 @@ INLINE int send(struct bpf_sock_addr *context, struct ends *ends)
 		agreement = agreement_of_task();
 		return agreement.kind == AGREEMENT_POOL ? refuse_socket(REASON_NAMESPACE, ends, 0) : ALLOW;
 	default:
-		agreement = agreement_of(sock);
+		agreement = agreement_here(sock, ends->local, &told);
+		if (!told && agreement.kind)
+			remember_agreement(sock, &agreement);
 	}
 	if (agreement.kind != AGREEMENT_POOL)
 		return ALLOW;

@@ -15,6 +15,7 @@
 
 #include "agreement.h"
 #include "count.h"
+#include "inside.h"
 #include "netns.h"
 #include "pairing.h"
 #include "search.h"
@@ -40,6 +41,31 @@ struct chosen { /* what is to be freed when a socket is closed */
 	struct claim_key held; /* no local port: nothing */
 	__u64 closing_ns;      /* that long after */
 };
+
+/* The agreement of a socket that its program uses this moment. One that was given its port, and has sent nothing since, is in
+ * that of the program that made it, whoever uses it now: so the programs that look at its packets will say. */
+INLINE struct agreement agreement_here(struct bpf_sock *sock, ip_address local, int *told)
+{
+	struct agreement found = agreement_now(sock, told), *here;
+	const struct cgroup *at;
+	__u64 number;
+
+	if (*told || !sock->src_port || !has_slices(local) || cgroup_of(sock) == bpf_get_current_cgroup_id())
+		return found;
+	zero_fill(&found, sizeof(found));
+	at = inside(sock)->sk_cgrp_data.cgroup;
+#pragma clang loop unroll(disable)
+	for (int level = 0; level < CGROUP_DEPTH_MAX; level++) {
+		number = at->kn->id;
+		here = bpf_map_lookup_elem(&agreements, &number);
+		if (here)
+			return *here;
+		if (!at->self.parent)
+			break;
+		at = at->self.parent->cgroup;
+	}
+	return found;
+}
 
 #define DESKS 512
 #define DESKS_TRIED 64

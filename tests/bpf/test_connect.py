@@ -344,6 +344,39 @@ def test_a_socket_keeps_its_agreement(small: World, how: str) -> None:
         made.send(b"x")
 
 
+@pytest.mark.parametrize("again", ["connect", "sendto"])
+def test_nobody_else_uses_the_port_of_a_socket_that_has_sent_nothing(
+    small: World, how: str, again: str
+) -> None:
+    """It is in the agreement of the program that made it, whoever has it now, and a client's flow is in the way."""
+    with agreed(small), cgroup() as other, Program(how) as program:
+        made = program.socket("udp")
+        port = program.connect("udp", REMOTE, made)[1]
+        assert port in {local for _, local in Opener(small, "udp", OTHER_PORT).fill(PORTS)}
+        before = small.counters()
+        with inside(other):
+            if again == "connect":
+                with refusal_of(errno.EADDRNOTAVAIL):
+                    made.connect(program.end(OTHER_PORT))
+            else:
+                with refusal_of(errno.EPERM):
+                    made.sendto(b"x", program.end(OTHER_PORT))
+        assert counted(small, before) == {"socket_taken": 1}
+
+
+def test_an_excuse_that_ends_within_an_agreement(small: World, how: str) -> None:
+    """The conversation goes on as it began."""
+    with agreed(small) as outer, cgroup(outer) as inner, Program(how) as program:
+        with Agreements.open(small.datapath.folder) as agreements, inside(inner):
+            agreements.excuse(cgroups.number(inner))
+            made = program.socket("udp")
+            program.connect("udp", REMOTE, made)
+            made.send(b"x")
+            agreements.remove(cgroups.number(inner))
+            made.send(b"x")
+        assert small.claims() == {}
+
+
 def towards(small: World, remote: str) -> set[int]:
     """The ports that are claimed towards it."""
     return {

@@ -4,7 +4,10 @@ of the cgroup or of one above, by the hooks of sockets and by the programs that 
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +24,7 @@ from softunicast.kernel.words import index_key
 
 FAMILIES = (4, 6)
 HOST = "192.0.2.1"
+MOVING_S = 2.0
 ENTRIES = 4096  # OUTSIDERS in bpf/agreement.h
 
 
@@ -105,6 +109,44 @@ def test_somebody_died_while_an_agreement_began(small: World, program: Program) 
             assert is_noted(small, place)
         with agreed(small, top):
             assert local_of(program) == str(ADDRESS)
+
+
+def test_somebody_died_and_another_one_ended(small: World, program: Program) -> None:
+    """What was found out between the two is believed until the agent next writes its tables."""
+    with below(0) as (_, place), cgroup() as other:
+        number = cgroups.number(place).to_bytes(8, "little")
+        small.datapath.map("outsiders").set(TAG, bytes(8))  # one begins
+        with agreed(small, other):  # another one, all of it
+            assert local_of(program) == HOST
+            entry = small.datapath.map("agreements").get(cgroups.number(other).to_bytes(8, "little"))
+            assert entry is not None
+            small.datapath.map("agreements").set(number, entry)  # the first goes on, and dies
+        small.datapath.apply(small.datapath.state)
+        try:
+            assert local_of(program) == str(ADDRESS)
+        finally:
+            small.datapath.map("agreements").delete(number)
+
+
+def test_a_program_that_is_moved_while_it_connects(small: World, program: Program) -> None:
+    """The cgroup that it was in is not taken for an outsider because the one that it comes to is."""
+    with ExitStack() as stack:
+        top, aside = stack.enter_context(cgroup()), stack.enter_context(cgroup())
+        deep = top
+        for _ in range(24):  # so that looking at all those above takes a while
+            deep = stack.enter_context(cgroup(deep))
+        stack.enter_context(agreed(small, top))
+        child = os.fork()
+        if child == 0:
+            while True:
+                Program(program.how).connect("udp")
+        stack.callback(os.waitpid, child, 0)
+        stack.callback(os.kill, child, signal.SIGKILL)
+        deadline = time.monotonic() + MOVING_S
+        while time.monotonic() < deadline:
+            for to in (deep, aside):
+                (to / "cgroup.procs").write_text(str(child))
+            assert not is_noted(small, deep)
 
 
 def test_two_that_share_an_entry(small: World, program: Program) -> None:

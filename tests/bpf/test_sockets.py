@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from tests.bpf.frames import FROM_WIRE, REMOTE, echo, end, tcp, udp
@@ -16,6 +18,8 @@ from tests.bpf.test_search import Opener, check_full
 from tests.bpf.world import ADDRESS, World, state
 
 HELD = 20
+ETH_HLEN = 14
+IP_TRANSPARENT = 19
 LOCAL = (str(ADDRESS), HELD)
 ELSEWHERE = "203.0.113.2:443"
 ALL = set(range(16, 32))
@@ -126,6 +130,33 @@ def test_the_search_goes_past_it(small: World, make: Make, protocol: str, toward
     finally:
         for part in held:
             part.close()
+
+
+@contextmanager
+def transparent_proxy(port: int) -> Iterator[None]:
+    """Takes what somebody sends to that port of any address, at one of its own."""
+    with bound(socket.SOCK_STREAM, ("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        listener.listen()
+        rules = (
+            "add table ip proxy",
+            "add chain ip proxy first { type filter hook prerouting priority mangle; }",
+            f"add rule ip proxy first tcp dport {port} tproxy to 127.0.0.1:{listener.getsockname()[1]}",
+        )
+        subprocess.run(["nft", "; ".join(rules)], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["nft", "delete table ip proxy"], check=True)
+
+
+def test_a_connection_that_a_transparent_proxy_is_asked_for(small: World) -> None:
+    """Nobody has that port: the kernel knows of it by both ends alone."""
+    asks = tcp(REMOTE, f"{ADDRESS}:{HELD}", "S")[ETH_HLEN:]
+    with transparent_proxy(HELD), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        raw.sendto(asks, (str(ADDRESS), 0))
+        assert ports(Opener(small, "tcp").fill(15)) == ALL - {HELD}
+        check_full(small, "tcp", 15)
 
 
 def test_the_port_is_free_again_afterwards(small: World) -> None:

@@ -135,7 +135,8 @@ def _attach_strays(root: Path, objects: Mapping[str, BpfObject], folder: Path) -
 
 
 def set_excused(maps: Mapping[str, Map], root: Path, excused: Sequence[str]) -> tuple[str, ...]:
-    """Makes the excused cgroups be these. Returns those that are not there (yet)."""
+    """Makes the excused cgroups be these. Returns those that are not there (yet). Whoever is in no agreement is found
+    out anew, in case somebody died while one began."""
     table, entry = maps["agreements"], abi.Agreement(abi.AgreementKind.EXCUSED, _BY_CONFIGURATION)
     numbers, missing = set[int](), list[str]()
     for cgroup in excused:
@@ -148,6 +149,7 @@ def set_excused(maps: Mapping[str, Map], root: Path, excused: Sequence[str]) -> 
         table.delete(number.to_bytes(8, "little"))
     for number in numbers - before:
         begin(table, maps["outsiders"], number, entry)
+    maps["outsiders"].set(TAG, new_tag())
     return tuple(missing)
 
 
