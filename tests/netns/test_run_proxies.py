@@ -111,7 +111,7 @@ def get(url: str) -> list[str]:
 @pytest.mark.parametrize("name", PROXY_PORTS)
 def test_a_proxy_with_its_own_range_shares_the_slice(lab: PairLab, name: str) -> None:
     held = lab.slice_of(SERVER)
-    lab.good("internet", "curl", "-sSf", "-m10", "-XDELETE", f"http://{INTERNET}/peers")
+    lab.good("internet", "curl", "-sSf", "-m20", "-XDELETE", f"http://{INTERNET}/peers")
     forwarded = processes.popen(lab.lab, CLIENT, get(f"http://{INTERNET}/?[1-{REQUESTS}]"))
     with counted(lab) as grown, forwarded:
         said = lab.good(SERVER, *get(f"http://127.0.0.1:{PROXY_PORTS[name]}/?[1-{REQUESTS}]"))
