@@ -78,7 +78,15 @@ def test_router_spreads_the_block_over_both_servers(lab: Lab) -> None:
 
 def test_internet_answers_many_at_once(lab: Lab) -> None:
     peers.forget(lab)
-    arguments = ("download", "--url", f"http://{INTERNET}", "--count", str(DOWNLOADS), "--bytes", str(1 << 17))
+    arguments = (
+        "download",
+        "--url",
+        f"http://{INTERNET}",
+        "--count",
+        str(DOWNLOADS),
+        "--bytes",
+        str(1 << 17),
+    )
     children = [processes.probe(lab, node, (*arguments, "--label", node)) for node in ("server1", "server2")]
     answers = [json.loads(child.communicate(timeout=60)[0]) for child in children]
 
