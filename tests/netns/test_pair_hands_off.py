@@ -268,9 +268,9 @@ class TestComingAndGoing:
             assert (answer["failure"], answer["echoed"]) == (None, 500)
 
 
-def test_a_new_uplink_without_programs_does_not_speak(make_pair: Callable[..., PairLab]) -> None:
+def test_a_new_uplink_without_programs_does_not_speak(pair_lab: PairLab) -> None:
     """The interface goes, and director and guard with it; when it is back, the kernel stays silent."""
-    lab = make_pair()
+    lab = pair_lab
     foreign = lab.slice_of("server2").port_first
     lab.good("server1", "ip", "link", "delete", "uplink")
     eventually(lambda: not processes.is_alive(lab.agent("server1")), "the agent ends")

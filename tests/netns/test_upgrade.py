@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bench.soak import ATTACHMENTS, soak
 
-UPGRADES = 10  # twenty, with both
+UPGRADES = 6  # twelve, with both
 
 
 @pytest.mark.alone
