@@ -21,10 +21,10 @@ setup: $(READY) ## system packages, Python environment, BPF objects
 demo: $(READY) ## the main job: lab `pair`, real traffic, a table of what happened (KEEP=1 leaves the lab up)
 	@$(BIN)/softunicast lab demo $(if $(KEEP),--keep)
 
-# First two processes, a file at a time, the tiers with the longest files first; then, one by one, what would disturb
-# other tests or be disturbed by them.
+# First three processes, which keep two cores busy (labs wait now and then), a file at a time, the tiers with the longest
+# files first; then, one by one, what would disturb other tests or be disturbed by them.
 test: $(READY) lint ## lint, types, import contracts and every test tier
-	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" tests/netns tests/bpf tests/ledger tests/property tests/unit
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" tests/netns tests/bpf tests/ledger tests/property tests/unit
 	@$(BIN)/pytest -q -m alone
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
