@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,10 +64,11 @@ def attach(folder: Path, cgroup: Path) -> None:
 def detach(folder: Path, number: int) -> None:
     """From the cgroup of that number, which may be gone. At once: to remove the pin is to leave it to the kernel, which
     takes its time; until then, what is refused is refused, and counted, above as well as below."""
-    pin = _link(folder, number)
-    with suppress(FileNotFoundError):
-        if pin.exists():
-            link_of(pin).remove()
+    try:
+        link_of(_link(folder, number)).remove()
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
 
 
 def detach_all(folder: Path) -> None:
