@@ -112,8 +112,8 @@ def get(url: str) -> list[str]:
 def test_a_proxy_with_its_own_range_shares_the_slice(lab: PairLab, name: str) -> None:
     held = lab.slice_of(SERVER)
     lab.good("internet", "curl", "-sSf", "-m20", "-XDELETE", f"http://{INTERNET}/peers")
-    forwarded = processes.popen(lab.lab, CLIENT, get(f"http://{INTERNET}/?[1-{REQUESTS}]"))
-    with counted(lab) as grown, forwarded:
+    beside = get(f"http://{INTERNET}/?[1-{REQUESTS}]")
+    with counted(lab) as grown, processes.popen(lab.lab, CLIENT, beside) as forwarded:
         said = lab.good(SERVER, *get(f"http://127.0.0.1:{PROXY_PORTS[name]}/?[1-{REQUESTS}]"))
         assert forwarded.communicate(timeout=60)[0].split() == ["200"] * REQUESTS
     assert said.split() == ["200"] * REQUESTS
