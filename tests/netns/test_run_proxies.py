@@ -122,6 +122,7 @@ def test_a_proxy_with_its_own_range_shares_the_slice(lab: PairLab, name: str) ->
     assert {address for address, _ in ends} == {str(SHARED)}
     assert {port for _, port in ends} <= set(range(held.port_first, held.port_first + held.ports))
     assert len(ends) > REQUESTS
-    assert grown.of("new_flow") == REQUESTS
+    # One for each that is forwarded, none for a socket; the client may take a port again whose flow is still there.
+    assert REQUESTS * 0.9 < grown.of("new_flow") <= REQUESTS
     # HAProxy chooses a port before it knows to whom, finds it taken now and then, and tries another.
     assert grown.reasons() <= {"socket_taken"}
