@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 KEEP ?=
+# Labs start hundreds of Pythons: each would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## this menu
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,10 +21,11 @@ setup: $(READY) ## system packages, Python environment, BPF objects
 demo: $(READY) ## the main job: lab `pair`, real traffic, a table of what happened (KEEP=1 leaves the lab up)
 	@$(BIN)/softunicast lab demo $(if $(KEEP),--keep)
 
-# Two processes, a file at a time, where a kernel answers at once; labs have the machine for themselves: what one floods, another would lose.
+# First three processes, which keep two cores busy (labs wait now and then), a file at a time, the tiers with the longest
+# files first; then, one by one, what would disturb other tests or be disturbed by them.
 test: $(READY) lint ## lint, types, import contracts and every test tier
-	@$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/property tests/ledger tests/bpf
-	@$(BIN)/pytest -q tests/netns
+	@$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not alone" tests/netns tests/bpf tests/ledger tests/property tests/unit
+	@$(BIN)/pytest -q -m alone
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.bpf.world import World
 
 # Their assertions should explain themselves like those of test modules; before anything imports them.
-for part in ("far_end", "frames", "kernel_objects", "place", "programs", "short_way", "world"):
+for part in ("far_end", "frames", "kernel_objects", "place", "programs", "second_card", "short_way", "world"):
     pytest.register_assert_rewrite(f"tests.bpf.{part}")
 
 

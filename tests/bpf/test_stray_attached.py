@@ -103,6 +103,20 @@ def test_who_takes_the_place_of_what_was_attached_meets_them_at_once(world: Worl
         assert not links(world)
 
 
+def test_detached_is_detached_at_once(world: World, wire: Wire) -> None:
+    """Not when the kernel comes to it: or what is refused a moment later further down is counted twice."""
+    with cgroup() as there, Agreements.open(world.of_both.folder) as table, inside(there):
+        joining = Joining(table, cgroup_root())
+        for _ in range(10):
+            joining.attach(there, "gb", lasts=False)
+            joining.detach(there)
+            joined = joining.join("gb")
+            try:
+                check_refused(world, wire)
+            finally:
+                joining.leave(joined)
+
+
 def test_one_that_begins_while_another_is_tidied_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever takes the programs away looks again."""
     with cgroup() as there, Agreements.open(world.of_both.folder) as table:

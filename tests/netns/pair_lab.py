@@ -34,6 +34,7 @@ from softunicast.lab.state import Lab, Process
 TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.02
 CAPTURE_BUFFER_BYTES: Final = 64 << 20
+SENTINEL_AGAIN_S: Final = 1.0
 FRAME_BYTES_MAX: Final = 1 << 16
 _ETH_P_ALL: Final = 3
 _SO_RCVBUFFORCE: Final = 33
@@ -232,10 +233,14 @@ class PairLab:
                 sender.bind(("", port))
                 sender.sendto(b"sentinel", (INTERNET, _SENTINEL_PORT))
 
-        namespaces.run_in(self.lab.namespace(server), send)
         heard: list[Packet] = []
+        sent_at = -SENTINEL_AGAIN_S
 
         def arrived() -> bool:
+            nonlocal sent_at
+            if time.monotonic() > sent_at + SENTINEL_AGAIN_S:  # the first may be lost, too
+                namespaces.run_in(self.lab.namespace(server), send)
+                sent_at = time.monotonic()
             heard.extend(capture.read())
             return any(frame.haslayer("UDP") and frame["UDP"].sport == port for frame in heard)
 

@@ -46,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_packets_has_every_path_and_column(folder: Path) -> None:
     rows = results(folder, "packets")
@@ -60,6 +61,7 @@ def test_packets_has_every_path_and_column(folder: Path) -> None:
         assert len(row["cost_ns"]["rounds"]) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_programs_are_each_accounted_for(folder: Path) -> None:
     rows = results(folder, "programs")
@@ -71,6 +73,7 @@ def test_programs_are_each_accounted_for(folder: Path) -> None:
     assert all(row["run_ns"]["median"] > 0 for row in rows)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_director_has_every_table_size(folder: Path) -> None:
     rows = results(folder, "director")
@@ -83,6 +86,7 @@ def test_director_has_every_table_size(folder: Path) -> None:
     assert all("program_ns" in row for row in rows if row["slices"])
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_real_programs_go_through_every_path(folder: Path) -> None:
     bulk, connections = results(folder, "iperf"), results(folder, "connections")
@@ -91,6 +95,7 @@ def test_real_programs_go_through_every_path(folder: Path) -> None:
     assert all(row["per_s"]["median"] > 0 for row in connections)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_strategies_has_every_one_and_claims_is_right(folder: Path) -> None:
     rows = {row["strategy"]: row for row in results(folder, "strategies")}
@@ -105,6 +110,7 @@ def test_strategies_has_every_one_and_claims_is_right(folder: Path) -> None:
             assert row["sockets_per_s"]["median"] > 0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_connecting_is_measured_in_and_out_of_an_agreement(folder: Path) -> None:
     rows = results(folder, "connect")

@@ -37,12 +37,13 @@ build.up(pair.pair(), sys.argv[2])
 """
 
 
-@pytest.fixture(autouse=True)
-def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(scope="module", autouse=True)
+def run_dir() -> Iterator[Path]:
     """Not the host's labs. Not tmp_path: the paths of sockets must be short."""
     run_dir = Path(tempfile.mkdtemp(prefix="sulab"))
-    monkeypatch.setattr(state, "RUN_DIR", run_dir)
-    yield run_dir
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "RUN_DIR", run_dir)
+        yield run_dir
     shutil.rmtree(run_dir)
 
 
@@ -53,51 +54,52 @@ def lab_id() -> Iterator[str]:
     assert traces(lab_id) == []
 
 
-@pytest.fixture
-def lab(lab_id: str) -> Iterator[Lab]:
+@pytest.fixture(scope="class")
+def lab() -> Iterator[Lab]:
+    lab_id = f"t{secrets.token_hex(4)}"
     with build.running(pair.pair(), lab_id) as lab:
         yield lab
+    assert traces(lab_id) == []
 
 
-def test_each_agent_holds_a_slice_of_its_own(lab: Lab) -> None:
-    rows = agents.ask(lab, "server1", "/v1/leases")
-    held = {row["server"]: Slice.parse(row["slice"]) for row in rows if row["state"] == "held"}
+class TestUp:
+    def test_each_agent_holds_a_slice_of_its_own(self, lab: Lab) -> None:
+        rows = agents.ask(lab, "server1", "/v1/leases")
+        held = {row["server"]: Slice.parse(row["slice"]) for row in rows if row["state"] == "held"}
 
-    assert set(held) == {"server1", "server2"}
-    assert not held["server1"].overlaps(held["server2"])
-    nodes = {node["node"]: node for node in status.nodes(lab)}
-    for server in lab.agents:
-        answer = nodes[server]["agent"]
-        assert answer["answers"]
-        assert answer["leases_held"] == 1
-        assert {"pid": answer["pid"], "name": "agent"} in nodes[server]["processes"]
+        assert set(held) == {"server1", "server2"}
+        assert not held["server1"].overlaps(held["server2"])
+        nodes = {node["node"]: node for node in status.nodes(lab)}
+        for server in lab.agents:
+            answer = nodes[server]["agent"]
+            assert answer["answers"]
+            assert answer["leases_held"] == 1
+            assert {"pid": answer["pid"], "name": "agent"} in nodes[server]["processes"]
 
+    def test_two_labs_with_agents_do_not_meet(self, lab: Lab) -> None:
+        other_id = f"t{secrets.token_hex(4)}"
+        with build.running(pair.pair(), other_id) as other:
+            for one in (lab, other):
+                assert agents.is_ready(one, "server1")
+                output, _ = processes.popen(
+                    one, "client1", ["curl", "-s", f"http://{pair.INTERNET}/"]
+                ).communicate()
+                assert json.loads(output)["address"] == str(pair.SHARED)
+        assert [agents.is_ready(lab, server) for server in lab.agents] == [True, True]
+        output, _ = processes.popen(lab, "client2", ["curl", "-s", f"http://{pair.INTERNET}/"]).communicate()
+        assert json.loads(output)["address"] == str(pair.SHARED)
 
-def test_two_labs_with_agents_do_not_meet(lab: Lab) -> None:
-    other_id = f"t{secrets.token_hex(4)}"
-    with build.running(pair.pair(), other_id) as other:
-        for one in (lab, other):
-            assert agents.is_ready(one, "server1")
-            output, _ = processes.popen(
-                one, "client1", ["curl", "-s", f"http://{pair.INTERNET}/"]
-            ).communicate()
-            assert json.loads(output)["address"] == str(pair.SHARED)
-    assert [agents.is_ready(lab, server) for server in lab.agents] == [True, True]
-    output, _ = processes.popen(lab, "client2", ["curl", "-s", f"http://{pair.INTERNET}/"]).communicate()
-    assert json.loads(output)["address"] == str(pair.SHARED)
+    def test_a_killed_agent_shows_and_can_be_started_again(self, lab: Lab) -> None:
+        [process] = [process for process in lab.processes if process.node == "server1"]
+        processes.end(process)
+        with pytest.raises(AgentUnreachableError):
+            agents.ask(lab, "server1", "/v1/status")
+        shown = {node["node"]: node["agent"] for node in status.nodes(lab)}
+        assert (shown["server1"]["answers"], shown["server2"]["answers"]) == (False, True)
 
+        agents.wait_ready(lab, {"server1": agents.start(lab, "server1")}, print)
 
-def test_a_killed_agent_shows_and_can_be_started_again(lab: Lab) -> None:
-    [process] = [process for process in lab.processes if process.node == "server1"]
-    processes.end(process)
-    with pytest.raises(AgentUnreachableError):
-        agents.ask(lab, "server1", "/v1/status")
-    shown = {node["node"]: node["agent"] for node in status.nodes(lab)}
-    assert (shown["server1"]["answers"], shown["server2"]["answers"]) == (False, True)
-
-    agents.wait_ready(lab, {"server1": agents.start(lab, "server1")}, print)
-
-    assert agents.ask(lab, "server1", "/v1/status")["adopted"]
+        assert agents.ask(lab, "server1", "/v1/status")["adopted"]
 
 
 def with_broken_agent(topology: Topology) -> Topology:

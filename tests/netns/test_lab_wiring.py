@@ -51,7 +51,7 @@ def probe(lab: Lab, node: str, *arguments: str) -> Any:
     ],
 )
 def test_neighbours_and_routes(lab: Lab, node: str, address: str) -> None:
-    assert "1 received" in run(lab, node, f"ping -c 1 -W 5 {address}")
+    assert "1 received" in run(lab, node, f"ping -c 1 -W 20 {address}")
 
 
 def test_servers_do_not_forward_clients_by_themselves(lab: Lab) -> None:
@@ -78,7 +78,15 @@ def test_router_spreads_the_block_over_both_servers(lab: Lab) -> None:
 
 def test_internet_answers_many_at_once(lab: Lab) -> None:
     peers.forget(lab)
-    arguments = ("download", "--url", f"http://{INTERNET}", "--count", str(DOWNLOADS))
+    arguments = (
+        "download",
+        "--url",
+        f"http://{INTERNET}",
+        "--count",
+        str(DOWNLOADS),
+        "--bytes",
+        str(1 << 17),
+    )
     children = [processes.probe(lab, node, (*arguments, "--label", node)) for node in ("server1", "server2")]
     answers = [json.loads(child.communicate(timeout=60)[0]) for child in children]
 

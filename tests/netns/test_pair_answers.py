@@ -127,12 +127,12 @@ def moves(pair_lab: PairLab) -> dict[str, tuple[float, str, int]]:
         [lease] = [row for row in pair_lab.ask("server1", "/v1/leases") if row["server"] == "server1"]
         found[name] = (time.time(), lease["slice"], lease["epoch"])
 
-    pair_lab.good("client1", "curl", "-s", "-m", "5", f"http://{WEB}/")
+    pair_lab.good("client1", "curl", "-s", "-m", "20", f"http://{WEB}/")
     note("first")
     pair_lab.end_agents(signal.SIGTERM, "server1")
     found["between"] = (time.time(), *found["first"][1:])
     pair_lab.start_agents("server1")
-    pair_lab.good("client1", "curl", "-s", "-m", "5", f"http://{WEB}/")
+    pair_lab.good("client1", "curl", "-s", "-m", "20", f"http://{WEB}/")
     [lease] = [
         row
         for row in pair_lab.ask("server1", "/v1/leases")
@@ -168,7 +168,7 @@ class TestHistory:
     def test_a_complaint_about_a_real_connection(self, pair_lab: PairLab) -> None:
         """What the far end logs, address, port and time, leads to the server."""
         for client, server in (("client1", "server1"), ("client2", "server2")):
-            peer = json.loads(pair_lab.good(client, "curl", "-s", "-m", "5", f"http://{WEB}/"))
+            peer = json.loads(pair_lab.good(client, "curl", "-s", "-m", "20", f"http://{WEB}/"))
             when = datetime.now(UTC).isoformat()
             source = f"{peer['address']}:{peer['port']}"
             for asked in pair_lab.lab.agents:

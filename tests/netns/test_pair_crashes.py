@@ -51,7 +51,7 @@ def test_killed_at_any_moment(pair_lab: PairLab) -> None:
         print(killed(pair_lab, moments))
 
     pair_lab.start_agents("server1")
-    answer = json.loads(pair_lab.good("client1", "curl", "-s", "-m", "5", f"http://{INTERNET}/"))
+    answer = json.loads(pair_lab.good("client1", "curl", "-s", "-m", "20", f"http://{INTERNET}/"))
     assert answer["address"] == str(SHARED)
     assert pair_lab.ask("server1", "/v1/status")["problems"] == []
     pair_lab.end_agents(signal.SIGTERM, "server1")

@@ -80,7 +80,7 @@ def test_other_destinations_have_all_ports_still(small: PairLab, new_remote: Cal
     remote, other = new_remote(), new_remote()
     with small.held("client1", PORTS, "tcp", remote) as held:
         assert held["outcomes"] == {"ok": PORTS}
-        assert json.loads(small.good("client1", "curl", "-s", "-m", "5", f"http://{remote}:{HTTP_PORT}/"))
+        assert json.loads(small.good("client1", "curl", "-s", "-m", "20", f"http://{remote}:{HTTP_PORT}/"))
         with (
             small.held("client1", PORTS, "tcp", other) as elsewhere,
             small.held("client2", PORTS, "tcp", remote) as by_other_client,
@@ -95,7 +95,7 @@ def test_pings(small: PairLab, new_remote: Callable[[], str]) -> None:
     with namespaces.run_in(
         small.lab.namespace("client1"), socket.socket, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP
     ) as raw:
-        raw.settimeout(5.0)
+        raw.settimeout(20.0)
         raw.connect((remote, 0))
         identifiers = set(range(5000, 5000 + PORTS))
         for identifier in identifiers:
@@ -110,7 +110,7 @@ def test_pings(small: PairLab, new_remote: Callable[[], str]) -> None:
     assert "Packet filtered" in done.output
     assert small.drops("server1")["slice_full"] == before + 1
     assert small.last_drop("server1", "slice_full")["protocol"] == "icmp"
-    assert "1 received" in small.good("client2", "ping", "-c", "1", "-W", "5", remote)
+    assert "1 received" in small.good("client2", "ping", "-c", "1", "-W", "20", remote)
 
 
 def echo_request(identifier: int) -> bytes:

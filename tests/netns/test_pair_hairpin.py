@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import pytest
-from tests.netns.pair_lab import PairLab, eventually
+from tests.netns.pair_lab import TIMEOUT_S, PairLab, eventually
+from tests.netns.tools import delivered
 
 from softunicast.core.pools import PROTOCOLS, Behaviour
 from softunicast.kernel import namespaces
@@ -18,7 +19,6 @@ from softunicast.lab.pair import CLIENT, ECHO_PORT, HTTP_PORT, INTERNET, POOL, S
 
 EVERY = frozenset(PROTOCOLS)
 SECOND = "10.0.0.3"
-TIMEOUT_S = 5.0
 Where = tuple[str, str]  # node, address
 A: Where = ("client1", CLIENT)
 PLACES: dict[str, Where] = {"the same server": ("client1", SECOND), "another server": ("client2", CLIENT)}
@@ -70,8 +70,7 @@ class Clients:
 
     def udp(self, where: Where) -> End:
         made = self.make(where, socket.SOCK_DGRAM)
-        made.sendto(b"hello", (INTERNET, ECHO_PORT))
-        assert made.recv(100) == b"hello"
+        delivered(made, made, b"hello", (INTERNET, ECHO_PORT))
         return End(made, self.outside(where, made))
 
 
@@ -99,15 +98,10 @@ def test_datagrams(clients: Clients, let_in: bool, place: str) -> None:
     a, b = clients.udp(A), clients.udp(PLACES[place])
     if not let_in:
         b.socket.sendto(b"I listen to you", a.outside)  # not heard yet, but from now on a is
-    a.socket.sendto(b"question", b.outside)
-    assert b.socket.recvfrom(100) == (b"question", a.outside)
-    b.socket.sendto(b"answer", a.outside)
-    assert a.socket.recvfrom(100) == (b"answer", b.outside)
     large = bytes(range(256)) * 32  # in fragments
-    a.socket.sendto(large, b.outside)
-    assert b.socket.recvfrom(1 << 16) == (large, a.outside)
-    b.socket.sendto(large, a.outside)
-    assert a.socket.recvfrom(1 << 16) == (large, b.outside)
+    for data in (b"question", large):
+        assert delivered(a.socket, b.socket, data, b.outside) == a.outside
+        assert delivered(b.socket, a.socket, data, a.outside) == b.outside
 
 
 @pytest.mark.parametrize("place", tuple(PLACES))
@@ -143,10 +137,8 @@ def test_a_refusal_comes_back(clients: Clients, let_in: bool, place: str) -> Non
     """Nobody listens any more: the other client's ICMP error finds its way, from shared address to shared address."""
     a, b = clients.udp(A), clients.udp(PLACES[place])
     b.socket.sendto(b"I listen to you", a.outside)
-    a.socket.sendto(b"question", b.outside)
-    assert b.socket.recv(100) == b"question"
+    delivered(a.socket, b.socket, b"question", b.outside)
     b.socket.close()
     a.socket.connect(b.outside)
-    a.socket.send(b"still there?")
     with pytest.raises(ConnectionRefusedError):
-        a.socket.recv(100)
+        delivered(a.socket, a.socket, b"still there?")

@@ -44,7 +44,7 @@ def lab(request: pytest.FixtureRequest, pair_lab: PairLab) -> Iterator[PairLab]:
 def listening(lab: PairLab, server: str) -> Iterator[socket.socket]:
     """A TCP service of the server itself, on all its addresses."""
     with namespaces.run_in(lab.lab.namespace(server), socket.create_server, ("0.0.0.0", TALK_PORT)) as made:
-        made.settimeout(5.0)
+        made.settimeout(20.0)
         yield made
 
 
@@ -70,7 +70,7 @@ class TestUntouched:
         before = dropped(lab)
         # Of a full packet, fragments too: nothing of it is ours to judge.
         for size in ("56", "1472", "3000"):
-            assert "2 received" in lab.good(node, "ping", "-c2", "-i0.01", "-W5", "-s", size, address)
+            assert "2 received" in lab.good(node, "ping", "-c2", "-i0.01", "-W20", "-s", size, address)
         assert dropped(lab) == before
 
     @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ class TestUntouched:
 
     def test_connections_of_the_server_itself(self, lab: PairLab) -> None:
         before = dropped(lab)
-        answer = json.loads(lab.good("server1", "curl", "-s", "-m", "5", f"http://{INTERNET}/"))
+        answer = json.loads(lab.good("server1", "curl", "-s", "-m", "20", f"http://{INTERNET}/"))
         assert answer["address"] == OWN["server1"]
         assert dropped(lab) == before
 
@@ -268,9 +268,9 @@ class TestComingAndGoing:
             assert (answer["failure"], answer["echoed"]) == (None, 500)
 
 
-def test_a_new_uplink_without_programs_does_not_speak(make_pair: Callable[..., PairLab]) -> None:
+def test_a_new_uplink_without_programs_does_not_speak(pair_lab: PairLab) -> None:
     """The interface goes, and director and guard with it; when it is back, the kernel stays silent."""
-    lab = make_pair()
+    lab = pair_lab
     foreign = lab.slice_of("server2").port_first
     lab.good("server1", "ip", "link", "delete", "uplink")
     eventually(lambda: not processes.is_alive(lab.agent("server1")), "the agent ends")
@@ -295,6 +295,6 @@ def test_a_new_uplink_without_programs_does_not_speak(make_pair: Callable[..., P
     assert [frame for frame in heard if IP in frame and frame[IP].src == str(SHARED)] == []
 
     lab.start_agents("server1")
-    assert json.loads(lab.good("client1", "curl", "-s", "-m", "5", f"http://{INTERNET}/"))["address"] == str(
+    assert json.loads(lab.good("client1", "curl", "-s", "-m", "20", f"http://{INTERNET}/"))["address"] == str(
         SHARED
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from tests.netns.pair_lab import TIMEOUT_S, Done, PairLab, eventually
+from tests.netns.tools import delivered
 from tests.netns.tun_program import PYTHON
 
 import softunicast
@@ -215,8 +216,7 @@ def test_many_connections_to_one_server(inside: PairLab) -> None:
 
 def test_a_datagram(inside: PairLab) -> None:
     with pool_of(inside) as pool, pool.connect((INTERNET, 7), protocol="udp", timeout=10) as one:
-        one.send(b"hello")
-        assert one.recv(100) == b"hello"
+        delivered(one, one, b"hello")
         assert one.getsockname()[0] == str(SHARED)
 
 

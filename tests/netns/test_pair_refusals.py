@@ -240,5 +240,5 @@ class TestLab:
 
 
 def test_the_lab_was_not_disturbed(pair_lab: PairLab) -> None:
-    answer = json.loads(pair_lab.good("client1", "curl", "-s", "-m", "5", "http://203.0.113.1/"))
+    answer = json.loads(pair_lab.good("client1", "curl", "-s", "-m", "20", "http://203.0.113.1/"))
     assert answer["address"] == str(SHARED)

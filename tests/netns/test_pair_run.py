@@ -20,7 +20,7 @@ from softunicast.lab.pair import INTERNET, POOL, SHARED
 
 SERVER = "server1"
 OWN = "192.0.2.1"
-CURL = ("curl", "-s", "--max-time", "5", f"http://{INTERNET}/")
+CURL = ("curl", "-s", "--max-time", "20", f"http://{INTERNET}/")
 
 
 @pytest.fixture(scope="module")

@@ -339,7 +339,7 @@ def test_downloads_through_the_vpn(lab: PairLab) -> None:
     assert said.split()[0] == pattern.sha256(SIZE)
     assert {local.split(":")[0] for local in claims(lab, VPN_CLIENT)} == {str(SHARED)}
     for size in ("1300", "4000", "30000"):  # whose replies come in fragments larger than the tunnel carries
-        said = lab.good("client1", "ping", "-c3", "-i0.01", "-W5", "-s", size, INTERNET)
+        said = lab.good("client1", "ping", "-c3", "-i0.01", "-W20", "-s", size, INTERNET)
         assert "3 received" in said
         assert "wrong data" not in said
 
@@ -349,7 +349,7 @@ def test_downloads_through_the_vpn_by_ipv6(lab: PairLab) -> None:
     said = lab.good("client1", "sh", "-c", f"curl -gsS -m20 {url} | sha256sum")
     assert said.split()[0] == pattern.sha256(SIZE)
     assert {local.rpartition(":")[0] for local in claims(lab, f"[{VPN_CLIENT6}]")} == {f"[{SHARED6}]"}
-    said = lab.good("client1", "ping", "-c3", "-i0.01", "-W5", "-s", "1200", INTERNET6)
+    said = lab.good("client1", "ping", "-c3", "-i0.01", "-W20", "-s", "1200", INTERNET6)
     assert "3 received" in said
 
 
@@ -363,7 +363,7 @@ def test_iperf_through_the_vpn(lab: PairLab, options: tuple[str, ...]) -> None:
 
 
 def test_traceroute_through_the_vpn(lab: PairLab) -> None:
-    said = lab.good("client1", "traceroute", "-n", "-q1", "-w5", INTERNET)
+    said = lab.good("client1", "traceroute", "-n", "-q1", "-w10", INTERNET)
     assert [line.split()[1] for line in said.splitlines()[1:]] == [VPN_SERVER, "192.0.2.254", INTERNET]
 
 

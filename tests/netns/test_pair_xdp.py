@@ -69,7 +69,7 @@ def test_replies_that_reach_the_other_server_are_sent_on(lab: PairLab, remote: s
             assert held["outcomes"] == {"ok": 20}
     else:
         for _ in range(16):
-            lab.good("client1", "curl", "-sSg", "-m10", url(remote))
+            lab.good("client1", "curl", "-sSg", "-m20", url(remote))
     assert lab.ask("server2", "/v1/traffic")["steered"] > before
 
 
@@ -79,12 +79,12 @@ def test_replies_that_reach_the_other_server_are_sent_on(lab: PairLab, remote: s
 )
 def test_pings(lab: PairLab, remote: str, size: int) -> None:
     """The largest of IPv6 in fragments, which meet at one server first."""
-    assert "5 received" in lab.good("client1", "ping", "-c5", "-i0.01", "-W5", "-s", str(size), remote)
+    assert "5 received" in lab.good("client1", "ping", "-c5", "-i0.01", "-W20", "-s", str(size), remote)
 
 
 @pytest.mark.parametrize("remote", REMOTES)
 def test_what_is_not_plain_takes_the_other(lab: PairLab, remote: str) -> None:
-    said = lab.good("client1", "traceroute", "-n", "-q1", "-w5", remote)
+    said = lab.good("client1", "traceroute", "-n", "-q1", "-w10", remote)
     assert [line.split()[1] for line in said.splitlines()[1:]] == HOPS[remote]
 
 
@@ -103,5 +103,5 @@ def test_flows_outlive_a_change_of_the_attachment(lab: PairLab) -> None:
         lab.start_agents("server1")
         before = traffic(lab)
     for remote in REMOTES:
-        lab.good("client1", "curl", "-sSg", "-m5", "-o", "/dev/null", url(remote))
+        lab.good("client1", "curl", "-sSg", "-m20", "-o", "/dev/null", url(remote))
     assert traffic(lab)["fast_out"] == before["fast_out"]

@@ -31,14 +31,14 @@ APT = ("Dir::State", "Dir::Cache", "Dir::Etc::sourceparts", "Dir::Etc::trustedpa
 
 # Name -> (Debian package, command). FOLDER is one of its own.
 PROGRAMS = {
-    "curl": ("curl", ["curl", "-sSf", "-m10", URL]),
+    "curl": ("curl", ["curl", "-sSf", "-m20", URL]),
     "wget": ("wget", ["wget", "-qO-", "-T10", "-t1", URL]),
     "git": ("git", ["git", "clone", "-q", f"{FILES}/origin.git", "FOLDER/clone"]),
     "ssh": ("openssh-client", ["ssh", "SSH", "true"]),
     "dig": ("bind9-dnsutils", ["dig", "+short", "+time=3", f"@{INTERNET}", "a.lab.example"]),
     "dig by TCP": ("bind9-dnsutils", ["dig", "+short", "+tcp", f"@{INTERNET}", "a.lab.example"]),
-    "ping": ("iputils-ping", ["ping", "-nc2", "-i0.2", "-W5", INTERNET]),
-    "a large ping": ("iputils-ping", ["ping", "-nc2", "-i0.2", "-W5", "-s4000", INTERNET]),
+    "ping": ("iputils-ping", ["ping", "-nc2", "-i0.2", "-W20", INTERNET]),
+    "a large ping": ("iputils-ping", ["ping", "-nc2", "-i0.2", "-W20", "-s4000", INTERNET]),
     "traceroute": ("traceroute", ["traceroute", "-n", "-q1", "-w3", INTERNET]),
     "traceroute by ICMP": ("traceroute", ["traceroute", "-nI", "-q1", "-w3", INTERNET]),
     "apt-get": ("apt", ["apt-get", "APT", "-qq", "update"]),

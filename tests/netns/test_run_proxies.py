@@ -111,9 +111,9 @@ def get(url: str) -> list[str]:
 @pytest.mark.parametrize("name", PROXY_PORTS)
 def test_a_proxy_with_its_own_range_shares_the_slice(lab: PairLab, name: str) -> None:
     held = lab.slice_of(SERVER)
-    lab.good("internet", "curl", "-sSf", "-m10", "-XDELETE", f"http://{INTERNET}/peers")
-    forwarded = processes.popen(lab.lab, CLIENT, get(f"http://{INTERNET}/?[1-{REQUESTS}]"))
-    with counted(lab) as grown, forwarded:
+    lab.good("internet", "curl", "-sSf", "-m20", "-XDELETE", f"http://{INTERNET}/peers")
+    beside = get(f"http://{INTERNET}/?[1-{REQUESTS}]")
+    with counted(lab) as grown, processes.popen(lab.lab, CLIENT, beside) as forwarded:
         said = lab.good(SERVER, *get(f"http://127.0.0.1:{PROXY_PORTS[name]}/?[1-{REQUESTS}]"))
         assert forwarded.communicate(timeout=60)[0].split() == ["200"] * REQUESTS
     assert said.split() == ["200"] * REQUESTS
@@ -122,6 +122,7 @@ def test_a_proxy_with_its_own_range_shares_the_slice(lab: PairLab, name: str) ->
     assert {address for address, _ in ends} == {str(SHARED)}
     assert {port for _, port in ends} <= set(range(held.port_first, held.port_first + held.ports))
     assert len(ends) > REQUESTS
-    assert grown.of("new_flow") == REQUESTS
+    # One for each that is forwarded, none for a socket; the client may take a port again whose flow is still there.
+    assert REQUESTS * 0.9 < grown.of("new_flow") <= REQUESTS
     # HAProxy chooses a port before it knows to whom, finds it taken now and then, and tries another.
     assert grown.reasons() <= {"socket_taken"}

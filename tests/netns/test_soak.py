@@ -11,6 +11,7 @@ from bench.soak import ATTACHMENTS, HOT_EVERY, Report, soak
 RATE, SECONDS = 20_000, 1.0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("slice_ports", HOT_EVERY)
 @pytest.mark.parametrize("attachment", ATTACHMENTS)
 def test_nothing_leaks_nothing_strays_everything_adds_up(attachment: str, slice_ports: int) -> None:

@@ -14,6 +14,7 @@ from softunicast.core.slices import Slice
 SLICE = Slice.parse("198.51.100.10:1024-1279")
 
 
+@pytest.mark.alone
 def test_forwarded_flows_and_sockets_share_a_slice() -> None:
     report = storm(seconds=8, restart_every_s=2)
     assert report.faults == []

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
+from tests.netns.tools import delivered
 
 from softunicast.core.errors import KernelError, SoftunicastError
 from softunicast.lab.stage import (
@@ -128,9 +129,7 @@ def test_udp_and_icmp(there: Stage, name: str) -> None:
     internet = there.listener(REMOTE[1], socket.SOCK_DGRAM)
     with there.strategy(OFFERED[name], PORTS) as strategy:
         client = there.client(0, socket.SOCK_DGRAM)
-        client.sendto(b"x", REMOTE_TEXT)
-        _, (address, port) = internet.recvfrom(10)
+        address, port = delivered(client, internet, b"x", REMOTE_TEXT)
         assert (address, port) in [(str(SHARED), port) for port in strategy.place.ports]
-        internet.sendto(b"y", (address, port))
-        assert client.recv(10) == b"y"
-        assert " 0% packet loss" in there.run("client", f"ping -c 1 -W 2 {INTERNET_ADDRESS}")
+        delivered(internet, client, b"y", (address, port))
+        assert " 0% packet loss" in there.run("client", f"ping -c 1 -W 20 {INTERNET_ADDRESS}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from bench.soak import ATTACHMENTS, soak
 
-UPGRADES = 10  # twenty, with both
+UPGRADES = 6  # twelve, with both
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("attachment", ATTACHMENTS)
 def test_under_traffic(attachment: str) -> None:
     """Both ways, with conversations that begin and end all the while: each packet that enters the server is counted

@@ -6,16 +6,19 @@ Nothing here knows a tool: each test says itself what its tool has to print.
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.netns.pair_lab import PairLab, eventually
+from tests.netns.pair_lab import TIMEOUT_S, PairLab, eventually
 
 from softunicast.lab.pair import SERVER_OF
 
 CLIENTS: Final = tuple(SERVER_OF)
+RESEND_S: Final = 1.0  # much longer than any answer takes
 # A tool's own strays: what it sends in the middle of no conversation, or to see whether something answers.
 STRAYS: Final = {"no_flow", "protocol", "hop_limit"}
 
@@ -66,6 +69,36 @@ def check_either_server(grown: Grown, client: str) -> None:
     owner = SERVER_OF[client]
     [other] = set(grown.traffic) - {owner}
     assert 0 < grown.traffic[other]["steered"] < grown.traffic[owner]["here"]
+
+
+def delivered(
+    sender: socket.socket,
+    receiver: socket.socket,
+    data: bytes,
+    to: tuple[Any, ...] | None = None,
+    sent: bool = False,
+) -> Any:
+    """Sends a datagram, again when none comes: a busy machine may lose one. Gives where the receiver has it from.
+
+    `to`: None for a connected socket. `sent`: it was already, once. What else comes is passed over: it may be a second
+    copy of what came before.
+    """
+    deadline, before = time.monotonic() + TIMEOUT_S, receiver.gettimeout()
+    try:
+        while time.monotonic() < deadline:
+            if not sent:
+                sender.send(data) if to is None else sender.sendto(data, to)
+            sent = False
+            again = time.monotonic() + RESEND_S
+            while (left := again - time.monotonic()) > 0:
+                receiver.settimeout(left)
+                with suppress(TimeoutError):
+                    got, source = receiver.recvfrom(1 << 16)
+                    if got == data:
+                        return source
+    finally:
+        receiver.settimeout(before)
+    raise AssertionError(f"{len(data)} bytes never came")
 
 
 def listening(lab: PairLab, node: str, protocol: str, port: int) -> None:

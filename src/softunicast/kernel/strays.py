@@ -19,6 +19,7 @@ from softunicast.core.errors import HostError, KernelError
 from softunicast.kernel import cgroups
 from softunicast.kernel.libbpf import check, load_library
 from softunicast.kernel.objects import BpfObject, Link
+from softunicast.kernel.pins import link_of
 
 OBJECT: Final = "stray"
 PROGRAM: Final = "socket_packet"  # hands on to that of IPv6: handed.py
@@ -61,8 +62,13 @@ def attach(folder: Path, cgroup: Path) -> None:
 
 
 def detach(folder: Path, number: int) -> None:
-    """From the cgroup of that number, which may be gone."""
-    _link(folder, number).unlink(missing_ok=True)
+    """From the cgroup of that number, which may be gone. At once: to remove the pin is to leave it to the kernel, which
+    takes its time; until then, what is refused is refused, and counted, above as well as below."""
+    try:
+        link_of(_link(folder, number)).remove()
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
 
 
 def detach_all(folder: Path) -> None:

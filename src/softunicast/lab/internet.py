@@ -20,7 +20,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, NamedTuple, cast
 
 from aiohttp import web
@@ -34,6 +34,7 @@ PEERS_MAX: Final = 200_000  # a whole address three times over, in some tens of 
 LABEL_CHARACTERS: Final = 64
 BACKLOG: Final = 4096  # connections that arrive at once
 UDP_BUFFER_BYTES: Final = 4 << 20
+_SO_RCVBUFFORCE: Final = 33  # SO_RCVBUFFORCE of <asm-generic/socket.h>
 
 
 class Visitors:
@@ -200,6 +201,8 @@ async def serving(
         stack.callback(tcp.close)
         udp_socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         udp_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
+        with suppress(PermissionError):  # as root also beyond net.core.rmem_max, which is little by default
+            udp_socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, UDP_BUFFER_BYTES)
         if ":" in host:
             udp_socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         udp_socket.bind((host, echo_port))
