@@ -74,7 +74,7 @@ enum at_port {
 	PORT_HELD, /* one that is bound to a device has the tuple; not told when asked `briefly` */
 };
 
-INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key, const int briefly)
+INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key, int briefly)
 {
 	const struct udp_table *table = net->ipv4.udp_table;
 	__u32 slot = (be16(key->local_port) + net->hash_mix) & table->mask;
@@ -112,7 +112,7 @@ INLINE enum at_port udp_port(const struct net *net, const struct claim_key *key,
 	return found;
 }
 
-INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key, const int briefly)
+INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key, int briefly)
 {
 	const struct inet_hashinfo *info = net->ipv4.tcp_death_row.hashinfo;
 	const struct hlist_node *bucket = ELEMENT(struct inet_bind_hashbucket, info->bhash,
@@ -156,11 +156,14 @@ INLINE enum at_port tcp_port(const struct net *net, const struct claim_key *key,
 	return found;
 }
 
-/* Who has the port of the tuple in the network namespace `of`, as far as it can be said without its remote end? */
-INLINE enum at_port at_port(__u64 of, const struct claim_key *key, const int briefly)
+/* Who has the port of the tuple in the network namespace `of`, as far as it can be said without its remote end? One of
+ * enum at_port. */
+ALONE int at_port(__u64 of, const struct claim_key *key, int briefly)
 {
 	const struct net *net = bpf_rdonly_cast((void *)of, kernel_type(struct net));
 
+	if (!key)
+		return PORT_USED;
 	if (key->protocol == IPPROTO_UDP)
 		return udp_port(net, key, briefly);
 	return key->protocol == IPPROTO_TCP ? tcp_port(net, key, briefly) : PORT_FREE;

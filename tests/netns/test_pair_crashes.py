@@ -15,7 +15,7 @@ from softunicast.lab import agents
 from softunicast.lab.pair import INTERNET, SHARED
 
 KILLS = 6
-START_S = 1.2  # about as long as a start takes
+START_S = 3.0  # about as long as a start takes
 STOP_S = 0.2
 
 
