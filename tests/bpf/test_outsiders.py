@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.bpf.agreements import agreed
 from tests.bpf.programs import PORTS, REMOTE, SLOT, Program, cgroup, counted, inside, on_loopback
-from tests.bpf.test_connect import local_of
+from tests.bpf.test_connect_agreements import local_of
 from tests.bpf.world import ADDRESS, World, state
 
 from softunicast.kernel import cgroups
