@@ -14,30 +14,23 @@ from pathlib import Path
 
 import pytest
 from tests.bpf.agreements import agreed
-from tests.bpf.programs import PORTS, REMOTE, SLOT, Program, cgroup, counted, inside, on_loopback
+from tests.bpf.programs import REMOTE, Program, cgroup, counted, inside
 from tests.bpf.test_connect_agreements import local_of
-from tests.bpf.world import ADDRESS, World, state
+from tests.bpf.world import ADDRESS, World
 
 from softunicast.kernel import cgroups
 from softunicast.kernel.agreements import TAG
 from softunicast.kernel.words import index_key
 
-FAMILIES = (4, 6)
 HOST = "192.0.2.1"
 MOVING_S = 2.0
 ENTRIES = 4096  # OUTSIDERS in bpf/agreement.h
 
 
 @pytest.fixture
-def small(sockets_world: World, family: int) -> Iterator[World]:
-    sockets_world.reset(state(ports=PORTS, mine=(SLOT,), theirs=(SLOT + 1,), expired=()))
-    with on_loopback(str(ADDRESS)):
-        yield sockets_world
-
-
-@pytest.fixture
-def program(small: World, family: int) -> Iterator[Program]:
-    with Program(f"ipv{family}") as made:
+def program(small: World, how: str) -> Iterator[Program]:
+    """Of this process, which is where a test puts it."""
+    with Program(how) as made:
         yield made
 
 
